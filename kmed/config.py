@@ -1,0 +1,236 @@
+"""Typed settings: defaults < YAML file < command line, and the dump of the resolved whole."""
+
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+
+from kmed.errors import ConfigError, suggest
+from kmed.files import write_text
+
+
+def _parse_size(value: Any) -> Any:
+    """Turns "120x160" into (120, 160), height first; leaves anything else to the type check."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", value)
+        if not match:
+            raise ValueError("must be HEIGHTxWIDTH, such as 120x160")
+        return int(match[1]), int(match[2])
+    return value
+
+
+Pixels = Annotated[int, pydantic.Field(ge=8, le=4096)]
+ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_size)]
+Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Count = Annotated[int, pydantic.Field(ge=1)]
+NonNegative = Annotated[float, pydantic.Field(ge=0)]
+Positive = Annotated[float, pydantic.Field(gt=0)]
+
+
+class Section(pydantic.BaseModel):
+    """A group of settings that knows no other keys than its own."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class ModelConfig(Section):
+    """Which network, and what it starts from."""
+
+    name: str = "resnet18"
+    weights: str | None = None  # imagenet | a safetensors file or folder | an earlier run; none: random
+    normalization: Literal["imagenet", "unit"] | tuple[list[float], list[float]] | None = None  # None: the weights', or imagenet
+    dropout: Fraction | None = None  # before the head; none: as published for the model
+    options: dict[str, Any] = {}  # the builder's own, such as stochastic_depth_rate or patch_size
+
+
+class DataConfig(Section):
+    """Where the pictures are, how they are read, and how they are split."""
+
+    path: str | None = None  # a folder, a CSV or an npz; none: the built-in demo data
+    name: str | None = None  # what results call it; none: told by the data
+    image_size: ImageSize = (120, 160)  # height, width
+    fit: Literal["pad", "crop", "stretch"] = "pad"  # pad and crop keep the aspect ratio
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    split_folders: dict[str, str] = {}  # folder name -> split
+    path_column: str | None = None  # of a CSV; none: found by its name
+    label_columns: list[str] | None = None
+    group: str | None = None  # a column, a CSV, or regex:...(...)...
+    cluster: str | None = None
+    splits: str | None = None  # a splits.csv to read instead of drawing a split
+    fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that file: the one tested on
+    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
+    test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
+    skip_unreadable: bool = False
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+
+
+class AugmentConfig(Section):
+    """What is changed in training pictures."""
+
+    level: Literal["none", "light", "medium", "strong"] = "light"
+    orientation: Literal["upright", "free"] = "upright"  # free: any rotation and flip, as for smears
+    mixup: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
+    cutmix: NonNegative = 0.0
+
+
+class TrainConfig(Section):
+    """How the weights are found."""
+
+    epochs: Count = 10
+    batch_size: Count = 32
+    learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up
+    warmup_epochs: NonNegative = 1.0
+    weight_decay: NonNegative = 0.05  # not on biases and normalisation
+    label_smoothing: Fraction = 0.0
+    clip_norm: NonNegative = 1.0  # of the whole gradient; 0: off
+    ema: Fraction = 0.99  # decay a step of the averaged weights; 0: off
+    class_weights: Literal["none", "balanced"] = "none"
+    freeze_epochs: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs in which only the head learns
+    backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the learning rate
+    monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score
+    patience: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs without improvement before a stop; 0: never
+    dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    devices: list[str] | None = None  # such as [GPU:0, GPU:1]; none: every GPU there is
+    tensorboard: bool = True
+
+
+class EvaluateConfig(Section):
+    """How the finished model is judged."""
+
+    batch_size: Count = 64
+    num_resamples: Annotated[int, pydantic.Field(ge=10)] = 1000
+    level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def dump(self) -> str:
+        """Returns the resolved settings as YAML that `load_config` reads back unchanged."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def write(self, path) -> None:
+        """Writes `dump()` to `path`, whole or not at all."""
+        write_text(path, self.dump())
+
+
+def load_config(path=None, overrides: Iterable[str | tuple[str, str]] = ()) -> Config:
+    """Returns the settings of a YAML file, changed by overrides, on top of the defaults.
+
+    Args:
+      path: a YAML file, or None for the defaults.
+      overrides: strings "section.key=value", the value written as in YAML, or pairs (key, value),
+        the value taken as it is; later ones win.
+    Raises: ConfigError: the file is missing or no YAML, a key does not exist (the nearest is named),
+      a value has the wrong type.
+    Example:
+      >>> load_config(overrides=["train.epochs=3", "data.image_size=60x80"]).train.epochs
+      3
+    """
+    values = _read_yaml(pathlib.Path(path)) if path is not None else {}
+    for override in overrides:
+        key, value = override if isinstance(override, tuple) else _parse_override(override)
+        _set(values, key, value)
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        origin = f"{path}: " if path is not None else ""
+        raise ConfigError(origin + _describe(error.errors()[0])) from None
+
+
+def setting_names() -> list[str]:
+    """Returns every legal key, sections written with a dot, in the order of `Config`."""
+    return [".".join(path) for path, _ in _leaves(Config)]
+
+
+def _read_yaml(path: pathlib.Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"The config file {path} does not exist. Give a YAML file, such as configs/blood_cells.yaml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config file {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ConfigError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold settings as `key: value`. Received: {type(values).__name__}.")
+    return values
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    """Returns (key, value) of "a.b=value", the value read as YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"A setting is written section.key=value, such as train.epochs=3. Received: {override!r}.")
+    try:
+        # YAML 1.1 reads 1e-3 (no dot) as a string; the type check turns numeric strings into numbers.
+        return key.strip(), yaml.safe_load(text) if text.strip() else None
+    except yaml.YAMLError:
+        raise ConfigError(f"The value of {key!r} is not valid YAML. Received: {text!r}.") from None
+
+
+def _set(values: dict, key: str, value: Any) -> None:
+    """Puts `value` at "a.b" of the nested dict `values`."""
+    *sections, last = key.split(".")
+    for section in sections:
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise ConfigError(f"{section!r} is no section, so {key!r} cannot be set.{suggest(key, setting_names())}")
+    values[last] = value
+
+
+def _leaves(model: type[pydantic.BaseModel], prefix: tuple[str, ...] = ()):
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _leaves(field.annotation, (*prefix, name))
+        else:
+            yield (*prefix, name), field
+
+
+def _describe(error: dict) -> str:
+    """Returns one line for pydantic's first complaint."""
+    known = dict.fromkeys(setting_names())
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f"There is no setting {key!r}.{_nearest_key(location, list(known))}"
+    # Inside a union or a tuple pydantic's location runs deeper than the setting's name.
+    while location and ".".join(location) not in known:
+        location.pop()
+    name = ".".join(location) or key
+    message = error["msg"].removeprefix("Value error, ")
+    value = error.get("input")
+    return f"{name}: {message[0].lower() + message[1:]}. Received: {value!r}."
+
+
+def _nearest_key(location: list[str], known: list[str]) -> str:
+    """Returns a hint: a key of that name in another section, else the nearest spelling."""
+    *section, last = location
+    elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    if elsewhere:
+        return f" Did you mean {elsewhere[0]!r}?"
+    siblings = {name.rsplit(".", 1)[-1]: name for name in known if name.split(".")[:-1] == section}
+    sections = {name.split(".")[0]: name.split(".")[0] for name in known} if not section else {}
+    candidates = {**sections, **siblings}
+    hint = suggest(last, candidates)
+    if not hint:
+        return suggest(".".join(location), known) or f" Legal here: {', '.join(sorted(candidates) or known)}."
+    near = hint.split("'")[1]
+    return f" Did you mean {candidates[near]!r}?"

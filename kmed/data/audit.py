@@ -1,0 +1,66 @@
+"""Pictures that cannot be read, found before a training run stumbles over them."""
+
+import concurrent.futures
+import os
+import struct
+
+import pandas as pd
+from PIL import Image
+
+from kmed.data.table import Table
+from kmed.errors import DataError
+from kmed.progress import track
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+def find_unreadable(table: Table) -> pd.DataFrame:
+    """Returns a DataFrame (path, reason), one row for each picture that Pillow cannot decode to its end.
+
+    Each file is decoded whole, since a header says nothing of a truncated end. JPEG files are
+    decoded at an eighth of their size: that reads every byte, and takes a fifth of the time.
+    """
+    if table.images is not None:
+        return pd.DataFrame({"path": [], "reason": []}, dtype=object)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+        reasons = list(track(pool.map(_reason, table.files), "Checking pictures", len(table)))
+    found = [(path, reason) for path, reason in zip(table.rows["path"], reasons) if reason]
+    return pd.DataFrame(found, columns=["path", "reason"], dtype=object)
+
+
+def check_readable(table: Table, skip_unreadable: bool = False) -> tuple[Table, pd.DataFrame]:
+    """Returns the table without unreadable pictures, and the DataFrame (path, reason) of those.
+
+    Args:
+      table: any table.
+      skip_unreadable: leave unreadable pictures out, with a note, instead of raising.
+    Raises: DataError: unreadable pictures, unless they may be skipped; or nothing else is left.
+    """
+    bad = find_unreadable(table)
+    if bad.empty:
+        return table, bad
+    listed = "; ".join(f"{path} ({reason})" for path, reason in bad.head(3).itertuples(index=False))
+    count = f"{len(bad)} of {len(table)} pictures cannot be read: {listed}{'; ...' if len(bad) > 3 else ''}"
+    if not skip_unreadable:
+        raise DataError(f"{count}. Repair or remove them, or leave them out with skip_unreadable.")
+    if len(bad) == len(table):
+        raise DataError(f"{count}. Nothing is left.")
+    kept = table.take(~table.rows["path"].isin(bad["path"]).to_numpy())
+    return kept.with_notes(f"Left out: {count}."), bad
+
+
+def _reason(path):
+    """Returns why the picture cannot be used, or ""."""
+    try:
+        if path.stat().st_size == 0:
+            return "the file is empty"
+        with Image.open(path) as image:
+            image.draft(None, (1, 1))
+            image.load()
+            return "its pixels are floating-point" if image.mode == "F" else ""
+    except FileNotFoundError:
+        return "the file is missing"
+    except Image.UnidentifiedImageError:
+        return "it is no picture"
+    except UNREADABLE as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,314 @@
+"""Augmentation: named levels, drawn by NumPy from (seed, epoch, row), applied by Keras layers.
+
+NumPy draws the numbers and works out each row's matrices, so TensorFlow and JAX get the same order
+and the same pictures, in any batch size, with any number of parallel calls, in a resumed run too.
+The layers only apply them. Flip, turn, zoom, stretch and shift are one affine map, hence one
+interpolation: it costs what a single `keras.layers.RandomRotation` does, and blurs once.
+Brightness, contrast, saturation and hue are likewise one 3x3 matrix and an offset.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from kmed.errors import DataError, suggest
+
+ORIENTATIONS = ("upright", "free")
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """How far a picture may be changed; each number is the largest change, in both directions.
+
+    Attributes:
+      rotation: degrees; only where the orientation is "upright" ("free" turns by any angle).
+      zoom: log of the scale: 0.1 zooms by 0.90 to 1.11.
+      stretch: log of the ratio of the scales across and down.
+      shift: share of the picture's height and width.
+      brightness: grey levels of 0..255, added.
+      contrast: share, about mid-grey.
+      saturation: share.
+      hue: degrees about the grey axis.
+      erase: probability that a box of 2 to 20 % of the picture becomes mid-grey (Zhong et al., 2020).
+    """
+
+    rotation: float = 0.0
+    zoom: float = 0.0
+    stretch: float = 0.0
+    shift: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    erase: float = 0.0
+
+
+LEVELS = {
+    "none": Level(),
+    "light": Level(rotation=5, zoom=0.05, shift=0.04, brightness=8, contrast=0.05),
+    "medium": Level(
+        rotation=10, zoom=0.15, stretch=0.05, shift=0.08, brightness=20, contrast=0.15, saturation=0.15, hue=6
+    ),
+    "strong": Level(
+        rotation=15, zoom=0.3, stretch=0.1, shift=0.12, brightness=35, contrast=0.3, saturation=0.35, hue=15, erase=0.5
+    ),
+}
+
+# The columns of a plan's draws.
+TRANSFORM = slice(0, 6)  # output (x, y) -> input: (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels
+COLOUR = slice(6, 18)  # 3x3 matrix, row by row, then the offset of each channel
+ERASE = slice(18, 22)  # box: top, bottom, left, right, in whole pixels; empty where nothing is erased
+MIX = slice(22, 28)  # share of the picture itself outside the box, the box of the partner, share in the label
+NUM_DRAWS = 28
+
+# Streams of random numbers: what is drawn in one does not move the others.
+_ORDER, _UNIFORM, _MIX = range(3)
+_LUMA = np.array([0.299, 0.587, 0.114])
+_MID_GREY = 127.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One epoch, decided beforehand.
+
+    Attributes:
+      order: int64 (N,), the rows in the order of training.
+      draws: float32 (N, 28), the transformation of the row in `order` at the same place.
+    """
+
+    order: np.ndarray
+    draws: np.ndarray
+
+
+def plan_epoch(
+    num_images: int,
+    image_size: tuple[int, int],
+    *,
+    seed: int,
+    epoch: int,
+    level: str = "none",
+    orientation: str = "upright",
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    shuffle: bool = True,
+) -> Plan:
+    """Returns the order and every random choice of one epoch, a function of (seed, epoch, row) alone.
+
+    Args:
+      num_images: N >= 1.
+      image_size: (height, width) in pixels.
+      seed, epoch: whole numbers >= 0.
+      level: a key of LEVELS.
+      orientation: "upright" flips left and right and turns a little; "free", for pictures without
+        an above, such as smears, flips both ways and turns by any angle.
+      mixup: alpha of Beta(alpha, alpha) for the share of the other picture (Zhang et al., 2018); 0 is off.
+      cutmix: the same for the area that is pasted from it (Yun et al., 2019). Where both are on,
+        each row tosses a coin.
+      shuffle: False keeps the table's order.
+    Raises: DataError: an argument outside its range.
+    """
+    check_level(level, orientation, mixup, cutmix)
+    check_counters(seed, epoch)
+    order = np.arange(num_images)
+    if shuffle:
+        order = np.random.default_rng([seed, epoch, _ORDER]).permutation(num_images)
+    # One column of uniforms for each choice, used or not: a level does not move another's draws,
+    # and row i is the same however many rows follow it.
+    uniform = np.random.default_rng([seed, epoch, _UNIFORM]).random((num_images, 16))
+    draws = np.empty((num_images, NUM_DRAWS), np.float32)
+    draws[:, TRANSFORM] = _transforms(uniform[:, 0:7], LEVELS[level], orientation, image_size, level != "none")
+    draws[:, COLOUR] = _colours(uniform[:, 7:11], LEVELS[level])
+    draws[:, ERASE] = _erasures(uniform[:, 11:16], LEVELS[level], image_size)
+    draws[:, MIX] = _mixtures(np.random.default_rng([seed, epoch, _MIX]), num_images, mixup, cutmix, image_size)
+    return Plan(order.astype(np.int64), draws[order])
+
+
+def check_level(level: str, orientation: str, mixup: float, cutmix: float) -> None:
+    """Raises DataError unless the four say how to augment."""
+    for name, value, legal in (("augment", level, tuple(LEVELS)), ("orientation", orientation, ORIENTATIONS)):
+        if value not in legal:
+            hint = suggest(value, legal)
+            raise DataError(f"{name} must be one of {', '.join(legal)}. Received: {name}={value!r}.{hint}")
+    for name, value in (("mixup", mixup), ("cutmix", cutmix)):
+        if not 0 <= value < np.inf:
+            raise DataError(f"{name} is alpha of Beta(alpha, alpha), >= 0, with 0 for off. Received: {name}={value}.")
+
+
+def check_counters(seed: int, epoch: int) -> None:
+    """Raises DataError unless both are whole numbers >= 0."""
+    for name, value in (("seed", seed), ("epoch", epoch)):
+        if value != int(value) or value < 0:
+            raise DataError(f"{name} must be a whole number >= 0. Received: {name}={value}.")
+
+
+def _transforms(uniform, level: Level, orientation: str, image_size, flip: bool) -> np.ndarray:
+    """Returns (N, 6): the affine maps from output to input pixels, about the picture's centre."""
+    height, width = image_size
+    signed = 2 * uniform - 1
+    free = orientation == "free"
+    flip_x = np.where(flip & (uniform[:, 0] < 0.5), -1.0, 1.0)
+    flip_y = np.where(flip & free & (uniform[:, 1] < 0.5), -1.0, 1.0)
+    angle = np.deg2rad(signed[:, 2] * (180.0 if free and flip else level.rotation))
+    scale_x = np.exp(-signed[:, 3] * level.zoom - signed[:, 4] * level.stretch / 2)
+    scale_y = np.exp(-signed[:, 3] * level.zoom + signed[:, 4] * level.stretch / 2)
+    a0, a1 = flip_x * scale_x * np.cos(angle), -flip_x * scale_x * np.sin(angle)
+    b0, b1 = flip_y * scale_y * np.sin(angle), flip_y * scale_y * np.cos(angle)
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    a2 = centre_x - a0 * centre_x - a1 * centre_y + signed[:, 5] * level.shift * width
+    b2 = centre_y - b0 * centre_x - b1 * centre_y + signed[:, 6] * level.shift * height
+    return np.stack([a0, a1, a2, b0, b1, b2], axis=1)
+
+
+def _colours(uniform, level: Level) -> np.ndarray:
+    """Returns (N, 12): contrast x saturation x hue as one matrix, and the offset.
+
+    Each row of the matrix sums to the contrast, so grey pictures stay grey. The hue turns about the
+    grey axis (Rodrigues' formula), which is near to a turn in HSV and needs no conversion.
+    """
+    signed = 2 * uniform - 1
+    brightness = signed[:, 0] * level.brightness
+    contrast = 1 + signed[:, 1] * level.contrast
+    saturation = (1 + signed[:, 2] * level.saturation)[:, None, None]
+    hue = np.deg2rad(signed[:, 3] * level.hue)[:, None, None]
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = np.cos(hue) * np.eye(3) + np.sin(hue) * cross + (1 - np.cos(hue)) * np.full((3, 3), 1 / 3)
+    saturate = saturation * np.eye(3) + (1 - saturation) * _LUMA
+    matrix = contrast[:, None, None] * (saturate @ turn)
+    offset = _MID_GREY * (1 - contrast) + brightness
+    return np.concatenate([matrix.reshape(-1, 9), np.repeat(offset[:, None], 3, axis=1)], axis=1)
+
+
+def _erasures(uniform, level: Level, image_size) -> np.ndarray:
+    """Returns (N, 4): boxes of 2 to 20 % of the area and a side ratio of 1:2 to 2:1, or empty ones."""
+    area = np.where(uniform[:, 0] < level.erase, 0.02 + 0.18 * uniform[:, 1], 0.0)
+    ratio = np.exp((2 * uniform[:, 2] - 1) * np.log(2) / 2)
+    return _boxes(np.sqrt(area) * ratio, np.sqrt(area) / ratio, uniform[:, 3], uniform[:, 4], image_size)
+
+
+def _mixtures(generator, num_images: int, mixup: float, cutmix: float, image_size) -> np.ndarray:
+    """Returns (N, 6): what each row keeps of itself, and the box it takes from its partner."""
+    uniform = generator.random((num_images, 3))
+    shares = np.ones((num_images, 2))
+    for column, (alpha, stream) in enumerate(zip((mixup, cutmix), generator.spawn(2))):
+        if alpha:
+            shares[:, column] = stream.beta(alpha, alpha, num_images)
+    pasted = (uniform[:, 0] < 0.5) if mixup and cutmix else np.full(num_images, bool(cutmix))
+    share = np.where(pasted, 1.0, shares[:, 0])
+    side = np.where(pasted, np.sqrt(1 - shares[:, 1]), 0.0)
+    boxes = _boxes(side, side, uniform[:, 1], uniform[:, 2], image_size)
+    area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / (image_size[0] * image_size[1])
+    return np.column_stack([share, boxes, share * (1 - area)])
+
+
+def _boxes(down, across, y, x, image_size) -> np.ndarray:
+    """Returns (N, 4): top, bottom, left, right in whole pixels, inside the picture.
+
+    Args:
+      down, across: (N,) sides as shares of the height and the width.
+      y, x: (N,) in [0, 1), where the box lies within the room that it leaves.
+    """
+    height, width = image_size
+    rows, columns = np.round(np.clip(down, 0, 1) * height), np.round(np.clip(across, 0, 1) * width)
+    top, left = np.floor(y * (height - rows + 1)), np.floor(x * (width - columns + 1))
+    return np.stack([top, top + rows, left, left + columns], axis=1)
+
+
+# ----- the layers: a batch and its draws -> the changed batch -----
+
+
+@keras.saving.register_keras_serializable("kmed")
+class Geometry(keras.layers.Layer):
+    """Flips, turns, zooms, stretches and shifts in one bilinear interpolation, mirrored at the border."""
+
+    def call(self, images, draws):
+        images = ops.cast(images, "float32")  # (B, H, W, 3)
+        transforms = ops.pad(draws[:, TRANSFORM], ((0, 0), (0, 2)))  # (B, 8): no perspective
+        return ops.image.affine_transform(
+            images, transforms, interpolation="bilinear", fill_mode="reflect", data_format="channels_last"
+        )
+
+
+@keras.saving.register_keras_serializable("kmed")
+class Colour(keras.layers.Layer):
+    """Changes brightness, contrast, saturation and hue by one matrix, and clips to 0..255."""
+
+    def call(self, images, draws):
+        colours = draws[:, COLOUR]
+        matrices = ops.transpose(ops.reshape(colours[:, :9], (-1, 3, 3)), (0, 2, 1))
+        shape = ops.shape(images)
+        pixels = ops.reshape(images, (shape[0], shape[1] * shape[2], 3))  # (B, H W, 3)
+        pixels = ops.clip(ops.matmul(pixels, matrices) + colours[:, None, 9:], 0.0, 255.0)
+        return ops.reshape(pixels, shape)
+
+
+@keras.saving.register_keras_serializable("kmed")
+class Erase(keras.layers.Layer):
+    """Paints each row's box mid-grey."""
+
+    def call(self, images, draws):
+        return ops.where(_inside(images, draws[:, ERASE]), _MID_GREY, images)
+
+
+@keras.saving.register_keras_serializable("kmed")
+class Mix(keras.layers.Layer):
+    """MixUp and CutMix: each row with the next one of its batch, the last with the first."""
+
+    def call(self, images, draws):
+        mix = draws[:, MIX]
+        own = ops.where(_inside(images, mix[:, 1:5]), 0.0, mix[:, 0][:, None, None, None])  # (B, H, W, 1)
+        return own * images + (1 - own) * ops.roll(images, -1, axis=0)
+
+    def mix_rows(self, values, draws):
+        """Returns labels (B, K) or weights (B,), mixed in the proportions of the pictures."""
+        share = draws[:, MIX][:, 5]
+        share = share[:, None] if len(values.shape) == 2 else share
+        return share * values + (1 - share) * ops.roll(values, -1, axis=0)
+
+
+def _inside(images, boxes):
+    """Returns bool (B, H, W, 1): the pixels inside each row's box (B, 4)."""
+    rows = ops.arange(images.shape[1], dtype="float32")[None, :]
+    columns = ops.arange(images.shape[2], dtype="float32")[None, :]
+    down = (rows >= boxes[:, 0:1]) & (rows < boxes[:, 1:2])
+    across = (columns >= boxes[:, 2:3]) & (columns < boxes[:, 3:4])
+    return (down[:, :, None] & across[:, None, :])[..., None]
+
+
+class Augmenter:
+    """The layers that a level needs, applied in order.
+
+    Example:
+      >>> plan = plan_epoch(len(images), (120, 160), seed=0, epoch=3, level="medium", shuffle=False)
+      >>> changed, labels = Augmenter("medium")(images, plan.draws, labels)
+    """
+
+    def __init__(self, level: str, mix: bool = False):
+        """
+        Args:
+          level: a key of LEVELS.
+          mix: whether the plan was made with mixup or cutmix.
+        """
+        check_level(level, "upright", 0.0, 0.0)
+        chosen = LEVELS[level]
+        # Under a mixed policy a layer would cast its draws to 16 bits, too coarse for positions.
+        self.layers = [Geometry(dtype="float32"), Colour(dtype="float32")] if level != "none" else []
+        self.layers += [Erase(dtype="float32")] if chosen.erase else []
+        self.mix = Mix(dtype="float32") if mix else None
+
+    def __call__(self, images, draws, *rows):
+        """Returns the images and each of `rows`, changed.
+
+        Args:
+          images: uint8 or float32 (B, H, W, 3) in 0..255.
+          draws: float32 (B, 28), as a plan has them.
+          *rows: labels (B, K) and weights (B,); only mixing changes them.
+        Returns: a tuple: images, float32 in 0..255 (as given where nothing is to be done), and `rows`.
+        """
+        for layer in self.layers:
+            images = layer(images, draws)
+        if self.mix is not None:
+            images = self.mix(ops.cast(images, "float32"), draws)
+            rows = tuple(self.mix.mix_rows(values, draws) for values in rows)
+        return images, *rows

@@ -1,0 +1,292 @@
+"""Pictures: any file or array -> uint8 (H, W, 3), by the same decoder in training, packing and prediction."""
+
+import concurrent.futures
+import functools
+import hashlib
+import io
+import os
+import pathlib
+import shutil
+import tempfile
+import weakref
+
+import numpy as np
+import psutil
+from PIL import Image, ImageOps
+
+from kmed.data.table import Table
+from kmed.errors import DataError, suggest
+from kmed.files import replacing
+from kmed.progress import say, track
+
+FITS = ("pad", "crop", "stretch")
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+CACHES = ("auto", "memory", "disk", "none")
+# Share of the free memory that decoded pictures may take before "auto" turns to the disk: the
+# model, its optimizer and the batches under way need the rest.
+MEMORY_SHARE = 0.4
+# Part of a disk cache's name: raise it whenever the same file would give other pixels.
+DECODER_VERSION = 1
+
+_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
+
+
+def read_image(
+    source: str | os.PathLike | bytes,
+    image_size: tuple[int, int] | None = None,
+    fit: str = "pad",
+    interpolation: str = "bilinear",
+) -> np.ndarray:
+    """Returns uint8 (H, W, 3), the pixels of a picture, upright and resized.
+
+    Every format is read by Pillow, with or without TensorFlow, so a model sees in prediction the
+    pixels it was trained on. The EXIF orientation is applied; grey is repeated over three channels;
+    transparency is laid on black, as is padding; CMYK and palettes become RGB; of several frames
+    the first is read. Depths of 16 bits are scaled linearly, 0..65535 -> 0..255, whatever the
+    picture holds: a 12-bit picture stored unscaled in 16 bits stays dark, and wants a window
+    chosen before it is stored.
+
+    Args:
+      source: a file's path, or its bytes.
+      image_size: (height, width) in pixels, both >= 1; None keeps the picture's own.
+      fit: "pad" keeps the aspect ratio and adds black in equal parts on both sides; "crop" keeps
+        it and cuts equal parts off both sides; "stretch" gives it up.
+      interpolation: "nearest", "box", "bilinear", "bicubic" or "lanczos"; all but the first average
+        over the pixels they shrink.
+    Raises: DataError: the file is missing, damaged, or holds floating-point pixels; or an argument
+      is not legal.
+    Example:
+      >>> read_image("smear.jpeg", (120, 160)).shape
+      (120, 160, 3)
+    """
+    check_geometry(image_size, fit, interpolation)
+    is_bytes = isinstance(source, (bytes, bytearray))
+    name = f"a picture of {len(source)} bytes" if is_bytes else str(source)
+    try:
+        with Image.open(io.BytesIO(source) if is_bytes else source) as image:
+            image.load()
+            plain = _to_plain(ImageOps.exif_transpose(image), name)
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise _missing(name) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(name, "it")
+        raise DataError(f"{name} cannot be read as a picture: {reason}. Repair or remove the file.") from error
+    return _resize(plain, image_size, fit, interpolation)
+
+
+def resize_array(
+    array: np.ndarray,
+    image_size: tuple[int, int] | None = None,
+    fit: str = "pad",
+    interpolation: str = "bilinear",
+) -> np.ndarray:
+    """Returns uint8 (H, W, 3), an array's pixels resized as `read_image` resizes a file's.
+
+    Args:
+      array: uint8, or uint16 (scaled 0..65535 -> 0..255), of (H, W), (H, W, 1) or (H, W, 3).
+      image_size, fit, interpolation: as for `read_image`.
+    Raises: DataError: another shape or dtype.
+    """
+    check_geometry(image_size, fit, interpolation)
+    array = np.asarray(array)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)) or 0 in array.shape:
+        raise DataError(f"A picture must be (H, W), (H, W, 1) or (H, W, 3). Received: array.shape={array.shape}.")
+    if array.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"A picture's pixels must be uint8 or uint16. Received: array.dtype={array.dtype}.")
+    if array.dtype == np.uint16:
+        array = _to_eight_bits(array)
+    rgb = np.broadcast_to(array.reshape(*array.shape[:2], -1), (*array.shape[:2], 3))
+    return _resize(Image.fromarray(np.ascontiguousarray(rgb)), image_size, fit, interpolation)
+
+
+def check_geometry(image_size, fit: str, interpolation: str) -> None:
+    """Raises DataError unless the three say how to resize a picture."""
+    _check_word("fit", fit, FITS)
+    _check_word("interpolation", interpolation, tuple(INTERPOLATIONS))
+    if image_size is None:
+        return
+    sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else ()
+    if len(sizes) != 2 or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
+        raise DataError(f"image_size must be (height, width) in pixels >= 1. Received: image_size={image_size!r}.")
+
+
+def _check_word(name: str, value: str, legal: tuple[str, ...]) -> None:
+    if value not in legal:
+        hint = suggest(value, legal)
+        raise DataError(f"{name} must be one of {', '.join(legal)}. Received: {name}={value!r}.{hint}")
+
+
+def _to_plain(image: Image.Image, name: str) -> Image.Image:
+    """Returns the picture in mode "L" or "RGB", whichever holds all its colours."""
+    if image.mode in _DEEP:
+        return Image.fromarray(_to_eight_bits(np.asarray(image), name))
+    if image.mode == "F":
+        raise DataError(f"{name} holds floating-point pixels of unknown range. Scale and store it as 8 or 16 bits.")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    # Grey stays one channel until it is small: resizing it costs a third.
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _to_eight_bits(pixels: np.ndarray, name: str = "The picture") -> np.ndarray:
+    """Returns uint8, rounded from 0..65535: 65535 / 255 = 257."""
+    if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
+        found = f"{pixels.min()} to {pixels.max()}"
+        raise DataError(f"{name} holds pixels from {found}; legal are 0 to 65535. Scale and store it anew.")
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _resize(image: Image.Image, image_size, fit: str, interpolation: str) -> np.ndarray:
+    if image_size is None or (image.height, image.width) == tuple(image_size):
+        return np.array(image.convert("RGB"))
+    height, width = (int(size) for size in image_size)
+    method = INTERPOLATIONS[interpolation]
+    if fit == "stretch":
+        return np.array(image.resize((width, height), method).convert("RGB"))
+    across, down = width / image.width, height / image.height
+    if fit == "crop":
+        # The part of the picture that is seen, in its own pixels, perhaps between two of them.
+        seen_width, seen_height = width / max(across, down), height / max(across, down)
+        left, top = max((image.width - seen_width) / 2, 0), max((image.height - seen_height) / 2, 0)
+        box = (left, top, min(left + seen_width, image.width), min(top + seen_height, image.height))
+        return np.array(image.resize((width, height), method, box=box).convert("RGB"))
+    inner_width = min(max(round(image.width * min(across, down)), 1), width)
+    inner_height = min(max(round(image.height * min(across, down)), 1), height)
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    inner = image.resize((inner_width, inner_height), method).convert("RGB")
+    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas[top : top + inner_height, left : left + inner_width] = inner
+    return canvas
+
+
+def _missing(name) -> DataError:
+    return DataError(f"There is no picture {name}. Check the table's paths and its root folder.")
+
+
+# ----- all pictures of a table, by their row -----
+
+
+class Pictures:
+    """A table's pictures in one size, gathered by row; decoded once, or anew each time.
+
+    Attributes:
+      place: where the decoded pixels are: "table", "memory", "disk" or "none" (decoded on demand).
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        image_size: tuple[int, int],
+        cache: str = "auto",
+        cache_dir: str | os.PathLike | None = None,
+        fit: str = "pad",
+        interpolation: str = "bilinear",
+    ):
+        """Decodes all pictures at once, unless `cache` says, or lack of room demands, otherwise.
+
+        Args:
+          table: whose pictures, in row order; its `images` are used where it has them.
+          image_size: (height, width) in pixels.
+          cache: "memory", "disk", "none", or "auto": memory where the pictures take at most 40 % of
+            what is free, else the disk where there is room, else none.
+          cache_dir: the folder of the disk cache, kept for the next run; None uses a temporary
+            folder that is removed with this object.
+          fit, interpolation: as for `read_image`.
+        Raises: DataError: an unreadable picture, or an argument that is not legal.
+        """
+        check_geometry(image_size, fit, interpolation)
+        _check_word("cache", cache, CACHES)
+        self.shape = (len(table), int(image_size[0]), int(image_size[1]), 3)
+        self._pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
+        weakref.finalize(self, self._pool.shutdown, wait=False)
+        if table.images is not None:
+            self._sources = list(table.images)
+            self._read = functools.partial(resize_array, image_size=image_size, fit=fit, interpolation=interpolation)
+        else:
+            self._sources = table.files
+            self._read = functools.partial(read_image, image_size=image_size, fit=fit, interpolation=interpolation)
+        if table.images is not None and table.images.shape == self.shape and table.images.dtype == np.uint8:
+            self.place, self._pixels = "table", table.images
+            return
+        folder = pathlib.Path(cache_dir) if cache_dir is not None else None
+        self.place = _choose_place(int(np.prod(self.shape)), folder) if cache == "auto" else cache
+        self._pixels = None
+        if self.place == "memory":
+            self._pixels = self._fill(np.empty(self.shape, np.uint8))
+        elif self.place == "disk":
+            self._pixels = self._on_disk(folder, f"{fit} {interpolation}")
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Returns uint8 (B, H, W, 3), the pictures of these rows of the table."""
+        if self._pixels is not None:
+            return np.asarray(self._pixels[rows])
+        return np.stack(list(self._pool.map(self._read, [self._sources[row] for row in rows])))
+
+    def _fill(self, pixels: np.ndarray) -> np.ndarray:
+        def place(row):
+            pixels[row] = self._read(self._sources[row])
+
+        for _ in track(self._pool.map(place, range(len(pixels))), "Reading pictures", len(pixels)):
+            pass
+        return pixels
+
+    def _on_disk(self, folder: pathlib.Path | None, settings: str) -> np.ndarray:
+        if folder is None:
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="kmed-pictures-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        path = folder / f"pictures-{self._fingerprint(settings)}.npy"
+        if not path.exists():
+            with replacing(path) as temporary:
+                self._fill(np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape)).flush()
+        return np.load(path, mmap_mode="r")
+
+    def _fingerprint(self, settings: str) -> str:
+        """Returns a name that changes with the files (path, size, time of change) and the settings."""
+        digest = hashlib.sha256(f"{DECODER_VERSION} {self.shape} {settings}".encode())
+        for source in self._sources:
+            if isinstance(source, np.ndarray):
+                digest.update(f"{source.dtype} {source.shape}".encode() + source.tobytes())
+                continue
+            try:
+                status = source.stat()
+            except OSError as error:
+                raise _missing(source) from error
+            digest.update(f"{source.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:20]
+
+
+def _choose_place(num_bytes: int, folder: pathlib.Path | None) -> str:
+    """Returns "memory", "disk" or "none", whichever holds `num_bytes`, and tells the user."""
+    size, free = num_bytes / 2**30, _free_memory()
+    if num_bytes <= MEMORY_SHARE * free:
+        say(f"Decoded pictures stay in memory: {size:.2f} GB of {free / 2**30:.1f} GB free.")
+        return "memory"
+    existing = folder if folder is not None else pathlib.Path(tempfile.gettempdir())
+    while not existing.exists():
+        existing = existing.parent
+    room = shutil.disk_usage(existing).free
+    if 2 * num_bytes <= room:
+        say(f"Decoded pictures go to the disk ({existing}): {size:.2f} GB; {free / 2**30:.1f} GB of memory are free.")
+        return "disk"
+    say(f"Pictures are decoded anew each epoch: {size:.2f} GB fit neither in memory nor on the disk.")
+    return "none"
+
+
+def _free_memory() -> int:
+    """Returns the bytes that may still be taken: the machine's, or the container's where it has a limit."""
+    free = psutil.virtual_memory().available
+    group = pathlib.Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.is_file() and used.is_file() and (told := limit.read_text().strip()) != "max":
+        free = min(free, max(int(told) - int(used.read_text()), 0))
+    return free

@@ -1,0 +1,276 @@
+"""The pipeline: a table -> batches of (images, labels[, weights]), by tf.data, or in memory without TensorFlow.
+
+Both read through the same `Pictures` and follow the same `Plan`, so they give the same batches.
+"""
+
+import contextlib
+import functools
+import os
+
+import keras
+import numpy as np
+
+from kmed.data.augment import NUM_DRAWS, Augmenter, Plan, check_counters, check_level, plan_epoch
+from kmed.data.images import Pictures
+from kmed.data.table import Table
+from kmed.errors import DataError, KmedError, suggest
+
+BACKENDS = ("tensorflow", "memory")
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Returns how many batches an epoch of training has: full ones, or one smaller where there is no full one."""
+    return max(num_images // batch_size, 1)
+
+
+def make_dataset(
+    table: Table,
+    image_size: tuple[int, int],
+    *,
+    batch_size: int = 32,
+    training: bool = False,
+    epoch: int | None = None,
+    first_epoch: int = 0,
+    **settings,
+):
+    """Returns the batches of a table, for `model.fit`, `evaluate` and `predict`.
+
+    Args:
+      table: the rows, usually of one split.
+      image_size: (height, width) in pixels.
+      batch_size: images a batch.
+      training: False gives each row once, in the table's order, as uint8, the last batch smaller.
+        True shuffles, augments, and drops what does not fill a batch.
+      epoch: in training, this one epoch only; None gives an endless stream of epochs, for
+        `model.fit(dataset, epochs=..., steps_per_epoch=steps_per_epoch(len(table), batch_size))`.
+      first_epoch: where the stream starts, such as the epochs a resumed run has behind it.
+      **settings: as for `Pipeline`.
+    Returns: a tf.data.Dataset, or a keras.utils.PyDataset without TensorFlow.
+    Raises: DataError: an argument outside its range, or an unreadable picture.
+    """
+    pipeline = Pipeline(table, image_size, batch_size=batch_size, **settings)
+    if not training:
+        return pipeline.evaluation()
+    return pipeline.stream(first_epoch) if epoch is None else pipeline.epoch(epoch)
+
+
+class Pipeline:
+    """A table's pictures and the ways to go through them; the decoded pictures are shared.
+
+    Attributes:
+      steps_per_epoch: batches in an epoch of training.
+      pictures: the decoded pictures.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        image_size: tuple[int, int],
+        *,
+        batch_size: int = 32,
+        augment: str = "none",
+        orientation: str = "upright",
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        seed: int = 0,
+        cache: str = "auto",
+        cache_dir: str | os.PathLike | None = None,
+        fit: str = "pad",
+        interpolation: str = "bilinear",
+        class_weights=None,
+        backend: str | None = None,
+    ):
+        """
+        Args:
+          table: the rows, usually of one split.
+          image_size: (height, width) in pixels.
+          batch_size: images a batch.
+          augment, orientation, mixup, cutmix, seed: as `level`, ... of `plan_epoch`.
+          cache, cache_dir, fit, interpolation: as for `Pictures`.
+          class_weights: (K,) weights; adds to each batch the weight of its rows' classes. Multiclass only.
+          backend: "tensorflow" or "memory"; None takes tf.data where Keras runs on TensorFlow.
+        Raises: DataError: an argument outside its range, or an unreadable picture.
+        """
+        check_level(augment, orientation, mixup, cutmix)
+        check_counters(seed, 0)
+        if batch_size < 1:
+            raise DataError(f"batch_size must be >= 1. Received: batch_size={batch_size}.")
+        if not len(table):
+            raise DataError(f"The table {table.name!r} has no pictures to make batches of.")
+        if backend not in (None, *BACKENDS):
+            hint = suggest(backend, BACKENDS)
+            raise DataError(f"backend must be one of {', '.join(BACKENDS)}. Received: backend={backend!r}.{hint}")
+        self.backend = backend or ("tensorflow" if keras.backend.backend() == "tensorflow" else "memory")
+        self.batch_size = min(batch_size, len(table))
+        self.steps_per_epoch = steps_per_epoch(len(table), batch_size)
+        self._plan = {"level": augment, "orientation": orientation, "mixup": mixup, "cutmix": cutmix, "seed": seed}
+        self._rows = [np.asarray(table.labels, np.float32)]
+        if class_weights is not None:
+            self._rows.append(_row_weights(table, class_weights))
+        # Keeps the epoch under way, and the next one, which a prefetching reader may have begun.
+        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
+        self.pictures = Pictures(table, image_size, cache, cache_dir, fit, interpolation)
+        self._augment = _compile(Augmenter(augment, mix=bool(mixup or cutmix)))
+        self._failure = None
+
+    def epoch(self, epoch: int):
+        """Returns the batches of one epoch of training: shuffled, augmented, all of one size.
+
+        A `PyDataset` of one epoch wants `model.fit(..., shuffle=False)`, lest Keras change its order.
+        """
+        return self._training(epoch, 1)
+
+    def stream(self, first_epoch: int = 0):
+        """Returns the batches of all epochs from `first_epoch` on, one after another, without end."""
+        return self._training(first_epoch, None)
+
+    def evaluation(self):
+        """Returns each row once, in the table's order, as uint8; the last batch may be smaller."""
+        num_rows = len(self._rows[0])
+        steps = -(-num_rows // self.batch_size)
+        if self.backend == "memory":
+            return _Batches(steps, lambda step: self._load(np.arange(num_rows)[self._slice(step)]))
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.range(num_rows).batch(self.batch_size)
+        dataset = dataset.map(self._load_graph, tf.data.AUTOTUNE, deterministic=True)
+        return self._finish(dataset, steps)
+
+    @contextlib.contextmanager
+    def clear_errors(self):
+        """Raises an unreadable picture's DataError in place of TensorFlow's error around it.
+
+        Example:
+          >>> with pipeline.clear_errors():
+          ...     model.fit(pipeline.epoch(0))
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._failure is None or isinstance(error, KmedError):
+                raise
+            raise self._failure from error
+
+    def _make_plan(self, epoch: int) -> Plan:
+        """Returns the epoch's plan, without the rows that do not fill a batch."""
+        whole = plan_epoch(self.pictures.shape[0], self.pictures.shape[1:3], epoch=int(epoch), **self._plan)
+        num_rows = self.steps_per_epoch * self.batch_size
+        return Plan(whole.order[:num_rows], whole.draws[:num_rows])
+
+    def _load(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns the images, labels and, if there are any, weights of these rows."""
+        return self.pictures.gather(rows), *(values[rows] for values in self._rows)
+
+    def _slice(self, step: int) -> slice:
+        return slice(step * self.batch_size, (step + 1) * self.batch_size)
+
+    # ----- in memory -----
+
+    def _training(self, first_epoch: int, num_epochs: int | None):
+        check_counters(self._plan["seed"], first_epoch)
+        if self.backend == "tensorflow":
+            return self._training_graph(first_epoch, num_epochs)
+        steps = None if num_epochs is None else self.steps_per_epoch
+        return _Batches(steps, functools.partial(self._training_batch, first_epoch))
+
+    def _training_batch(self, first_epoch: int, step: int):
+        epochs, step = divmod(step, self.steps_per_epoch)
+        plan = self.plan(first_epoch + epochs)
+        loaded = self._load(plan.order[self._slice(step)])
+        changed = self._augment(loaded[0], plan.draws[self._slice(step)], *loaded[1:])
+        return tuple(keras.ops.convert_to_numpy(values) for values in changed)
+
+    # ----- by tf.data -----
+
+    def _training_graph(self, first_epoch: int, num_epochs: int | None):
+        import tensorflow as tf
+
+        def batches_of(epoch):
+            # One call an epoch; "stateful" would let op determinism run all that follows in one thread.
+            order, draws = tf.numpy_function(self._plan_arrays, [epoch], [tf.int64, tf.float32], stateful=False)
+            order = tf.ensure_shape(order, (self.steps_per_epoch * self.batch_size,))
+            draws = tf.ensure_shape(draws, (self.steps_per_epoch * self.batch_size, NUM_DRAWS))
+            return tf.data.Dataset.from_tensor_slices((order, draws)).batch(self.batch_size, drop_remainder=True)
+
+        end = tf.int64.max if num_epochs is None else first_epoch + num_epochs
+        dataset = tf.data.Dataset.range(first_epoch, end).flat_map(batches_of)
+        dataset = dataset.map(self._load_graph, tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.map(self._augment, tf.data.AUTOTUNE, deterministic=True)
+        steps = tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * self.steps_per_epoch
+        return self._finish(dataset, steps)
+
+    def _plan_arrays(self, epoch):
+        plan = self.plan(int(epoch))
+        return plan.order, plan.draws
+
+    def _load_graph(self, rows, draws=None):
+        """Returns (images[, draws], labels[, weights]) as tensors of known shape."""
+        import tensorflow as tf
+
+        types = [tf.uint8] + [tf.float32] * len(self._rows)
+        images, *values = tf.numpy_function(self._load_or_note, [rows], types, stateful=False)
+        images = tf.ensure_shape(images, (rows.shape[0], *self.pictures.shape[1:]))
+        values = [tf.ensure_shape(value, (rows.shape[0], *known.shape[1:])) for value, known in zip(values, self._rows)]
+        return (images, *values) if draws is None else (images, draws, *values)
+
+    def _load_or_note(self, rows):
+        try:
+            return self._load(rows)
+        except KmedError as error:
+            self._failure = error
+            raise
+
+    def _finish(self, dataset, steps: int):
+        import tensorflow as tf
+
+        options = tf.data.Options()
+        # Threads of its own: reading must not take those that the model's operations wait for.
+        options.threading.private_threadpool_size = max(os.cpu_count() or 1, 2)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+        return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+class _Batches(keras.utils.PyDataset):
+    """Batches by their number, each a function of it alone."""
+
+    def __init__(self, num_batches: int | None, batch):
+        super().__init__()
+        self._num_batches = num_batches
+        self._batch = batch
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._num_batches
+
+    def __len__(self) -> int:
+        if self._num_batches is None:
+            raise TypeError("A stream of epochs has no length; give fit its steps_per_epoch.")
+        return self._num_batches
+
+    def __getitem__(self, step: int):
+        return self._batch(step)
+
+
+def _compile(augmenter: Augmenter):
+    """Returns the augmenter as one compiled function, traced once for all epochs."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(augmenter, autograph=False)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(augmenter)
+    return augmenter
+
+
+def _row_weights(table: Table, class_weights) -> np.ndarray:
+    """Returns float32 (N,), the weight of each row's class."""
+    weights = np.asarray(class_weights, np.float32)
+    if table.task != "multiclass":
+        raise DataError("class_weights weigh whole pictures, so they need one class a picture (task multiclass).")
+    if weights.shape != (len(table.class_names),) or not (weights >= 0).all():
+        raise DataError(
+            f"class_weights must be {len(table.class_names)} numbers >= 0. Received: class_weights={class_weights!r}."
+        )
+    return weights[table.class_indices]

@@ -1,0 +1,65 @@
+"""From settings to the table that a run works on: read, checked, split."""
+
+import pandas as pd
+
+from kmed.data.audit import check_readable
+from kmed.data.demo import ensure_demo
+from kmed.data.sources import load_table
+from kmed.data.splits import assign_splits, check_no_leak, read_splits
+from kmed.data.table import Table
+from kmed.errors import ConfigError
+from kmed.progress import say
+from kmed.tasks import check_labels
+
+
+def open_table(config) -> Table:
+    """Returns the table that `config.data` names, not yet checked for broken files nor split.
+
+    Raises: DataError: the data cannot be used; ConfigError: the demo data do not fit the task.
+    """
+    settings = config.data
+    if settings.path is None:
+        if config.task != "multiclass":
+            raise ConfigError(f"The built-in demo data are multiclass. Received: task={config.task!r}. Give --data.")
+        path = ensure_demo(seed=0)
+        say(f"No --data given: using the built-in demo data in {path}.")
+    else:
+        path = settings.path
+    table = load_table(
+        path,
+        name=settings.name,
+        task=config.task,
+        split_folders=settings.split_folders,
+        path_column=settings.path_column,
+        label_columns=settings.label_columns,
+        group=settings.group,
+        cluster=settings.cluster,
+    )
+    check_labels(config.task, table.labels)
+    return table
+
+
+def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
+    """Returns (table, unreadable): the readable pictures, split, and the ones left out.
+
+    Raises: DataError: unreadable files (unless `data.skip_unreadable`), a class with too few groups,
+      a splits file of other data, a group on two sides.
+    """
+    settings = config.data
+    table, unreadable = check_readable(table, skip_unreadable=settings.skip_unreadable)
+    if settings.splits is not None:
+        table = read_splits(table, settings.splits, fold=settings.fold)
+    else:
+        table = assign_splits(
+            table, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction, seed=config.seed
+        )
+    check_no_leak(table)
+    return table, unreadable
+
+
+def tell(table: Table) -> None:
+    """Says the table's notes and its counts a split."""
+    for note in table.notes:
+        say(note)
+    say(f"\n{table.name}: {len(table)} pictures, {len(table.class_names)} classes")
+    say(table.counts().to_string() + "\n")

@@ -1,0 +1,111 @@
+"""Table: what is known of each picture, one row each, whatever the pictures came from."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from kmed.errors import DataError, suggest
+
+COLUMNS = ("path", "group", "cluster", "split")
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One row an image, and the names of the classes.
+
+    Attributes:
+      rows: DataFrame with a clean 0..N-1 index and the string columns `path` (relative to `root`,
+        or the picture's number where `images` holds the pixels), `group` (what a split keeps
+        together: a patient, a field of view), `cluster` (what intervals resample, inside a group),
+        `split` ("train", "val", "test", another name, or "" where undecided); any further column
+        is metadata.
+      labels: float32 (N, K) in {0, 1}, NaN where unknown; exactly one 1 a row if `task` is
+        "multiclass".
+      class_names: K names, in the order of the labels' columns.
+      task: "multiclass" or "multilabel".
+      name: what results call this data set, such as "blood_cells".
+      root: the folder that `path` starts from; None where `images` holds the pixels.
+      images: uint8 (N, H, W, 3), or None where the pictures are files.
+      grouped: whether `group` was told; False means each file is treated as independent.
+      notes: lines to be told to the user (folders left out, the map that was used, ...).
+    """
+
+    rows: pd.DataFrame
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    task: str
+    name: str
+    root: pathlib.Path | None = None
+    images: np.ndarray | None = None
+    grouped: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        missing = [column for column in COLUMNS if column not in self.rows.columns]
+        if missing:
+            raise DataError(f"A table needs the columns {COLUMNS}. Missing: {missing}.")
+        if self.labels.shape != (len(self.rows), len(self.class_names)):
+            raise DataError(
+                f"labels must have one row an image and one column a class, here "
+                f"{(len(self.rows), len(self.class_names))}. Received: labels.shape={self.labels.shape}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def class_indices(self) -> np.ndarray:
+        """int64 (N,): the column of each row's single 1 (multiclass)."""
+        return np.argmax(self.labels, axis=1)
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """The N absolute paths of the pictures; only where the pictures are files."""
+        return [self.root / path for path in self.rows["path"]]
+
+    def take(self, selection) -> "Table":
+        """Returns the rows of `selection`: a boolean mask (N,) or an integer array."""
+        selection = np.asarray(selection)
+        if selection.dtype == bool:
+            selection = np.flatnonzero(selection)
+        selection = selection.astype(np.int64)
+        images = None if self.images is None else self.images[selection]
+        rows = self.rows.iloc[selection].reset_index(drop=True)
+        return dataclasses.replace(self, rows=rows, labels=self.labels[selection], images=images)
+
+    def split(self, name: str) -> "Table":
+        """Returns the rows of one split. Raises DataError where it has none."""
+        mask = (self.rows["split"] == name).to_numpy()
+        if not mask.any():
+            present = sorted(set(self.rows["split"]) - {""})
+            raise DataError(
+                f"The table has no pictures in split {name!r}. It has: {', '.join(present) or 'no splits'}."
+                + suggest(name, present)
+            )
+        return self.take(mask)
+
+    def replace(self, **changes) -> "Table":
+        """Returns a copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    def with_columns(self, **columns) -> "Table":
+        """Returns a copy whose `rows` have these columns set, such as split=array."""
+        return dataclasses.replace(self, rows=self.rows.assign(**columns))
+
+    def with_notes(self, *lines: str) -> "Table":
+        """Returns a copy that tells these lines too."""
+        return dataclasses.replace(self, notes=(*self.notes, *lines))
+
+    def counts(self) -> pd.DataFrame:
+        """Returns images a split (rows) and class (columns), with totals, groups and clusters."""
+        frame = pd.DataFrame(np.nan_to_num(self.labels), columns=list(self.class_names)).astype(int)
+        by_split = frame.groupby(self.rows["split"].to_numpy()).sum()
+        grouped = self.rows.groupby("split")
+        by_split["images"] = grouped.size()
+        by_split["groups"] = grouped["group"].nunique()
+        by_split["clusters"] = grouped["cluster"].nunique()
+        order = [name for name in (*SPLITS, "") if name in by_split.index]
+        return by_split.loc[order + sorted(set(by_split.index) - set(order))]

@@ -1,0 +1,46 @@
+"""The errors kmed raises on purpose: what was received, what is legal, what to do."""
+
+import difflib
+
+
+class KmedError(Exception):
+    """A mistake in what was given to kmed; its message is one line a user can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(KmedError):
+    """A setting that does not exist, has the wrong type, or contradicts another."""
+
+    exit_code = 2
+
+
+class DataError(KmedError):
+    """Pictures, labels, groups or splits that cannot be used as they are."""
+
+
+class ModelError(KmedError):
+    """An unknown model, or one that cannot be built with these arguments."""
+
+
+class WeightsError(KmedError):
+    """A checkpoint that cannot be found or does not fit the model."""
+
+
+class ScoreError(KmedError):
+    """Predictions that cannot be scored."""
+
+
+class RunError(KmedError):
+    """A run folder that is missing, incomplete, or holds another run."""
+
+
+def suggest(word: str, legal) -> str:
+    """Returns " Did you mean 'x'?" for the legal word nearest to `word`, or "" where none is near.
+
+    Example:
+      >>> suggest("resnet19", ["resnet18", "vit"])
+      " Did you mean 'resnet18'?"
+    """
+    near = difflib.get_close_matches(str(word), [str(item) for item in legal], n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,112 @@
+"""Figures of a run, drawn without pyplot, so that nothing global is opened or left behind."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kmed.errors import RunError
+from kmed.files import replacing
+
+# Okabe & Ito's palette: told apart with any colour vision; validation is also thicker, with round marks.
+_TRAIN, _VAL, _BEST = "#0072B2", "#D55E00", "#595959"
+_MAX_NUMBERED = 20  # above this many classes the numbers in the cells of a confusion matrix cannot be read
+_NOT_PLOTTED = {"epoch", "seconds", "time", "learning_rate"}
+
+
+def plot_history(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
+    """Returns one panel a quantity (the loss first), training beside validation over the epochs.
+
+    Args:
+      history: one row an epoch, with the column `epoch`; `name` and `val_name` share a panel. Columns
+        that are not numbers, or that tell of time or the learning rate, are not drawn.
+      best_epoch: the epoch to mark, in the units of the column `epoch`.
+    Raises: RunError: no epochs, no column `epoch`, or nothing to draw.
+    """
+    if "epoch" not in history or history.empty:
+        raise RunError(
+            f"A history needs a column epoch and one row or more. Received: columns={list(history.columns)}."
+        )
+    numbers = history.select_dtypes("number").columns
+    names = dict.fromkeys(str(name).removeprefix("val_") for name in numbers if name not in _NOT_PLOTTED)
+    if not names:
+        raise RunError(f"The history has nothing to draw. Received: columns={list(history.columns)}.")
+    ordered = sorted(names, key=lambda name: name != "loss")
+    num_columns = 2 if len(ordered) == 4 else min(len(ordered), 3)
+    num_rows = -(-len(ordered) // num_columns)
+    figure = _figure(4.0 * num_columns, 3.2 * num_rows)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes, name in zip(panels, ordered, strict=False):
+        _draw_curves(axes, history, name, best_epoch)
+    for axes in panels[len(ordered) :]:
+        axes.remove()
+    return figure
+
+
+def _draw_curves(axes, history, name, best_epoch):
+    for column, label, color, width, marker in (
+        (name, "training", _TRAIN, 1.5, "s" if len(history) == 1 else ""),
+        (f"val_{name}", "validation", _VAL, 2.0, "o"),
+    ):
+        if column in history:
+            axes.plot(history["epoch"], history[column], label=label, color=color, lw=width, marker=marker, ms=4)
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color=_BEST, lw=1, ls="--", label=f"best epoch ({best_epoch})")
+    axes.set_title(name.replace("_", " "), fontsize=12)
+    axes.set_xlabel("epoch")
+    axes.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=9, frameon=False)
+
+
+def plot_confusion(confusion: np.ndarray, class_names, title: str = "") -> Figure:
+    """Returns the confusion matrix, each cell with its images and its share of the row, shaded by the share.
+
+    Args:
+      confusion: (K, K) counts, or `kmed.class_scores.Confusion`; rows are the true classes.
+      class_names: K names.
+      title: what was scored.
+    """
+    counts = np.asarray(getattr(confusion, "counts", confusion))
+    sizes = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, sizes, out=np.zeros(counts.shape), where=sizes > 0)
+    num_classes = len(class_names)
+    numbered = num_classes <= _MAX_NUMBERED
+    side = max(4.2, (0.75 if numbered else 0.2) * num_classes + 2.4)
+    figure = _figure(side + 0.6, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if numbered:
+        _write_cells(axes, counts, shares)
+    font = 10 if num_classes <= 2 * _MAX_NUMBERED else 6
+    names = [str(name).replace("_", " ") for name in class_names]
+    axes.set_xticks(range(num_classes), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=font)
+    axes.set_yticks(range(num_classes), names, fontsize=font)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(title, fontsize=12)
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
+    return figure
+
+
+def _write_cells(axes, counts, shares):
+    for row, column in np.ndindex(counts.shape):
+        color = "white" if shares[row, column] > 0.55 else "black"
+        # A class without images has no shares; its row shows the counts alone.
+        share = f"\n{100 * shares[row, column]:.0f} %" if counts[row].any() else ""
+        axes.text(column, row, f"{counts[row, column]}{share}", ha="center", va="center", color=color, fontsize=10)
+
+
+def save_figure(figure: Figure, path) -> None:
+    """Writes `figure` to `path` (PNG, 120 dots an inch), whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,78 @@
+"""Files that are either whole or absent: write to a temporary name, then rename."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+
+from kmed.errors import RunError
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a temporary path beside `path`; on success renames it to `path`, on failure removes it.
+
+    The temporary name keeps the suffix, since many writers choose their format by it. What is
+    written may be a file or a folder; an existing folder at `path` is replaced.
+
+    Args:
+      path: the final file or folder; its parent is created.
+    Raises: RunError: the disk is full or the folder cannot be written; nothing is left behind.
+    Example:
+      >>> with replacing("table.csv") as temporary:
+      ...     frame.to_csv(temporary)
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if path.is_dir() and temporary.is_dir():
+            # A folder cannot be renamed onto a full one: move the old one aside for that instant.
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(f"The disk is full: {path} was not written. Free some space, or choose another --out.") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise RunError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error
+        raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(path, text: str) -> None:
+    """Writes `text` (UTF-8) to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value) -> None:
+    """Writes `value` as indented JSON to `path`, whole or not at all; NaN becomes null."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _without_nan(value):
+    """Returns `value` with NaN replaced by None, since JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _without_nan(value.tolist())
+    return None if isinstance(value, float) and value != value else value
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        path.unlink()

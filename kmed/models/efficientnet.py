@@ -1,0 +1,163 @@
+"""EfficientNet-B0 to B7 (Tan & Le, 2019) with PyTorch's symmetric padding, equal to timm's layer by layer."""
+
+import math
+import re
+import string
+from typing import NamedTuple
+
+import keras
+from keras_hub.models import EfficientNetBackbone
+
+from kmed.errors import ModelError
+from kmed.models.layers import BATCH_NORM, StochasticDepth, check_fraction, swap_batch_norm, with_config
+
+HEAD = "classifier"
+
+# name: (width, depth); their resolutions and head dropouts stand in the registry
+VARIANTS = {
+    "efficientnetb0": (1.0, 1.0),
+    "efficientnetb1": (1.0, 1.1),
+    "efficientnetb2": (1.1, 1.2),
+    "efficientnetb3": (1.2, 1.4),
+    "efficientnetb4": (1.4, 1.8),
+    "efficientnetb5": (1.6, 2.2),
+    "efficientnetb6": (1.8, 2.6),
+    "efficientnetb7": (2.0, 3.1),
+}
+NUM_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of B0, a stage
+
+
+class Scaling(NamedTuple):
+    """Factors on B0's number of blocks and of channels, and the side of the image in pixels."""
+
+    depth: float
+    width: float
+    resolution: int
+
+
+def compound_scaling(phi: float, alpha: float = 1.2, beta: float = 1.1, gamma: float = 1.15) -> Scaling:
+    """Returns depth = alpha^phi, width = beta^phi, resolution = 224 * gamma^phi (Tan & Le, 2019, eq. 3).
+
+    Since alpha * beta^2 * gamma^2 is about 2, each step of phi doubles the multiply-adds. The
+    published B1 to B7 follow the formula only roughly, since their coefficients were rounded and
+    searched by hand (depth, width, resolution):
+
+      phi 1, B2: formula 1.20, 1.10, 258; published 1.2, 1.1, 260
+      phi 3, B4: formula 1.73, 1.33, 341; published 1.8, 1.4, 380
+      phi 6, B7: formula 2.99, 1.77, 518; published 3.1, 2.0, 600
+
+    So `build_model("efficientnetb4", ...)` takes the published ones from a table, and this function
+    is for sizes of one's own.
+
+    Args:
+      phi: how far to scale; 0 is B0, negative is smaller.
+      alpha, beta, gamma: the bases of depth, width and resolution, each at least 1.
+    Returns: Scaling(depth, width, resolution), the resolution rounded to a whole pixel.
+    Raises: ModelError: a base below 1, or a phi that leaves no pixels.
+    Example:
+      >>> depth, width, side = compound_scaling(1)
+      >>> depth, round(width, 2), side
+      (1.2, 1.1, 258)
+      >>> model = build_model("efficientnetb0", 4, (side, side), width=width, depth=depth)
+    """
+    for name, base in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+        if not (math.isfinite(base) and base >= 1):
+            raise ModelError(f"{name} is a number of at least 1. Received: {name}={base!r}")
+    if not math.isfinite(phi) or not 8 <= 224 * gamma**phi <= 4096:
+        raise ModelError(f"phi must lead to an image of 8 to 4096 pixels. Received: phi={phi!r}")
+    return Scaling(alpha**phi, beta**phi, round(224 * gamma**phi))
+
+
+def build(
+    name: str,
+    image_size: tuple[int, int],
+    *,
+    stochastic_depth_rate: float | None = None,
+    width: float | None = None,
+    depth: float | None = None,
+    batch_norm: str = "fused",
+) -> keras.Model:
+    """Returns the convolutional part: (N, H, W, 3) -> (N, H/32, W/32, C), sizes rounded up; C = 1280 for B0.
+
+    Args:
+      name: a key of VARIANTS.
+      image_size: (height, width) in pixels.
+      stochastic_depth_rate: in [0, 1); the drop rate grows from 0 at the first block to nearly this
+        value at the last. None: 0.06 for B0, and the published 0.2 for the others.
+      width, depth: factors on B0's channels and blocks; None: the published ones of `name`.
+      batch_norm: "fused", or "keras" for Keras' own layer.
+    """
+    if stochastic_depth_rate is None:
+        stochastic_depth_rate = 0.06 if name == "efficientnetb0" else 0.2
+    check_fraction(stochastic_depth_rate=stochastic_depth_rate)
+    width, depth = (own or published for own, published in zip((width, depth), VARIANTS[name], strict=True))
+    for option, factor in (("width", width), ("depth", depth)):
+        if not (isinstance(factor, (int, float)) and 0.1 <= factor <= 10):
+            raise ModelError(f"{option} is a factor between 0.1 and 10. Received: {option}={factor!r}")
+    num_blocks = [math.ceil(count * depth) for count in NUM_BLOCKS]
+    if max(num_blocks) > len(string.ascii_lowercase):
+        raise ModelError(f"depth leads to a stage of more than 26 blocks. Received: depth={depth!r}")
+    backbone = _keras_hub_backbone(image_size, width, depth, stochastic_depth_rate)
+    rates = _drop_rates(num_blocks, stochastic_depth_rate)
+    return swap_batch_norm(backbone, image_size=image_size, batch_norm=batch_norm, adapt=lambda layer: _adapt(layer, rates))
+
+
+def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth_rate: float) -> keras.Model:
+    return EfficientNetBackbone(
+        stackwise_width_coefficients=[width] * 7,
+        stackwise_depth_coefficients=[depth] * 7,
+        stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
+        stackwise_num_repeats=list(NUM_BLOCKS),
+        stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
+        stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
+        stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
+        stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
+        stackwise_squeeze_and_excite_ratios=[0.25] * 7,
+        stackwise_block_types=["v1"] * 7,
+        min_depth=None,
+        use_depth_divisor_as_min_depth=True,
+        cap_round_filter_decrease=True,
+        stem_conv_padding="valid",
+        dropout=min(stochastic_depth_rate, 1e-3),  # only says whether there is a layer to replace: see _adapt
+        input_shape=(*image_size, 3),
+        name="backbone",
+    )
+
+
+def _drop_rates(num_blocks: list[int], rate: float) -> dict[str, float]:
+    """Returns {block name: drop rate}, growing linearly with the block's number."""
+    names = [f"block{stage}{string.ascii_lowercase[i]}_" for stage, count in enumerate(num_blocks, 1) for i in range(count)]
+    return {name: rate * number / len(names) for number, name in enumerate(names)}
+
+
+def _adapt(layer: keras.layers.Layer, rates: dict[str, float]) -> keras.layers.Layer | None:
+    """Returns a layer to put in the place of KerasHub's.
+
+    KerasHub leaves momentum at Keras' 0.99 inside the blocks, and divides a block's number by the
+    number of blocks in B0: B7's last blocks would be dropped 3.4 times as often as meant.
+    """
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return with_config(layer, **BATCH_NORM)
+    if isinstance(layer, keras.layers.Dropout):
+        return StochasticDepth(rates[layer.name.removesuffix("drop")], name=layer.name, dtype=layer.dtype_policy)
+    return None
+
+
+def torch_name(layer_name: str) -> str:
+    """Returns the name that timm gives to a layer of the backbone.
+
+    Example:
+      >>> torch_name("block2a_project_bn")
+      'blocks.1.0.bn3'
+    """
+    outer = {"stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2"}
+    if layer_name in outer:
+        return outer[layer_name]
+    stage, letter, part = re.fullmatch(r"block(\d)([a-z])_(.+)", layer_name).groups()
+    # The first stage does not expand, so its parts count from one less.
+    parts = {"dwconv": "conv_dw", "se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
+    if stage == "1":
+        parts |= {"dwconv_bn": "bn1", "project": "conv_pw", "project_bn": "bn2"}
+    else:
+        parts |= {"expand_conv": "conv_pw", "expand_bn": "bn1", "dwconv_bn": "bn2", "project": "conv_pwl", "project_bn": "bn3"}
+    return f"blocks.{int(stage) - 1}.{string.ascii_lowercase.index(letter)}.{parts[part]}"

@@ -1,0 +1,70 @@
+"""ResNet-18 to ResNet-152 (He et al., 2016), equal to PyTorch's and timm's layer by layer."""
+
+import re
+
+import keras
+from keras_hub.models import ResNetBackbone
+
+from kmed.models.layers import swap_batch_norm, with_config
+
+HEAD = "fc"
+
+# name: (block, blocks a stage)
+VARIANTS = {
+    "resnet18": ("basic_block", (2, 2, 2, 2)),
+    "resnet34": ("basic_block", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck_block", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck_block", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck_block", (3, 8, 36, 3)),
+}
+
+
+def build(name: str, image_size: tuple[int, int], *, batch_norm: str = "fused") -> keras.Model:
+    """Returns the convolutional part: (N, H, W, 3) -> (N, H/32, W/32, 512 or 2048), sizes rounded up.
+
+    Convolutions start as in He et al. (2015), and the last normalisation of each residual branch
+    starts at zero, so that each block begins as the identity (Goyal et al., 2017).
+
+    Args:
+      name: a key of VARIANTS.
+      image_size: (height, width) in pixels.
+      batch_norm: "fused", or "keras" for Keras' own layer.
+    """
+    block, num_blocks = VARIANTS[name]
+    backbone = ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=list(num_blocks),
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type=block,
+        image_shape=(*image_size, 3),
+        name="backbone",
+    )
+    last_norm = re.compile(r"stack\d+_block\d+_" + ("2" if block == "basic_block" else "3") + "_bn")
+
+    def adapt(layer):
+        if isinstance(layer, keras.layers.Conv2D):
+            he = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+            return with_config(layer, kernel_initializer=keras.initializers.serialize(he))
+        if last_norm.fullmatch(layer.name):
+            return with_config(layer, gamma_initializer="zeros")
+        return None
+
+    return swap_batch_norm(backbone, image_size=image_size, batch_norm=batch_norm, adapt=adapt)
+
+
+def torch_name(layer_name: str) -> str:
+    """Returns the name that timm and torchvision give to a layer of the backbone.
+
+    Example:
+      >>> torch_name("stack1_block0_0_bn")
+      'layer2.0.downsample.1'
+    """
+    if layer_name.startswith("conv1_"):
+        return {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer_name]
+    stack, block, number, kind = re.fullmatch(r"stack(\d+)_block(\d+)_(\d)_(conv|bn)", layer_name).groups()
+    prefix = f"layer{int(stack) + 1}.{block}"
+    if number == "0":  # the shortcut is a sequence of convolution and normalisation there
+        return f"{prefix}.downsample.{0 if kind == 'conv' else 1}"
+    return f"{prefix}.{kind}{number}"

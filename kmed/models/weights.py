@@ -1,0 +1,318 @@
+"""Weights from elsewhere (safetensors with PyTorch names, a Keras file, an earlier run) into a model of kmed."""
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+
+from kmed.errors import ModelError, WeightsError
+from kmed.models import vit
+from kmed.models.registry import MODELS, family_of, resolve_name
+
+# the last part of a Keras variable's path -> PyTorch's
+LEAVES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+SAFETENSORS = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where weights lie: a file, and what timm's config.json beside it says ({} without one)."""
+
+    path: pathlib.Path
+    config: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """What a variable is called in the file, and how its array gets there."""
+
+    variable: keras.Variable
+    key: str
+    kind: str  # "keras", or the PyTorch layout: "conv", "depthwise", "dense", "plain"
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the array in the file."""
+        order = {"conv": (3, 2, 0, 1), "depthwise": (2, 3, 0, 1), "dense": (1, 0)}.get(self.kind)
+        shape = tuple(self.variable.shape)
+        return tuple(shape[axis] for axis in order) if order else shape
+
+    def to_keras(self, array: np.ndarray) -> np.ndarray:
+        """Returns the array in Keras' layout, float32."""
+        order = {"conv": (2, 3, 1, 0), "depthwise": (2, 3, 0, 1), "dense": (1, 0)}.get(self.kind)
+        return np.asarray(array.transpose(order) if order else array, "float32")
+
+
+def load_weights(model: keras.Model, source) -> list[str]:
+    """Puts weights into `model` and returns notes, one line on each thing that was not simply copied.
+
+    The head of a checkpoint for another number of classes (or none) is left out, and the model's is
+    initialised anew. The positions of a vision transformer are resized to the model's grid. Everything
+    else must fit, name by name and shape by shape.
+
+    Args:
+      model: what `build_model` returned.
+      source: "imagenet"; a .safetensors file, or a folder with model.safetensors (and timm's config.json),
+        with timm's or torchvision's names, float32 or 16 bits; a .keras file or an earlier run's folder;
+        "hf://user/repository" on the Hugging Face hub.
+    Returns: list of str.
+    Raises: WeightsError: nothing there, no network, or a tensor that is missing, left over, of another
+      shape or not finite; the model is then unchanged.
+    """
+    name = _name_of(model)
+    found = locate(source, name)
+    if found.path.suffix == ".keras":
+        arrays, kinds, grid = _read_keras(found.path, model)
+    else:
+        arrays, kinds, grid = _read_safetensors(found), _torch_slots(model), _grid_from_config(found.config)
+    notes = _note_normalization(model, normalization_of(source, name))
+    arrays, more = _resize_positions(arrays, kinds, model, grid)
+    values, head_notes = _match(arrays, kinds, model, found)
+    for variable, value in values:
+        variable.assign(value)
+    return notes + more + head_notes
+
+
+def normalization_of(source, name: str | None = None):
+    """Returns ((mean), (std)), by which the pixels of the weights' training were scaled, or None if unknown.
+
+    Args:
+      source: as in `load_weights`.
+      name: the model, needed for "imagenet" only.
+    """
+    found = locate(source, name)
+    if found.path.suffix == ".keras":
+        return _normalization_in_keras(found.path)
+    values = {**found.config, **found.config.get("pretrained_cfg", {})}
+    if "mean" not in values or "std" not in values:
+        return None
+    try:
+        mean, std = (tuple(float(number) for number in values[key]) for key in ("mean", "std"))
+    except (TypeError, ValueError):
+        raise WeightsError(f"mean and std in the config.json beside {found.path} are no lists of numbers.") from None
+    return mean, std
+
+
+def same_normalization(one, other) -> bool:
+    """Returns whether two (mean, std) are equal but for rounding."""
+    return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=0, atol=1e-4)
+
+
+def locate(source, name: str | None = None) -> Source:
+    """Returns the file that `source` means, fetching it where it is on the network.
+
+    Raises: WeightsError: there is none.
+    """
+    if str(source) == "imagenet":
+        repository = MODELS[resolve_name(name)].imagenet
+        if repository is None:
+            those = ", ".join(key for key, entry in MODELS.items() if entry.imagenet)
+            raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {those}.")
+        return _fetch(repository)
+    if str(source).startswith("hf://"):
+        return _fetch(str(source).removeprefix("hf://"))
+    path = pathlib.Path(source)
+    if path.is_dir():
+        inside = [path / file for file in ("model.keras", SAFETENSORS) if (path / file).is_file()]
+        if not inside:
+            raise WeightsError(f"The folder {path} holds neither model.keras nor {SAFETENSORS}.")
+        path = inside[0]
+    if not path.is_file():
+        raise WeightsError(f"There are no weights at {path}. Give imagenet, a file, an earlier run's folder, or hf://user/repository.")
+    if path.suffix not in (".keras", ".safetensors"):
+        raise WeightsError(f"Weights are read from .safetensors and .keras files. Received: {path}. Convert it to safetensors first.")
+    config = path.with_name("config.json")
+    return Source(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
+
+
+def _fetch(repository: str) -> Source:
+    import huggingface_hub
+
+    try:
+        config = huggingface_hub.hf_hub_download(repository, "config.json")
+        path = huggingface_hub.hf_hub_download(repository, SAFETENSORS)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"The weights hf://{repository} could not be fetched ({reason}). Without a network, give a folder "
+            f"with that repository's {SAFETENSORS} and config.json."
+        ) from error
+    return Source(pathlib.Path(path), _read_json(pathlib.Path(config)))
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} must hold a JSON object. Received: {type(value).__name__}.")
+    return value
+
+
+def _name_of(model: keras.Model) -> str:
+    try:
+        return resolve_name(model.name)
+    except ModelError:
+        raise WeightsError(f"Weights are loaded into models of build_model. Received: a model named {model.name!r}.") from None
+
+
+def _read_safetensors(found: Source) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(found.path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{found.path} is no readable safetensors file: {error}.") from None
+    return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
+
+
+def _torch_slots(model: keras.Model) -> list[Slot]:
+    """Returns a slot for each weight, under PyTorch's names."""
+    family = family_of(model.name)
+    backbone = model.get_layer("backbone")
+    depthwise = {layer.kernel.path for layer in backbone.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
+    slots = []
+    for variable in model.weights:
+        layer, _, leaf = variable.path.rpartition("/")
+        prefix = family.HEAD if layer == "head" else family.torch_name(layer)
+        kind = {4: "conv", 2: "dense"}.get(len(variable.shape), "plain")
+        kind = "depthwise" if variable.path in depthwise else kind
+        slots.append(Slot(variable, f"{prefix}.{LEAVES.get(leaf, leaf)}".lstrip("."), kind))
+    return slots
+
+
+def _read_keras(path: pathlib.Path, model: keras.Model):
+    """Returns (arrays by path, slots under Keras' own paths, grid of the positions or None)."""
+    try:
+        other = keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path} is no readable Keras model: {str(error).splitlines()[0]}") from error
+    arrays = {variable.path: keras.ops.convert_to_numpy(variable.value) for variable in other.weights}
+    slots = [Slot(variable, variable.path, "keras") for variable in model.weights]
+    tokens = _tokens_of(other)
+    return arrays, slots, tokens.grid if tokens else None
+
+
+def _tokens_of(model: keras.Model):
+    """Returns the layer that holds a transformer's positions, or None."""
+    backbones = [layer for layer in model.layers if layer.name == "backbone"]
+    inner = [layer for layer in backbones[0].layers if layer.name == "tokens"] if backbones else []
+    return inner[0] if inner else None
+
+
+def _normalization_in_keras(path: pathlib.Path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        layers = config["config"].get("layers", [])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} is no readable Keras model: {error}.") from None
+    for layer in layers:
+        if layer.get("class_name") == "Normalize":
+            return tuple(layer["config"]["mean"]), tuple(layer["config"]["std"])
+    return None
+
+
+def _note_normalization(model: keras.Model, theirs) -> list[str]:
+    own = model.get_layer("normalize")
+    if theirs is None or same_normalization((own.mean, own.std), theirs):
+        return []
+    return [
+        f"The weights were trained with mean {list(theirs[0])} and std {list(theirs[1])}, this model scales its "
+        f"pixels with {list(own.mean)} and {list(own.std)}: expect worse features."
+    ]
+
+
+def _grid_from_config(config: dict) -> tuple[int, int] | None:
+    """Returns the image size that timm's config.json tells, in place of a grid, or None."""
+    size = {**config, **config.get("pretrained_cfg", {})}.get("input_size")
+    return tuple(size[-2:]) if isinstance(size, list) and len(size) == 3 else None
+
+
+def _resize_positions(arrays, slots, model: keras.Model, grid) -> tuple[dict, list[str]]:
+    """Returns the arrays with learned positions brought to the model's grid, and a note if that was needed."""
+    slot = next((slot for slot in slots if slot.variable.path == "tokens/pos_embed"), None)
+    if slot is None or slot.key not in arrays:
+        return arrays, []
+    positions, wanted = arrays[slot.key], tuple(slot.variable.shape)
+    fits = positions.ndim == 3 and positions.shape[0] == 1 and positions.shape[2] == wanted[2]
+    new_grid = _tokens_of(model).grid
+    if not fits or (positions.shape == wanted and grid in (None, new_grid)):
+        return arrays, []
+    old_grid = _old_grid(positions.shape[1] - 1, new_grid, grid)
+    if old_grid == new_grid:
+        return arrays, []
+    if old_grid is None:
+        raise WeightsError(
+            f"{slot.key} holds {positions.shape[1] - 1} positions, and how many rows they make is not told. "
+            "Put timm's config.json with input_size beside the file."
+        )
+    resized = vit.resize_positions(positions.astype("float32"), old_grid, new_grid)
+    note = f"Positions were resized from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} patches."
+    return {**arrays, slot.key: resized}, [note]
+
+
+def _old_grid(count: int, new_grid: tuple[int, int], told: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Returns (rows, columns) of `count` patches: of the shape that is told, else of the model's, else square."""
+    for height, width in filter(None, (told, new_grid, (1, 1))):
+        rows = round((count * height / width) ** 0.5)
+        if rows and count % rows == 0 and rows * width == (count // rows) * height:
+            return rows, count // rows
+    return None
+
+
+def _match(arrays, slots, model: keras.Model, found: Source):
+    """Returns ([(variable, value)], notes) once every tensor has been checked. Raises WeightsError."""
+    told = found.config.get("architecture")
+    whose = f" {found.path} says that it holds {told}." if told else f" File: {found.path}."
+    new_head = [slot for slot in slots if slot.variable.path.startswith("head/")]
+    notes = _note_head(arrays, new_head, model)
+    slots_left = [slot for slot in slots if not (notes and slot in new_head)]
+    for slot in slots_left:
+        if slot.key not in arrays:
+            raise WeightsError(f"{model.name} needs {slot.key!r}, which the weights do not have.{whose}")
+    if extra := sorted(set(arrays) - {slot.key for slot in slots}):
+        raise WeightsError(f"The weights have {extra[0]!r}, which {model.name} has no place for.{whose}")
+    for slot in slots_left:
+        array = arrays[slot.key]
+        if array.shape != slot.stored_shape:
+            raise WeightsError(f"{slot.key!r} has shape {array.shape}, {model.name} needs {slot.stored_shape}.{whose}")
+        if not np.isfinite(array.astype("float32")).all():
+            raise WeightsError(f"{slot.key!r} holds values that are not finite.{whose}")
+    values = [(slot.variable, slot.to_keras(arrays[slot.key])) for slot in slots_left]
+    if notes:
+        head = model.get_layer("head")
+        values += [(head.kernel, head.kernel_initializer(head.kernel.shape)), (head.bias, head.bias_initializer(head.bias.shape))]
+    return values, notes
+
+
+def _note_head(arrays, slots, model: keras.Model) -> list[str]:
+    """Returns a note if the checkpoint's head is none or is one for another number of classes."""
+    num_classes = model.get_layer("head").units
+    present = [slot for slot in slots if slot.key in arrays]
+    if not present:
+        return [f"The weights have no head: that for {num_classes} classes starts anew."]
+    if len(present) < len(slots):
+        return []  # half a head is a damaged file: _match names the missing key
+    kernel, bias = (arrays[slot.key] for slot in sorted(slots, key=lambda slot: slot.variable.path, reverse=True))
+    if bias.ndim != 1 or len(bias) == num_classes or kernel.ndim != 2:
+        return []
+    expected = [len(bias) if side == num_classes else side for side in _head_slot(slots).stored_shape]
+    if list(kernel.shape) != expected:
+        return []
+    return [f"The weights' head is for {len(bias)} classes: that for {num_classes} starts anew."]
+
+
+def _head_slot(slots) -> Slot:
+    return next(slot for slot in slots if slot.variable.path == "head/kernel")

@@ -1,0 +1,62 @@
+"""AdamW with warm-up and cosine decay, and a lower learning rate for a pretrained backbone."""
+
+import keras
+
+# Biases and the scales of normalisation are not decayed (He et al., 2019, "Bag of Tricks").
+NOT_DECAYED = ["bias", "gamma", "beta", "class_token", "position_embedding"]
+
+
+@keras.saving.register_keras_serializable("kmed")
+class AdamW(keras.optimizers.AdamW):
+    """Keras' AdamW whose learning rate can be scaled for one part of the model.
+
+    Args:
+      backbone_factor: in (0, 1]; what the learning rate of the variables under `backbone_prefix` is
+        multiplied by. The weight decay keeps the unscaled rate.
+      backbone_prefix: the beginning of those variables' paths.
+      **kwargs: keras.optimizers.AdamW's.
+    """
+
+    def __init__(self, *args, backbone_factor: float = 1.0, backbone_prefix: str = "backbone/", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.backbone_factor = backbone_factor
+        self.backbone_prefix = backbone_prefix
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable, the backbone's at the scaled rate."""
+        if self.backbone_factor != 1.0 and variable.path.startswith(self.backbone_prefix):
+            learning_rate = learning_rate * self.backbone_factor
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        """Returns the arguments that rebuild the optimizer."""
+        own = {"backbone_factor": self.backbone_factor, "backbone_prefix": self.backbone_prefix}
+        return {**super().get_config(), **own}
+
+
+def make_optimizer(settings, steps_per_epoch: int) -> AdamW:
+    """Returns the optimizer of a run.
+
+    The learning rate rises linearly over `warmup_epochs` and then falls to zero along half a cosine
+    (Loshchilov & Hutter, 2017), both counted in steps.
+
+    Args:
+      settings: `kmed.config.TrainConfig`.
+      steps_per_epoch: training batches an epoch.
+    """
+    total = settings.epochs * steps_per_epoch
+    warmup = min(round(settings.warmup_epochs * steps_per_epoch), total - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else settings.learning_rate,
+        decay_steps=total - warmup,
+        warmup_target=settings.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = AdamW(
+        learning_rate=schedule,
+        weight_decay=settings.weight_decay or None,
+        global_clipnorm=settings.clip_norm or None,
+        backbone_factor=settings.backbone_learning_rate,
+    )
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer

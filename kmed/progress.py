@@ -1,0 +1,84 @@
+"""What a long job says while it works: rich bars on a terminal, plain lines in a pipe, or nothing."""
+
+import contextlib
+import logging
+import sys
+import time
+
+logger = logging.getLogger("kmed")
+_quiet = False
+
+
+def configure(quiet: bool = False) -> None:
+    """Sends kmed's messages to standard error, unless `quiet`. The command line calls this once."""
+    global _quiet
+    _quiet = quiet
+    logger.handlers.clear()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+
+
+def say(line: str) -> None:
+    """Tells the user one line about what is being done."""
+    logger.info(line)
+
+
+def track(items, label: str, total: int | None = None):
+    """Yields `items` one by one, showing how far it has come.
+
+    Args:
+      items: any iterable.
+      label: what is being done, such as "Reading pictures".
+      total: how many items there are, where `len(items)` does not tell.
+    """
+    total = len(items) if total is None and hasattr(items, "__len__") else total
+    with bar(label, total) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextlib.contextmanager
+def bar(label: str, total: int | None, *, announce: bool = True):
+    """Yields a function to call after each step, with a few words (or none) to be shown beside the label.
+
+    On a terminal a bar moves. In a pipe one line is written at the start (unless `announce` is
+    false) and one every 30 seconds, so a log stays short. Nothing is shown where messages are off
+    (a library user who configured no logging).
+    """
+    if _quiet or not logger.handlers or not logger.isEnabledFor(logging.INFO):
+        yield lambda words="": None
+    elif sys.stderr.isatty():
+        yield from _rich_bar(label, total)
+    else:
+        yield _lines(label, total, announce)
+
+
+def _rich_bar(label, total):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda words="": progress.update(task, advance=1, description=f"{label} {words}".rstrip())
+
+
+def _lines(label, total, announce):
+    start = last = time.monotonic()
+    count = 0
+    if announce:
+        say(f"{label}: {total} to do" if total is not None else f"{label} ...")
+
+    def advance(words=""):
+        nonlocal last, count
+        count += 1
+        now = time.monotonic()
+        if now - last >= 30:
+            last = now
+            say(f"{label}: {count} of {total} in {now - start:.0f} s {words}".rstrip())
+
+    return advance

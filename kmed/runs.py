@@ -1,0 +1,192 @@
+"""The run folder: what is stored where, and how a folder is claimed, opened and cleaned up."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import time
+
+from kmed.config import Config, load_config
+from kmed.errors import KmedError, RunError
+from kmed.files import write_json
+
+DEFAULT_FOLDER = pathlib.Path("saved_models")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The paths inside one run folder."""
+
+    folder: pathlib.Path
+
+    @property
+    def config(self) -> pathlib.Path:
+        """The resolved settings."""
+        return self.folder / "config.yaml"
+
+    @property
+    def splits(self) -> pathlib.Path:
+        """Which picture was in which split."""
+        return self.folder / "splits.csv"
+
+    @property
+    def classes(self) -> pathlib.Path:
+        """Task, class names and preprocessing, for whoever uses the model."""
+        return self.folder / "classes.json"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """The state after the last finished epoch; gone once the run has ended."""
+        return self.folder / "checkpoints"
+
+    @property
+    def cache(self) -> pathlib.Path:
+        """Decoded pictures, where they are kept on the disk; gone once the run has ended."""
+        return self.folder / "cache"
+
+    @property
+    def history(self) -> pathlib.Path:
+        """Losses and scores of each epoch."""
+        return self.folder / "history.csv"
+
+    @property
+    def model(self) -> pathlib.Path:
+        """The trained Keras model; its presence means that training has ended."""
+        return self.folder / "model.keras"
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """Final scores with intervals."""
+        return self.folder / "metrics.json"
+
+    @property
+    def predictions(self) -> pathlib.Path:
+        """One row a picture of the validation and test splits."""
+        return self.folder / "predictions.csv"
+
+    @property
+    def result(self) -> pathlib.Path:
+        """The run as one row of a results table."""
+        return self.folder / "result.csv"
+
+    @property
+    def environment(self) -> pathlib.Path:
+        """Device, versions and the command that was run."""
+        return self.folder / "environment.json"
+
+    @property
+    def unreadable(self) -> pathlib.Path:
+        """The files that were left out because they cannot be read; only where there are any."""
+        return self.folder / "unreadable.csv"
+
+    @property
+    def figures(self) -> pathlib.Path:
+        """PNG figures."""
+        return self.folder / "figures"
+
+    @property
+    def logs(self) -> pathlib.Path:
+        """TensorBoard's event files."""
+        return self.folder / "logs"
+
+    def read_config(self) -> Config:
+        """Returns the run's settings."""
+        return load_config(self.config)
+
+    def read_json(self, path: pathlib.Path) -> dict:
+        """Returns the content of one of the run's JSON files. Raises RunError where it is damaged."""
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}. The run folder is damaged.") from None
+
+
+def default_folder(data: str, model: str) -> pathlib.Path:
+    """Returns a new folder's name under saved_models/, from data, model and time."""
+    name = f"{data}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, count = DEFAULT_FOLDER / name, 2
+    while folder.exists():
+        folder, count = DEFAULT_FOLDER / f"{name}-{count}", count + 1
+    return folder
+
+
+def check_vacant(folder: pathlib.Path) -> None:
+    """Raises RunError where `folder` already holds something."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--out {folder} is a file. Give a folder that does not exist yet.")
+    if (folder / "config.yaml").exists():
+        raise RunError(f"{folder} holds another run. Go on with it by --resume {folder}, or choose another --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty. Choose another --out.")
+
+
+@contextlib.contextmanager
+def claimed(folder: pathlib.Path):
+    """Yields the new Run in `folder`; an error before its first finished epoch removes the folder again."""
+    check_vacant(folder)
+    run = Run(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"The folder {folder} cannot be made: {error.strerror}. Choose another --out.") from None
+    try:
+        yield run
+    except (KmedError, KeyboardInterrupt):
+        if not run.checkpoints.exists() and not run.model.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in made[1:]:
+                with contextlib.suppress(OSError):  # not empty: somebody else uses it
+                    parent.rmdir()
+        raise
+
+
+def open_run(folder) -> Run:
+    """Returns the Run in `folder`. Raises RunError where there is none."""
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        known = sorted(path.parent.name for path in DEFAULT_FOLDER.glob("*/config.yaml"))
+        hint = f" Runs in {DEFAULT_FOLDER}: {', '.join(known[-3:])}." if known else ""
+        raise RunError(f"The run folder {folder} does not exist.{hint}")
+    if not (folder / "config.yaml").exists():
+        raise RunError(f"{folder} is no run folder: it has no config.yaml. Give a folder that `kmed train` made.")
+    return Run(folder)
+
+
+def finished_run(folder) -> Run:
+    """Returns the Run in `folder`, which must hold a trained model."""
+    run = open_run(folder)
+    if not run.model.exists():
+        raise RunError(f"{folder} holds no trained model yet. Finish it with: kmed train --resume {folder}")
+    return run
+
+
+def point_latest(folder: pathlib.Path) -> None:
+    """Makes `latest`, beside the run folder, a link to it."""
+    link = folder.parent / "latest"
+    temporary = folder.parent / f".latest.{os.getpid()}"
+    if link.exists() and not link.is_symlink():
+        return  # somebody's own folder of that name is left alone
+    try:
+        temporary.symlink_to(folder.name)
+        os.replace(temporary, link)
+    except OSError:
+        # File systems without links (Windows shares) do without this convenience.
+        temporary.unlink(missing_ok=True)
+
+
+def write_classes(run: Run, *, task: str, class_names, image_size, config: Config) -> None:
+    """Writes classes.json: what a program needs to feed the model and to read its output."""
+    write_json(
+        run.classes,
+        {
+            "task": task,
+            "class_names": list(class_names),
+            "image_size": list(image_size),
+            "fit": config.data.fit,
+            "interpolation": config.data.interpolation,
+            "input": "RGB, 0-255; scaling and normalisation are inside the model",
+        },
+    )

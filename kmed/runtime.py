@@ -1,0 +1,163 @@
+"""Seed, dtype, devices and versions: the one owner of the process's global state."""
+
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import random
+
+import numpy as np
+
+from kmed.errors import ConfigError
+
+# Which arithmetic trains fastest on a CPU with bfloat16 instructions, a model family; measured by
+# `scripts/benchmark.py dtype` (results/dtype.csv). Elsewhere on a CPU float32 is the only sensible one.
+CPU_DTYPES = {"resnet": "mixed_bfloat16", "densenet": "mixed_bfloat16", "efficientnet": "float32", "vit": "mixed_bfloat16"}
+
+PACKAGES = ("kmed", "keras", "tensorflow", "jax", "keras-hub", "numpy", "scikit-learn", "pillow")
+
+
+def quiet_backend() -> None:
+    """Keeps TensorFlow's start-up log off the screen; takes effect before its first import only."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and Keras (and through it the backend) with `seed`."""
+    import keras
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - third-party code may draw from the global state
+    keras.utils.set_random_seed(seed)
+
+
+def choose_dtype(model_name: str, requested: str = "auto") -> str:
+    """Returns the Keras dtype policy to train `model_name` with.
+
+    Args:
+      model_name: a name of `kmed.models.list_models()`.
+      requested: "auto" chooses: mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions what
+        was measured to be fastest for the family; float32 elsewhere. Any other value is returned.
+    """
+    if requested != "auto":
+        return requested
+    if num_gpus():
+        return "mixed_bfloat16"
+    family = next((family for family in CPU_DTYPES if model_name.startswith(family)), None)
+    return CPU_DTYPES.get(family, "float32") if cpu_has_bfloat16() else "float32"
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str):
+    """Sets Keras' global dtype policy for the duration of a block."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def num_gpus() -> int:
+    """Returns how many GPUs the backend sees."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return len(tf.config.list_physical_devices("GPU"))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return sum(device.platform == "gpu" for device in jax.devices())
+    return 0
+
+
+def cpu_has_bfloat16() -> bool:
+    """Returns whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX or Arm's bf16)."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = set(cpuinfo.read_text(errors="replace").split())
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def distribution(devices: list[str] | None = None):
+    """Returns tf.distribute's MirroredStrategy over several devices, or None for a single one.
+
+    Args:
+      devices: names such as ["GPU:0", "GPU:1"] or ["CPU:0", "CPU:1"]; None takes every GPU.
+    Raises: ConfigError: a device that does not exist, or several devices off TensorFlow.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        if devices and len(devices) > 1:
+            raise ConfigError(
+                f"train.devices takes several devices only on TensorFlow. Received: {devices} "
+                f"on {keras.backend.backend()}. Leave it out."
+            )
+        return None
+    import tensorflow as tf
+
+    present = [device.name.split(":", 1)[1].removeprefix("device:") for device in tf.config.list_logical_devices()]
+    present = [name for name in present if name.split(":")[0] in ("CPU", "GPU")]
+    chosen = devices or [name for name in present if name.startswith("GPU")]
+    if missing := [name for name in chosen if name not in present]:
+        raise ConfigError(f"train.devices names {missing[0]!r}, which is not there. Present: {', '.join(present)}.")
+    return tf.distribute.MirroredStrategy(chosen) if len(chosen) > 1 else None
+
+
+def scope(strategy):
+    """Returns the context in which a strategy's variables are made; an empty one where there is none."""
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+def describe_device() -> str:
+    """Returns what the run computes on, such as "2 x NVIDIA A100" or "2 CPU cores (x86_64, bfloat16)"."""
+    import keras
+
+    if num_gpus():
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            names = [
+                tf.config.experimental.get_device_details(device).get("device_name", "GPU")
+                for device in tf.config.list_physical_devices("GPU")
+            ]
+        else:
+            import jax
+
+            names = [device.device_kind for device in jax.devices()]
+        return f"{len(names)} x {names[0]}"
+    return f"{num_cores()} CPU cores ({platform.machine()}{', bfloat16' if cpu_has_bfloat16() else ''})"
+
+
+def num_cores() -> int:
+    """Returns how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide a result; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def environment() -> dict:
+    """Returns what is stored as environment.json beside a run."""
+    import keras
+
+    return {
+        "device": describe_device(),
+        "backend": keras.backend.backend(),
+        "platform": platform.platform(),
+        "versions": versions(),
+    }

@@ -1,0 +1,88 @@
+"""TensorBoard's logs of a run: scalars, a sample batch, the validation split's confusion matrix."""
+
+import io
+import pathlib
+
+import keras
+import numpy as np
+
+from kmed import figures
+from kmed.progress import say
+
+NUM_SAMPLES = 16
+
+
+class NoWriter:
+    """Writes nothing; stands in where logs are off."""
+
+    def write_epoch(self, row, validation, probs, batches=None) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class Writer:
+    """Writes one run's logs.
+
+    Args:
+      folder: where TensorBoard will find them.
+      task: kmed.tasks.Task.
+    """
+
+    def __init__(self, folder: pathlib.Path, task):
+        import tensorflow as tf
+
+        self.summary = tf.summary
+        self.task = task
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def write_epoch(self, row: dict, validation, probs: np.ndarray, batches=None) -> None:
+        """Writes an epoch's numbers and confusion matrix, and once a training batch as the model sees it.
+
+        Args:
+          row: the epoch's row of history.csv.
+          validation: Table of the validation split.
+          probs: float (N, K), the predictions for it.
+          batches: kmed.data.pipeline.Pipeline to take the sample batch from; None writes none.
+        """
+        with self.writer.as_default(step=row["epoch"]):
+            for name, value in row.items():
+                if name not in ("epoch", "seconds"):
+                    group = "validation" if name.startswith("val_") else "training"
+                    self.summary.scalar(f"{group}/{name.removeprefix('val_')}", value)
+            if self.task.name == "multiclass":
+                counts = confusion_counts(validation.labels, self.task.decode(probs))
+                figure = figures.plot_confusion(counts, list(validation.class_names), f"validation, epoch {row['epoch']}")
+                self.summary.image("validation/confusion", figure_pixels(figure)[None])
+            if batches is not None:
+                images = next(iter(batches.epoch(row["epoch"] - 1)))[0]
+                self.summary.image("training/sample_batch", np.clip(np.asarray(images), 0, 255).astype(np.uint8), NUM_SAMPLES)
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Closes the log file."""
+        self.writer.close()
+
+
+def make_writer(folder: pathlib.Path, task, *, enabled: bool) -> Writer | NoWriter:
+    """Returns a Writer, or one that writes nothing where logs are off or TensorFlow is not installed."""
+    if enabled and keras.backend.backend() != "tensorflow":
+        say("TensorBoard logs need TensorFlow, which is not the backend here: none are written.")
+    elif enabled:
+        return Writer(folder, task)
+    return NoWriter()
+
+
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Returns int (K, K), true class by predicted class, from one-hot (N, K) arrays."""
+    return labels.T.astype(int) @ predicted.astype(int)
+
+
+def figure_pixels(figure) -> np.ndarray:
+    """Returns a matplotlib figure as uint8 (H, W, 4)."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return np.asarray(Image.open(buffer))

@@ -1,0 +1,249 @@
+"""Train a model on a table, judge it once, and leave a run folder. Read from top to bottom: it runs so."""
+
+import contextlib
+import pathlib
+import shutil
+import time
+
+import keras
+import numpy as np
+
+from kmed import checkpoint, evaluation, results, runtime
+from kmed.averaging import WeightAverage
+from kmed.callbacks import EpochProgress, StopOnNonFiniteLoss, format_time
+from kmed.config import AugmentConfig, Config
+from kmed.data.pipeline import Pipeline
+from kmed.data.prepare import open_table, prepare_table, tell
+from kmed.data.splits import read_splits, write_splits
+from kmed.data.table import Table
+from kmed.errors import ConfigError, RunError, suggest
+from kmed.estimate import estimate_memory
+from kmed.files import replacing, write_json
+from kmed.models import build_model, resolve_name
+from kmed.optimizer import make_optimizer
+from kmed.progress import say
+from kmed.runs import Run, claimed, default_folder, open_run, point_latest, write_classes
+from kmed.tasks import get_task
+from kmed.tensorboard import make_writer
+
+
+def fit(config: Config | None = None, *, table: Table | None = None, out=None) -> Run:
+    """Trains a model, judges it on the test split, and returns its run folder.
+
+    Args:
+      config: every setting; None takes the defaults (ResNet-18 on the built-in demo data).
+      table: the pictures, in place of those that `config.data.path` names.
+      out: the run folder, which must not exist yet; None makes one under saved_models/.
+    Returns: Run, the paths of what was made.
+    Raises: KmedError: bad settings or data, a full disk, a loss that is not finite. Before the first
+      finished epoch an error leaves no folder behind.
+    Example:
+      >>> run = kmed.fit(kmed.load_config(overrides=["train.epochs=1"]))
+    """
+    config = config or Config()
+    check_settings(config)
+    table = open_table(config) if table is None else table
+    folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
+    with claimed(folder) as run:
+        table, unreadable = prepare_table(table, config)
+        tell(table)
+        config.write(run.config)
+        write_splits(table, run.splits)
+        write_classes(run, task=config.task, class_names=table.class_names, image_size=config.data.image_size, config=config)
+        write_json(run.environment, results.environment())
+        if len(unreadable):
+            results.write_frame(run.unreadable, unreadable)
+        return train(run, config, table)
+
+
+def resume(folder, *, table: Table | None = None) -> Run:
+    """Goes on with an interrupted run from its last finished epoch, with the run's own settings.
+
+    Raises: RunError: no such run, or it has already ended.
+    """
+    run = open_run(folder)
+    if run.result.exists():
+        raise RunError(f"{folder} has already ended; its scores are in {run.metrics}. Start a new run with another --out.")
+    config = run.read_config()
+    table = open_table(config) if table is None else table
+    return train(run, config, read_splits(table, run.splits))
+
+
+def train(run: Run, config: Config, table: Table) -> Run:
+    """Runs the epochs that are still to be run, then judges the best one. `fit` and `resume` call it."""
+    settings = config.train
+
+    # ---- 1. Global state: seed, devices, arithmetic -------------------------------------------------
+    runtime.seed_everything(config.seed)
+    strategy = runtime.distribution(settings.devices)
+    dtype = runtime.choose_dtype(resolve_name(config.model.name), settings.dtype)
+
+    # ---- 2. Batches: every draw is a function of (seed, epoch, index) -------------------------------
+    training, validation = table.split("train"), table.split("val")
+    batches = make_pipeline(training, config, augment=True, cache_dir=run.cache)
+    val_batches = make_pipeline(validation, config, augment=False, cache_dir=run.cache)
+
+    # ---- 3. Model, optimizer, weight average; where an earlier process stopped ----------------------
+    last = checkpoint.newest(run.checkpoints)
+    state = checkpoint.read_state(last)
+    with runtime.scope(strategy), runtime.dtype_policy(dtype):
+        model = build(config, table, weights=config.model.weights if last is None else None)
+        average = WeightAverage(model.weights, settings.ema) if settings.ema else None
+        start_phase(model, config, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
+        if last is not None:
+            checkpoint.restore(last, state, model, average)
+            say(f"Going on after epoch {state.epoch}.")
+    memory = estimate_memory(model, settings.batch_size, cached_bytes=batches.pictures.cached_bytes + val_batches.pictures.cached_bytes)
+    say(f"{config.model.name}: {model.count_params():,} parameters, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB.")
+
+    # ---- 4. Epochs: fit, validate the averaged weights, note, store ---------------------------------
+    writer = make_writer(run.logs, get_task(config.task), enabled=settings.tensorboard)
+    first = state.epoch
+    for epoch in range(first, settings.epochs):
+        if settings.patience and state.waited >= settings.patience:
+            say(f"Stopped early: {settings.monitor} has not improved for {state.waited} epochs.")
+            break
+        start = time.monotonic()
+        if epoch > 0 and epoch == settings.freeze_epochs:
+            with runtime.scope(strategy):
+                start_phase(model, config, epoch=epoch, steps=batches.steps_per_epoch)
+        row = {"epoch": epoch + 1, **run_epoch(model, average, batches, config, epoch, estimate=epoch == first)}
+        with average.applied() if average is not None else contextlib.nullcontext():
+            probs = evaluation.predict(model, validation, config, dataset=val_batches.evaluation())
+        row |= {f"val_{name}": value for name, value in quick_scores(config, validation.labels, probs).items()}
+        improved = note_epoch(state, row, settings.monitor)
+        row["seconds"] = round(time.monotonic() - start, 1)
+        state.seconds += row["seconds"]
+        state.num_updates = average.num_updates if average is not None else 0
+        checkpoint.save(run.checkpoints, state, model, average, improved=improved)
+        results.write_history(run.history, state.rows)
+        writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
+        say(describe_epoch(row, settings.epochs, improved))
+    writer.close()
+
+    # ---- 5. The best epoch's weights in a float32 model, stored -------------------------------------
+    say(f"Best epoch: {state.best_epoch} ({settings.monitor} {state.best_value:.4f}), {format_time(state.seconds)} in all.")
+    with runtime.dtype_policy("float32"):
+        final = build(config, table, weights=None)
+    checkpoint.load_best(checkpoint.newest(run.checkpoints), final)
+    with replacing(run.model) as temporary:
+        final.save(temporary)
+
+    # ---- 6. Judged once -----------------------------------------------------------------------------
+    results.judge(run, config, table, final, state)
+    for folder in (run.checkpoints, run.cache):
+        shutil.rmtree(folder, ignore_errors=True)
+    point_latest(run.folder)
+    return run
+
+
+def check_settings(config: Config) -> None:
+    """Raises ConfigError where settings that are legal alone contradict each other."""
+    resolve_name(config.model.name)
+    legal = ["val_loss", *(f"val_{metric.name}" for metric in get_task(config.task).make_metrics())]
+    if config.train.monitor not in legal:
+        hint = suggest(config.train.monitor, legal)
+        raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
+    if config.train.freeze_epochs and not config.model.weights:
+        raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
+
+
+def make_pipeline(table: Table, config: Config, *, augment: bool, cache_dir=None) -> Pipeline:
+    """Returns the batches of one split, read as the settings say; augmented and weighted, or not."""
+    drawn = config.augment if augment else AugmentConfig(level="none")
+    balanced = augment and config.train.class_weights == "balanced"
+    return Pipeline(
+        table,
+        config.data.image_size,
+        batch_size=config.train.batch_size if augment else config.evaluate.batch_size,
+        augment=drawn.level,
+        orientation=drawn.orientation,
+        mixup=drawn.mixup,
+        cutmix=drawn.cutmix,
+        seed=config.seed,
+        fit=config.data.fit,
+        interpolation=config.data.interpolation,
+        cache=config.data.cache,
+        cache_dir=cache_dir,
+        class_weights=class_weights(table.labels) if balanced else None,
+    )
+
+
+def class_weights(labels: np.ndarray) -> np.ndarray:
+    """Returns float (K,), N / (K * count): every class weighs alike in the loss, as scikit-learn's "balanced"."""
+    counts = np.nansum(labels, axis=0)
+    return len(labels) / (len(counts) * np.maximum(counts, 1))
+
+
+def build(config: Config, table: Table, *, weights: str | None) -> keras.Model:
+    """Returns the run's model, under the dtype policy in force."""
+    chosen = {"normalization": config.model.normalization, "dropout": config.model.dropout}
+    arguments = {name: value for name, value in chosen.items() if value is not None}
+    return build_model(
+        config.model.name,
+        len(table.class_names),
+        image_size=config.data.image_size,
+        task=config.task,
+        weights=weights,
+        **arguments,
+        **config.model.options,
+    )
+
+
+def start_phase(model: keras.Model, config: Config, *, epoch: int, steps: int) -> None:
+    """Compiles the model for the epochs from `epoch` on: the head alone while the backbone is frozen, else all.
+
+    A phase starts with a fresh optimizer, whose learning rate goes on where the schedule stands.
+    """
+    task = get_task(config.task)
+    model.get_layer("backbone").trainable = epoch >= config.train.freeze_epochs
+    optimizer = make_optimizer(config.train, steps)
+    model.compile(
+        optimizer=optimizer,
+        loss=task.make_loss(label_smoothing=config.train.label_smoothing),
+        metrics=task.make_metrics(),
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    optimizer.build(model.trainable_variables)
+    optimizer.iterations.assign(epoch * steps)
+
+
+def run_epoch(model, average, batches: Pipeline, config: Config, epoch: int, *, estimate: bool) -> dict:
+    """Trains one epoch; returns its learning rate at the end, mean loss and metrics."""
+    progress = EpochProgress(epoch, config.train.epochs, batches.steps_per_epoch, estimate=estimate)
+    callbacks = [callback for callback in (average, StopOnNonFiniteLoss(), progress) if callback is not None]
+    with contextlib.closing(progress):
+        history = model.fit(batches.epoch(epoch), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+    logs = {name: float(values[-1]) for name, values in history.history.items()}
+    return {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)), **logs}
+
+
+def quick_scores(config: Config, labels: np.ndarray, probs: np.ndarray) -> dict:
+    """Returns loss and fit metrics of the joined arrays; no mean over batches of unlike size."""
+    task = get_task(config.task)
+    loss = task.make_loss(label_smoothing=config.train.label_smoothing)
+    values = {"loss": loss(labels, probs)}
+    for metric in task.make_metrics():
+        metric.update_state(labels, probs)
+        values[metric.name] = metric.result()
+    return {name: float(keras.ops.convert_to_numpy(value)) for name, value in values.items()}
+
+
+def note_epoch(state: checkpoint.State, row: dict, monitor: str) -> bool:
+    """Adds an epoch to the state; returns whether it is the best so far."""
+    value = row[monitor]
+    state.epoch = row["epoch"]
+    state.rows.append(row)
+    better = min if monitor.endswith("_loss") else max
+    improved = state.best_value is None or (value != state.best_value and better(value, state.best_value) == value)
+    if improved:
+        state.best_epoch, state.best_value, state.waited = state.epoch, value, 0
+    else:
+        state.waited += 1
+    return improved
+
+
+def describe_epoch(row: dict, epochs: int, improved: bool) -> str:
+    """Returns an epoch as one line."""
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "learning_rate", "seconds"))
+    return f"Epoch {row['epoch']}/{epochs}: {scores}  ({row['seconds']:.0f} s){'  best so far' if improved else ''}"

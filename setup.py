@@ -1,0 +1,42 @@
+"""Packaging of kmed; build system, ruff and pytest are set in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "kmed/__init__.py").read_text(), re.MULTILINE)[1]
+
+setup(
+    name="kmed",
+    version=VERSION,
+    description="Medical image classification with Keras 3: split without leaks, trained, honestly judged, exported",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["kmed", "kmed.*"]),
+    package_data={"kmed": ["data/*.csv.xz", "models/*.csv"]},
+    install_requires=[
+        "keras>=3.15,<4",
+        "tensorflow>=2.21,<3",
+        "tensorboard>=2.20",  # no longer installed with TensorFlow
+        "keras-hub>=0.32,<1",
+        "scikit-learn>=1.6",
+        "scipy>=1.13",
+        "pandas>=2.2",
+        "numpy>=2.0",
+        "matplotlib>=3.9",
+        "pillow>=11",
+        "click>=8.1",
+        "pydantic>=2.8",
+        "pyyaml>=6",
+        "rich>=13",
+        "safetensors>=0.5",
+        "psutil>=6",
+        "kagglehub>=0.3",
+    ],
+    extras_require={"dev": ["pytest>=8", "ruff>=0.9"]},
+    entry_points={"console_scripts": ["kmed=kmed.cli:main"]},
+)

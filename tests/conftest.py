@@ -1,0 +1,68 @@
+"""What several tests share: a quiet backend, the real data where there are any, a small packed data set."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def real_data(name: str) -> pathlib.Path:
+    """Returns the folder of a real data set; skips the test where it is not there."""
+    for folder in (pathlib.Path(os.environ.get("KMED_DATA", "/nonexistent")) / name, ROOT / "data" / name):
+        if folder.is_dir():
+            return folder
+    return pytest.skip(f"the pictures of {name} are not here: put them in data/{name} or name their parent in KMED_DATA")
+
+
+@pytest.fixture(scope="session")
+def blood_cells() -> pathlib.Path:
+    """The real blood-cell pictures."""
+    return real_data("blood_cells")
+
+
+@pytest.fixture(scope="session")
+def small_npz(tmp_path_factory) -> pathlib.Path:
+    """A packed set of 3 classes that a tiny model can learn: coloured noise, 4 pictures a group, all splits."""
+    rng = np.random.default_rng(0)
+    num_groups, per_group = 36, 4
+    labels = np.repeat(np.arange(num_groups) % 3, per_group)
+    images = rng.integers(0, 120, (len(labels), 32, 40, 3))
+    images[np.arange(len(labels)), :, :, labels] += 60
+    groups = np.repeat([f"patient{number:02d}" for number in range(num_groups)], per_group)
+    split = np.repeat(np.array(["train"] * 6 + ["val"] * 3 + ["test"] * 3)[np.arange(num_groups) // 3 % 12], per_group)
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(
+        path,
+        images=images.astype(np.uint8),
+        labels=np.eye(3, dtype=np.float32)[labels],
+        class_names=np.array(["red", "green", "blue"]),
+        task=np.array("multiclass"),
+        name=np.array("small"),
+        path=np.array([f"{number:04d}" for number in range(len(labels))]),
+        group=groups,
+        cluster=groups,
+        split=split,
+        grouped=np.array(True),
+    )
+    return path
+
+
+@pytest.fixture
+def tiny(small_npz) -> list[str]:
+    """Settings of a run that takes seconds: a two-layer ViT without dropout on `small_npz`."""
+    options = "{patch_size: 8, width: 16, depth: 2, num_heads: 2, dropout: 0.0, attention_dropout: 0.0}"
+    return [
+        f"data.path={small_npz}",
+        "data.image_size=32x40",
+        "model.name=vit",
+        f"model.options={options}",
+        "train.epochs=2",
+        "train.batch_size=16",
+        "train.dtype=float32",
+        "evaluate.num_resamples=50",
+    ]

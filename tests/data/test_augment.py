@@ -1,0 +1,236 @@
+"""Draws are a function of (seed, epoch, row) alone; the layers do to pixels what the draws say."""
+
+import keras
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from kmed.data import augment
+from kmed.data.augment import COLOUR, ERASE, LEVELS, MIX, NUM_DRAWS, TRANSFORM, Augmenter, plan_epoch
+from kmed.errors import DataError
+
+SIZE = (12, 16)
+
+
+def pictures(count=6) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *SIZE, 3), np.uint8)
+
+
+def changed(images, draws, level="strong", mix=False, labels=None):
+    rows = () if labels is None else (labels,)
+    results = [keras.ops.convert_to_numpy(value) for value in Augmenter(level, mix)(images, draws, *rows)]
+    return results[0] if labels is None else results
+
+
+def still(count) -> np.ndarray:
+    """Returns draws that change nothing."""
+    return plan_epoch(count, SIZE, seed=0, epoch=0, shuffle=False).draws
+
+
+# ----- draws -----
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("orientation", augment.ORIENTATIONS)
+def test_a_plan_is_a_function_of_seed_epoch_and_row(level, orientation):
+    settings = {"level": level, "orientation": orientation, "mixup": 0.3, "cutmix": 1.0}
+    plan = plan_epoch(50, SIZE, seed=3, epoch=7, **settings)
+    again = plan_epoch(50, SIZE, seed=3, epoch=7, **settings)
+    assert plan.draws.shape == (50, NUM_DRAWS) and plan.draws.dtype == np.float32 and np.isfinite(plan.draws).all()
+    np.testing.assert_array_equal(plan.order, again.order)
+    np.testing.assert_array_equal(plan.draws, again.draws)
+    np.testing.assert_array_equal(np.sort(plan.order), np.arange(50))
+    # Neither the order nor how many rows follow moves a row's draws.
+    by_row = plan_epoch(50, SIZE, seed=3, epoch=7, shuffle=False, **settings)
+    np.testing.assert_array_equal(by_row.order, np.arange(50))
+    np.testing.assert_array_equal(by_row.draws[plan.order], plan.draws)
+    fewer = plan_epoch(20, SIZE, seed=3, epoch=7, shuffle=False, **settings)
+    np.testing.assert_array_equal(fewer.draws, by_row.draws[:20])
+    for other in ({"seed": 4, "epoch": 7}, {"seed": 3, "epoch": 8}, {"seed": 7, "epoch": 3}):
+        moved = plan_epoch(50, SIZE, **other, **settings)
+        assert (moved.order != plan.order).any() and (moved.draws != plan.draws).any()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_draws_stay_within_their_level(level):
+    chosen = LEVELS[level]
+    draws = plan_epoch(4000, SIZE, seed=0, epoch=0, level=level, shuffle=False).draws.astype(float)
+    a0, a1, a2, b0, b1, b2 = draws[:, TRANSFORM].T
+    angle = np.rad2deg(np.arctan2(b0, b1))
+    shift_x = a0 * 7.5 + a1 * 5.5 + a2 - 7.5
+    scale = np.sqrt(np.abs(a0 * b1 - a1 * b0))
+    matrix = draws[:, COLOUR][:, :9].reshape(-1, 3, 3)
+    erased = (draws[:, ERASE][:, 1] > draws[:, ERASE][:, 0]).mean()
+    # The largest of 4,000 uniform draws is within 1 % of the limit.
+    for value, limit in ((angle, chosen.rotation), (shift_x, chosen.shift * 16), (np.log(scale), chosen.zoom)):
+        assert 0.99 * limit <= np.abs(value).max() <= limit + 1e-5
+    np.testing.assert_allclose(matrix.sum(axis=2), np.repeat(matrix.sum(axis=2)[:, :1], 3, axis=1), atol=1e-6)
+    assert 0.99 * chosen.contrast <= np.abs(matrix.sum(axis=2) - 1).max() <= chosen.contrast + 1e-6
+    assert abs(erased - chosen.erase) < 0.04
+    assert abs((a0 < 0).mean() - (0.5 if level != "none" else 0)) < 0.04
+    assert (b1 > 0).all()  # upright: never on its head
+
+
+def test_free_pictures_turn_by_any_angle_and_flip_both_ways():
+    draws = plan_epoch(4000, SIZE, seed=0, epoch=0, level="light", orientation="free").draws
+    angle = np.arctan2(draws[:, 3], draws[:, 4])
+    counts = np.histogram(angle, 8, (-np.pi, np.pi))[0]
+    assert counts.min() > 400  # of 500 expected in each eighth of the circle
+    mirrored = draws[:, 0] * draws[:, 4] - draws[:, 1] * draws[:, 3] < 0
+    assert abs(mirrored.mean() - 0.5) < 0.04
+
+
+# ----- pixels -----
+
+
+def test_draws_that_change_nothing_change_nothing():
+    images = pictures()
+    np.testing.assert_array_equal(changed(images, still(6)), images)
+    untouched = Augmenter("none")(images, still(6))[0]
+    assert untouched is images
+
+
+def test_flips_are_exact():
+    images, draws = pictures(), still(6)
+    draws[:, TRANSFORM] = [-1, 0, 15, 0, 1, 0]
+    np.testing.assert_array_equal(changed(images, draws), images[:, :, ::-1])
+    draws[:, TRANSFORM] = [1, 0, 0, 0, -1, 11]
+    np.testing.assert_array_equal(changed(images, draws), images[:, ::-1])
+
+
+@pytest.mark.parametrize("orientation", augment.ORIENTATIONS)
+def test_geometry_agrees_with_scipy(orientation):
+    images = pictures()
+    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong", orientation=orientation).draws
+    moved = keras.ops.convert_to_numpy(augment.Geometry(dtype="float32")(images, draws))
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
+    for picture, result, (a0, a1, a2, b0, b1, b2) in zip(images, moved, draws[:, TRANSFORM].astype(float)):
+        source = [b0 * x + b1 * y + b2, a0 * x + a1 * y + a2]
+        for channel in range(3):
+            expected = ndimage.map_coordinates(picture[..., channel].astype(float), source, order=1, mode="reflect")
+            np.testing.assert_allclose(result[..., channel], expected, atol=0.02)
+
+
+def test_a_picture_turns_about_its_centre():
+    images = np.zeros((64, 13, 13, 3), np.uint8)
+    images[:, 6, 6] = 255
+    level = augment.Level(rotation=180, zoom=0.3, stretch=0.1)
+    uniform = np.random.default_rng(0).random((64, 7))
+    draws = still(64)
+    draws[:, TRANSFORM] = augment._transforms(uniform, level, "upright", (13, 13), True)
+    np.testing.assert_allclose(changed(images, draws)[:, 6, 6], 255, atol=0.1)
+
+
+def test_colour_is_one_matrix_and_clips():
+    images = pictures()
+    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong", shuffle=False).draws
+    draws[:, TRANSFORM], draws[:, ERASE] = still(1)[0, TRANSFORM], 0
+    matrix, offset = draws[:, COLOUR][:, :9].reshape(-1, 3, 3), draws[:, COLOUR][:, 9:]
+    expected = np.einsum("bij,bhwj->bhwi", matrix, images) + offset[:, None, None]
+    result = changed(images, draws)
+    np.testing.assert_allclose(result, np.clip(expected, 0, 255), atol=0.01)
+    assert result.min() >= 0 and result.max() <= 255 and (expected > 255).any()
+
+
+def test_grey_stays_grey():
+    grey = np.repeat(pictures()[..., :1], 3, axis=3)
+    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong").draws
+    result = changed(grey, draws)
+    np.testing.assert_allclose(result, np.repeat(result[..., :1], 3, axis=3), atol=1e-3)
+
+
+def test_erase_paints_its_box_and_nothing_else():
+    images, draws = pictures(2), still(2)
+    draws[0, ERASE] = [2, 5, 3, 9]
+    expected = images.astype(np.float32)
+    expected[0, 2:5, 3:9] = 127.5
+    np.testing.assert_array_equal(changed(images, draws), expected)
+
+
+def test_no_level_leaves_the_range_of_pixels():
+    for level in LEVELS:
+        draws = plan_epoch(6, SIZE, seed=1, epoch=0, level=level, orientation="free", mixup=1, cutmix=1).draws
+        result = changed(pictures(), draws, level, mix=True)
+        assert result.dtype == np.float32 and result.min() >= 0 and result.max() <= 255
+
+
+def test_a_mixed_policy_does_not_coarsen_positions():
+    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong").draws
+    expected = changed(pictures(), draws)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        np.testing.assert_array_equal(changed(pictures(), draws), expected)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+# ----- mixing -----
+
+
+@pytest.mark.parametrize("mixup, cutmix", [(0.4, 0), (0, 1.0), (0.4, 1.0)])
+def test_labels_are_mixed_as_the_pixels_are(mixup, cutmix):
+    # Row i is wholly of grey level 40 i, so a mixed picture's mean tells the share of each.
+    images = np.broadcast_to(40.0 * np.arange(6, dtype=np.float32)[:, None, None, None], (6, *SIZE, 3)).copy()
+    draws = plan_epoch(6, SIZE, seed=5, epoch=2, mixup=mixup, cutmix=cutmix).draws
+    mixed, labels = changed(images, draws, "none", True, np.eye(6, dtype=np.float32))
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    share = draws[:, MIX][:, 5]
+    np.testing.assert_allclose(labels[np.arange(6), np.arange(6)], share, atol=1e-6)
+    np.testing.assert_allclose(labels[np.arange(6), (np.arange(6) + 1) % 6], 1 - share, atol=1e-6)
+    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), labels @ (40.0 * np.arange(6)), atol=1e-3)
+
+
+def test_cutmix_pastes_a_whole_box_of_the_partner():
+    images = pictures()
+    draws = plan_epoch(6, SIZE, seed=5, epoch=2, cutmix=1.0).draws
+    mixed = changed(images, draws, "none", True)
+    for row in range(6):
+        top, bottom, left, right = draws[row, MIX][1:5].astype(int)
+        expected = images[row].copy()
+        expected[top:bottom, left:right] = images[(row + 1) % 6, top:bottom, left:right]
+        np.testing.assert_array_equal(mixed[row], expected)
+        assert draws[row, MIX][5] == pytest.approx(1 - (bottom - top) * (right - left) / (SIZE[0] * SIZE[1]), abs=1e-6)
+
+
+def test_shares_follow_the_beta_distribution():
+    def shares(size=SIZE, **settings):
+        return plan_epoch(4000, size, seed=0, epoch=0, **settings).draws[:, MIX][:, 5]
+
+    # Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1)).
+    for alpha in (0.2, 1.0, 4.0):
+        for settings in ({"mixup": alpha}, {"cutmix": alpha, "size": (400, 400)}):
+            assert shares(**settings).mean() == pytest.approx(0.5, abs=0.03)
+            assert shares(**settings).var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    pasted = plan_epoch(4000, SIZE, seed=0, epoch=0, mixup=1, cutmix=1).draws[:, MIX][:, 0] == 1
+    assert abs(pasted.mean() - 0.5) < 0.04
+    np.testing.assert_array_equal(shares(), 1)
+
+
+def test_an_unknown_label_stays_unknown_when_mixed():
+    labels = np.array([[1, np.nan], [0, 1], [0, 0]], np.float32)
+    draws = plan_epoch(3, SIZE, seed=0, epoch=0, mixup=1.0).draws
+    mixed = changed(pictures(3), draws, "none", True, labels)[1]
+    np.testing.assert_array_equal(np.isnan(mixed), [[False, True], [False, False], [False, True]])
+
+
+# ----- errors -----
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"level": "mediun"}, "Did you mean 'medium'"),
+        ({"orientation": "up"}, "upright, free"),
+        ({"mixup": -0.1}, "mixup is alpha"),
+        ({"cutmix": float("nan")}, "cutmix is alpha"),
+        ({"seed": -1}, "seed must be a whole number >= 0"),
+        ({"epoch": 0.5}, "epoch must be a whole number >= 0"),
+    ],
+)
+def test_errors(settings, words):
+    with pytest.raises(DataError, match=words):
+        plan_epoch(4, SIZE, **({"seed": 0, "epoch": 0} | settings))
+    if "level" in settings:
+        with pytest.raises(DataError, match=words):
+            Augmenter(settings["level"])

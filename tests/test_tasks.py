@@ -1,0 +1,88 @@
+"""The task table: each row whole, each word checked."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from kmed.errors import ConfigError, DataError
+from kmed.tasks import TASKS, check_labels, get_task
+
+LABELS = {
+    "multiclass": np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]],
+    "multilabel": np.array([[1, 0, 1], [0, 0, 0], [np.nan, 1, 1], [1, 1, 0], [0, 1, 0], [1, 0, 0]], "float32"),
+}
+FIT_METRICS = {"multiclass": ["accuracy", "f1_macro"], "multilabel": ["exact_match_ratio", "hamming_loss"]}
+
+
+def test_unknown_task_names_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'multilabel'"):
+        get_task("multi-label")
+
+
+def test_reading_the_table_imports_nothing_heavy():
+    code = "import sys, kmed.tasks; sys.exit(any(name in sys.modules for name in ('keras', 'tensorflow', 'sklearn')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_one_training_step_and_scores(name):
+    task = get_task(name)
+    labels = LABELS[name]
+    inputs = np.random.default_rng(0).normal(size=(len(labels), 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=task.activation)])
+    model.compile("sgd", loss=task.make_loss(0.1), metrics=task.make_metrics())
+    logs = model.train_on_batch(inputs, labels, return_dict=True)
+    assert set(logs) == {"loss", *FIT_METRICS[name]}
+    assert np.isfinite(list(logs.values())).all()
+    scores = task.score(labels, model.predict(inputs, verbose=0), range(6), ["a", "b", "c"], num_resamples=20)
+    assert scores.num_images == 6
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_decoding_labels_gives_them_back(name):
+    labels = np.nan_to_num(LABELS[name])
+    decoded = get_task(name).decode(labels)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, labels)
+
+
+def test_decoding_probabilities():
+    probs = np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])
+    np.testing.assert_array_equal(get_task("multiclass").decode(probs), [[0, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(get_task("multilabel").decode(probs), [[0, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(get_task("multilabel").decode(probs, [0.6, 0.1, 0.3]), [[0, 1, 1], [1, 1, 1]])
+    with pytest.raises(ConfigError, match="not thresholds"):
+        get_task("multiclass").decode(probs, 0.5)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_labels_that_fit(name):
+    check_labels(name, LABELS[name])
+    check_labels(get_task(name), LABELS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "message"),
+    [
+        ("multiclass", LABELS["multilabel"], "4 other rows, the first is row 0"),
+        ("multiclass", [[1, 0], [0, 0]], "row 1"),
+        ("multiclass", [[1, np.nan], [0, 1]], "row 0"),
+        ("multiclass", [[1], [1]], "multilabel"),
+        ("multilabel", [[np.nan, np.nan]], "all NaN"),
+        ("multilabel", [[0.5, 1]], "0, 1 or NaN"),
+        ("multilabel", [0, 1], "shape="),
+        ("multilabel", np.zeros((0, 3)), "shape="),
+    ],
+)
+def test_labels_that_do_not_fit(name, labels, message):
+    with pytest.raises(DataError, match=message):
+        check_labels(name, np.array(labels))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_label_smoothing_is_checked(name):
+    with pytest.raises(ConfigError, match="label_smoothing=1.5"):
+        get_task(name).make_loss(1.5)

@@ -1,0 +1,208 @@
+"""A run from data to scores: what it leaves, how it goes on after a kill, what it refuses."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import kmed
+from kmed import checkpoint
+from kmed.callbacks import NonFiniteLoss
+from kmed.config import load_config
+from kmed.errors import ConfigError, DataError, ModelError, RunError
+
+MADE = (
+    "config.yaml splits.csv classes.json history.csv model.keras metrics.json predictions.csv result.csv "
+    "environment.json figures/history.png figures/confusion_test.png"
+).split()
+
+
+def run_python(code, *arguments, check=True):
+    """Runs `code` in a new process, as a user's script."""
+    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def test_a_run_leaves_all_that_is_needed(tiny, tmp_path):
+    run = kmed.fit(load_config(overrides=tiny), out=tmp_path / "run")
+    assert [name for name in MADE if not (run.folder / name).exists()] == []
+    assert list(run.logs.iterdir())
+    assert not run.checkpoints.exists()
+    assert (tmp_path / "latest").resolve() == run.folder.resolve()
+    assert load_config(run.config) == load_config(overrides=tiny)
+
+    history = pd.read_csv(run.history)
+    assert list(history["epoch"]) == [1, 2]
+    assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"} <= set(history)
+
+    row = pd.read_csv(run.result).iloc[0]
+    first = ["model", "task", "data", "split", "image_size", "epochs", "images_seen", "parameters", "seed"]
+    last = ["majority_accuracy", "num_clusters", "minutes", "device", "versions", "command"]
+    assert list(row.index[:9]) == first
+    assert list(row.index[-6:]) == last
+    assert row["images_seen"] == 2 * 64  # 72 training pictures, 4 full batches of 16, 2 epochs
+    for score in ("accuracy", "precision_macro", "recall_micro", "f1_macro", "auroc_macro"):
+        assert row[f"{score}_low"] <= row[score] <= row[f"{score}_high"]
+
+    predictions = pd.read_csv(run.predictions)
+    assert set(predictions["split"]) == {"val", "test"}
+    test = predictions[predictions["split"] == "test"]
+    assert np.allclose(test.filter(like="prob_").sum(axis=1), 1, atol=1e-5)
+    assert row["accuracy"] == pytest.approx((test["label"] == test["predicted"]).mean())
+    metrics = json.loads(run.metrics.read_text())
+    assert metrics["test"]["scores"]["accuracy"]["value"] == pytest.approx(row["accuracy"])
+    assert metrics["test"]["majority"]["scores"]["accuracy"]["value"] == pytest.approx(row["majority_accuracy"])
+
+    scores, _ = kmed.evaluate(run.folder)
+    assert scores.scores["accuracy"].value == pytest.approx(row["accuracy"])
+    with pytest.raises(RunError, match="holds another run"):
+        kmed.fit(load_config(overrides=tiny), out=run.folder)
+    with pytest.raises(RunError, match="already ended"):
+        kmed.resume(run.folder)
+
+
+UNBROKEN = """
+import sys, kmed
+run = kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
+"""
+
+# The process dies where no clean-up can run: in the third step of epoch 3, or while epoch 2 is being stored.
+KILLED_IN_AN_EPOCH = """
+import os, signal, sys, kmed
+from kmed import callbacks
+def die(self, batch, logs=None):
+    if self.epoch == 2 and batch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+callbacks.EpochProgress.on_train_batch_end = die
+kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
+"""
+KILLED_WHILE_STORING = """
+import os, signal, sys, kmed
+from kmed import checkpoint
+save = checkpoint._save_arrays
+def die(path, values):
+    save(path, values)
+    if path.name == "optimizer.npz" and "epoch-0002" in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint._save_arrays = die
+kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
+"""
+RESUME = "import sys, kmed; kmed.resume(sys.argv[1])"
+
+
+def test_a_killed_run_goes_on_to_the_same_history(small_npz, tmp_path):
+    settings = [
+        f"data.path={small_npz}", "data.image_size=32x40", "model.name=resnet18", "model.dropout=0.2",
+        "augment.level=strong", "augment.orientation=free", "augment.mixup=0.2", "train.ema=0.9", "train.patience=2",
+        "train.epochs=5", "train.batch_size=16", "train.dtype=float32", "train.tensorboard=false", "evaluate.num_resamples=50",
+    ]  # fmt: skip
+    run_python(UNBROKEN, tmp_path / "unbroken", *settings)
+    unbroken = pd.read_csv(tmp_path / "unbroken" / "history.csv").drop(columns="seconds")
+    for name, script in {"epoch": KILLED_IN_AN_EPOCH, "storing": KILLED_WHILE_STORING}.items():
+        killed = run_python(script, tmp_path / name, *settings, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+        assert not (tmp_path / name / "model.keras").exists()
+        finished = len(pd.read_csv(tmp_path / name / "history.csv"))
+        assert finished == {"epoch": 2, "storing": 1}[name]
+        run_python(RESUME, tmp_path / name)
+        resumed = pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds")
+        pd.testing.assert_frame_equal(resumed, unbroken, check_exact=True)
+        for file in ("predictions.csv", "splits.csv"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "unbroken" / file).read_bytes()
+
+
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+import kmed
+from kmed import runtime
+assert runtime.distribution(["CPU:0", "CPU:1"]).num_replicas_in_sync == 2
+kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1] + "/one")
+kmed.fit(kmed.load_config(overrides=[*sys.argv[2:], "train.devices=[CPU:0, CPU:1]"]), out=sys.argv[1] + "/two")
+"""
+
+
+def test_two_devices_give_the_losses_of_one(tiny, tmp_path):
+    run_python(TWO_DEVICES, tmp_path, *tiny, "augment.level=none", "train.ema=0.9")
+    one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
+    assert np.abs(one["loss"] - two["loss"]).max() < 1e-5
+    assert np.abs(one["val_loss"] - two["val_loss"]).max() < 1e-5
+
+
+def test_a_device_that_is_not_there(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="GPU:7"):
+        kmed.fit(load_config(overrides=[*tiny, "train.devices=[GPU:7, CPU:0]"]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("model.name=resnet19", ModelError, "Did you mean 'resnet1"),
+        ("data.image_size=33x40", ModelError, "33"),
+        ("model.options={pach_size: 8}", ModelError, "patch_size"),
+        ("train.monitor=val_acuracy", ConfigError, "Did you mean 'val_accuracy'"),
+        ("train.freeze_epochs=1", ConfigError, "model.weights"),
+        ("task=multilabel", DataError, "task"),
+        ("data.path=nowhere", DataError, "nowhere"),
+        ("data.splits=nowhere.csv", DataError, "nowhere.csv"),
+    ],
+)
+def test_a_bad_setting_leaves_no_folder(tiny, tmp_path, override, error, message):
+    with pytest.raises(error, match=message) as raised:
+        kmed.fit(load_config(overrides=[*tiny, override]), out=tmp_path / "deep" / "run")
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_stops_the_run_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    def full(path, **arrays):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.np, "savez", full)
+    with pytest.raises(RunError, match="disk is full"):
+        kmed.fit(load_config(overrides=tiny), out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
+    with pytest.raises(NonFiniteLoss, match="Lower --lr"):
+        kmed.fit(load_config(overrides=[*tiny, "train.learning_rate=1e30", "train.clip_norm=0", "train.warmup_epochs=0"]), out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_best_epoch_is_kept_and_patience_stops(tiny, tmp_path):
+    run = kmed.fit(load_config(overrides=[*tiny, "train.epochs=9", "train.patience=1", "train.learning_rate=0.5"]), out=tmp_path / "r")
+    history = pd.read_csv(run.history)
+    assert len(history) < 9
+    best = history["val_loss"].idxmin()
+    assert len(history) - 1 - best == 1  # stopped one epoch after the best
+    predictions = pd.read_csv(run.predictions)
+    val = predictions[predictions["split"] == "val"]
+    assert (val["label"] == val["predicted"]).mean() == pytest.approx(history["val_accuracy"][best], abs=1e-6)
+
+
+def test_a_frozen_backbone_does_not_move(tiny, tmp_path):
+    first = kmed.fit(load_config(overrides=[*tiny, "train.epochs=1"]), out=tmp_path / "first")
+    frozen = [*tiny, "train.epochs=1", "train.freeze_epochs=1", f"model.weights={first.folder}"]
+    second = kmed.fit(load_config(overrides=frozen), out=tmp_path / "second")
+    before, after = (kmed.load_model(run.model) for run in (first, second))
+    for old, new in zip(before.get_layer("backbone").weights, after.get_layer("backbone").weights, strict=True):
+        np.testing.assert_array_equal(old.numpy(), new.numpy())
+    assert np.abs(before.get_layer("head").kernel.numpy() - after.get_layer("head").kernel.numpy()).max() > 0
+
+
+def test_a_thawed_backbone_moves_at_its_own_rate(tiny, tmp_path):
+    first = kmed.fit(load_config(overrides=[*tiny, "train.epochs=1"]), out=tmp_path / "first")
+    settings = [*tiny, "train.epochs=2", "train.freeze_epochs=1", f"model.weights={first.folder}", "train.ema=0", "train.monitor=val_accuracy"]
+    run = kmed.fit(load_config(overrides=[*settings, "train.backbone_learning_rate=0.1"]), out=tmp_path / "second")
+    assert list(pd.read_csv(run.history)["epoch"]) == [1, 2]
