@@ -45,7 +45,9 @@ class EpochProgress(keras.callbacks.Callback):
         elif self.estimate and batch == min(ESTIMATE_AFTER, self.steps - 1):
             seconds = (time.monotonic() - self._start) / batch
             remaining = seconds * self.steps * (self.epochs - self.epoch)
-            say(f"A step takes {seconds:.2f} s: about {format_time(remaining)} for the remaining epochs, plus validation.")
+            say(
+                f"A step takes {seconds:.2f} s: about {format_time(remaining)} for the remaining epochs, plus validation."
+            )
 
     def on_train_end(self, logs=None):
         """Closes the bar."""

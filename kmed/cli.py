@@ -41,9 +41,6 @@ class Commands(click.Group):
 @contextlib.contextmanager
 def one_line_errors():
     """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code."""
-    from kmed.runtime import quiet_backend
-
-    quiet_backend()
     try:
         yield
     except KmedError as error:
@@ -79,10 +76,28 @@ def main(quiet):
 @click.option("--image-size", metavar="HxW", help="Height and width that pictures are resized to.  [120x160]")
 @click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001]")
 @click.option("--seed", metavar="N", help="Of the split, the weights and every draw.  [0]")
-@click.option("--weights", metavar="SOURCE", help="imagenet, a safetensors file or folder, or an earlier run.  [random]")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any setting, such as augment.level=strong; repeatable.")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=pathlib.Path), help="The run folder.  [saved_models/DATA-MODEL-TIME]")
-@click.option("--resume", metavar="RUN", type=click.Path(path_type=pathlib.Path), help="Go on with an interrupted run, with its own settings.")
+@click.option(
+    "--weights", metavar="SOURCE", help="imagenet, a safetensors file or folder, or an earlier run.  [random]"
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Any setting, such as augment.level=strong; repeatable.",
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=pathlib.Path),
+    help="The run folder.  [saved_models/DATA-MODEL-TIME]",
+)
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=pathlib.Path),
+    help="Go on with an interrupted run, with its own settings.",
+)
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but results and errors.")
 def train(config, settings, out, resume, append, quiet, **flags):
@@ -102,14 +117,17 @@ def train(config, settings, out, resume, append, quiet, **flags):
     overrides = [*settings, *((FLAGS[name], value) for name, value in flags.items() if value is not None)]
     with one_line_errors():
         from kmed.config import load_config
+        from kmed.runtime import load_backend
 
         if resume is not None and (config or overrides or out):
             raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
         settings = load_config(config, overrides) if resume is None else None
+        load_backend()
         from kmed import results
         from kmed import train as training
 
         run = training.resume(resume) if resume is not None else training.fit(settings, out=out)
+        click.echo(run.summary.read_text(encoding="utf-8"))
         if append:
             results.append_result(run, append)
         click.echo(f"Run folder: {run.folder}")
@@ -117,7 +135,9 @@ def train(config, settings, out, resume, append, quiet, **flags):
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=pathlib.Path))
-@click.option("--split", default="test", show_default=True, help="Any split of the run's data, such as val or test_simple.")
+@click.option(
+    "--split", default="test", show_default=True, help="Any split of the run's data, such as val or test_simple."
+)
 @click.option("--data", metavar="PATH", help="Where the pictures are now, if they have moved.")
 @click.option("--append", metavar="CSV", help="Add the run's row (of training's end) to a table of results.")
 def evaluate(run, split, data, append):
@@ -130,8 +150,12 @@ def evaluate(run, split, data, append):
       kmed evaluate saved_models/blood --append results/blood_cells.csv
     """
     with one_line_errors():
-        from kmed import evaluation, results
         from kmed.runs import finished_run
+        from kmed.runtime import load_backend
+
+        finished_run(run)
+        load_backend()
+        from kmed import evaluation, results
 
         scores, baseline = evaluation.evaluate(run, split, data=data)
         click.echo(results.describe_scores(scores, baseline, split))
@@ -185,7 +209,13 @@ def table_options(command):
     """Adds the options that say what the data are."""
     options = [
         click.option("--config", metavar="FILE", help="A YAML file whose data section is used."),
-        click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any setting, such as data.group=patient_id; repeatable."),
+        click.option(
+            "--set",
+            "settings",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Any setting, such as data.group=patient_id; repeatable.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -194,7 +224,12 @@ def table_options(command):
 
 @data.command()
 @click.argument("path", metavar="DATA")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=pathlib.Path), help="Where the pictures go.  [DATA's name in the current folder]")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=pathlib.Path),
+    help="Where the pictures go.  [DATA's name in the current folder]",
+)
 @table_options
 def show(path, out, config, settings):
     """Count classes, groups and splits; draw a contact sheet and the split's bar chart.
@@ -231,8 +266,8 @@ def pack(path, out, image_size, config, settings):
         settings = (*settings, ("data.image_size", image_size))
         reading = load_config(config, settings).data
         table = split_table(path, config, settings)
-        pack_table(table, out, reading.image_size, fit=reading.fit, interpolation=reading.interpolation)
-        click.echo(f"Packed: {out}. Train on it: kmed train --data {out}")
+        packed = pack_table(table, out, reading.image_size, fit=reading.fit, interpolation=reading.interpolation)
+        click.echo(f"Packed: {packed}. Train on it: kmed train --data {packed}")
 
 
 @data.command()

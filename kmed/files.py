@@ -40,7 +40,9 @@ def replacing(path):
     except OSError as error:
         _remove(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"The disk is full: {path} was not written. Free some space, or choose another --out.") from error
+            raise RunError(
+                f"The disk is full: {path} was not written. Free some space, or choose another --out."
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise RunError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error
         raise

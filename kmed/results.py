@@ -10,7 +10,7 @@ import pandas as pd
 from kmed import evaluation, figures, runtime
 from kmed.data.table import Table
 from kmed.errors import RunError
-from kmed.files import replacing, write_json
+from kmed.files import replacing, write_json, write_text
 from kmed.progress import say
 from kmed.runs import Run
 from kmed.scores import Scores, format_scores
@@ -18,7 +18,7 @@ from kmed.scores import Scores, format_scores
 JUDGED = ("val", "test")
 
 
-def judge(run: Run, config, table: Table, model, state) -> Scores | None:
+def judge(run: Run, config, table: Table, model, state) -> None:
     """Predicts the validation and test splits once and writes every file that rests on that.
 
     Args:
@@ -27,7 +27,6 @@ def judge(run: Run, config, table: Table, model, state) -> Scores | None:
       table: all splits.
       model: the finished keras.Model.
       state: kmed.checkpoint.State of the end of training.
-    Returns: the test split's Scores, or None where the table has no test split.
     """
     train_labels = table.split("train").labels
     rows, judged = [], {}
@@ -48,12 +47,11 @@ def judge(run: Run, config, table: Table, model, state) -> Scores | None:
         },
     )
     write_figures(run, judged, state)
-    if "test" not in judged:
-        return None
-    scores, baseline = judged["test"]
-    row = result_row(run, config, table, model, state, scores, baseline)
+    shown = "test" if "test" in judged else "val"
+    write_text(run.summary, describe_scores(*judged[shown], shown) + "\n")
+    # Last, since its presence says that the run has ended.
+    row = result_row(run, config, table, model, state, shown, *judged[shown])
     write_frame(run.result, pd.DataFrame([row]))
-    return scores
 
 
 def describe_scores(scores: Scores, baseline: Scores, split: str) -> str:
@@ -65,16 +63,18 @@ def describe_scores(scores: Scores, baseline: Scores, split: str) -> str:
     return f"{title}\n{format_scores(scores, baseline)}"
 
 
-def result_row(run: Run, config, table: Table, model, state, scores: Scores, baseline: Scores) -> dict:
+def result_row(run: Run, config, table: Table, model, state, split: str, scores: Scores, baseline: Scores) -> dict:
     """Returns the run as one row of a results table, in the order of its columns."""
     environment = run.read_json(run.environment)
     num_training = len(table.split("train"))
-    images_seen = state.epoch * max(num_training // config.train.batch_size, 1) * min(config.train.batch_size, num_training)
+    images_seen = (
+        state.epoch * max(num_training // config.train.batch_size, 1) * min(config.train.batch_size, num_training)
+    )
     row = {
         "model": config.model.name,
         "task": config.task,
         "data": table.name,
-        "split": "test",
+        "split": split,
         "image_size": "x".join(map(str, config.data.image_size)),
         "epochs": state.epoch,
         "images_seen": images_seen,
@@ -114,7 +114,9 @@ def append_result(run: Run, path) -> None:
 
 def write_figures(run: Run, judged: dict, state) -> None:
     """Writes the loss curves, and a confusion matrix of each split where the task has one."""
-    figures.save_figure(figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch), run.figures / "history.png")
+    figures.save_figure(
+        figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch), run.figures / "history.png"
+    )
     for name, (scores, _) in judged.items():
         if scores.confusion is not None:
             figure = figures.plot_confusion(scores.confusion.counts, list(scores.per_class), f"{name} split")

@@ -62,6 +62,11 @@ class Run:
         return self.folder / "metrics.json"
 
     @property
+    def summary(self) -> pathlib.Path:
+        """The final scores as a table to read."""
+        return self.folder / "summary.txt"
+
+    @property
     def predictions(self) -> pathlib.Path:
         """One row a picture of the validation and test splits."""
         return self.folder / "predictions.csv"

@@ -2,10 +2,13 @@
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
 import random
+import sys
+import tempfile
 
 import numpy as np
 
@@ -13,15 +16,56 @@ from kmed.errors import ConfigError
 
 # Which arithmetic trains fastest on a CPU with bfloat16 instructions, a model family; measured by
 # `scripts/benchmark.py dtype` (results/dtype.csv). Elsewhere on a CPU float32 is the only sensible one.
-CPU_DTYPES = {"resnet": "mixed_bfloat16", "densenet": "mixed_bfloat16", "efficientnet": "float32", "vit": "mixed_bfloat16"}
+CPU_DTYPES = {
+    "resnet": "mixed_bfloat16",
+    "densenet": "mixed_bfloat16",
+    "efficientnet": "float32",
+    "vit": "mixed_bfloat16",
+}
 
 PACKAGES = ("kmed", "keras", "tensorflow", "jax", "keras-hub", "numpy", "scikit-learn", "pillow")
 
 
-def quiet_backend() -> None:
-    """Keeps TensorFlow's start-up log off the screen; takes effect before its first import only."""
+def load_backend() -> None:
+    """Imports Keras on its backend without the start-up log that TensorFlow writes past Python's streams.
+
+    Where TensorFlow is not installed and JAX is, Keras is put on JAX, unless KERAS_BACKEND says otherwise.
+
+    Raises: ConfigError: the backend is not installed.
+    """
+    if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("jax") is not None:
+        os.environ.setdefault("KERAS_BACKEND", "jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    with _captured_stderr() as captured:
+        try:
+            num_gpus()  # looks for devices, which has messages of its own
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"Keras' backend cannot be imported: {error}. Install tensorflow, or set KERAS_BACKEND=jax and install jax."
+            ) from None
+        except BaseException:
+            sys.stderr.write(captured())
+            raise
+
+
+@contextlib.contextmanager
+def _captured_stderr():
+    """Keeps what is written to file descriptor 2 from the screen; yields a function that returns it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+
+        def read() -> str:
+            os.dup2(saved, 2)
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        os.dup2(file.fileno(), 2)
+        try:
+            yield read
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def seed_everything(seed: int) -> None:

@@ -1,6 +1,7 @@
 """Train a model on a table, judge it once, and leave a run folder. Read from top to bottom: it runs so."""
 
 import contextlib
+import math
 import pathlib
 import shutil
 import time
@@ -49,7 +50,9 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         tell(table)
         config.write(run.config)
         write_splits(table, run.splits)
-        write_classes(run, task=config.task, class_names=table.class_names, image_size=config.data.image_size, config=config)
+        write_classes(
+            run, task=config.task, class_names=table.class_names, image_size=config.data.image_size, config=config
+        )
         write_json(run.environment, results.environment())
         if len(unreadable):
             results.write_frame(run.unreadable, unreadable)
@@ -63,7 +66,9 @@ def resume(folder, *, table: Table | None = None) -> Run:
     """
     run = open_run(folder)
     if run.result.exists():
-        raise RunError(f"{folder} has already ended; its scores are in {run.metrics}. Start a new run with another --out.")
+        raise RunError(
+            f"{folder} has already ended; its scores are in {run.metrics}. Start a new run with another --out."
+        )
     config = run.read_config()
     table = open_table(config) if table is None else table
     return train(run, config, read_splits(table, run.splits))
@@ -93,8 +98,13 @@ def train(run: Run, config: Config, table: Table) -> Run:
         if last is not None:
             checkpoint.restore(last, state, model, average)
             say(f"Going on after epoch {state.epoch}.")
-    memory = estimate_memory(model, settings.batch_size, cached_bytes=batches.pictures.cached_bytes + val_batches.pictures.cached_bytes)
-    say(f"{config.model.name}: {model.count_params():,} parameters, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB.")
+    cached = sum(
+        math.prod(held.pictures.shape) for held in (batches, val_batches) if held.pictures.place in ("memory", "table")
+    )
+    memory = estimate_memory(model, settings.batch_size, cached_bytes=cached)
+    say(
+        f"{config.model.name}: {model.count_params():,} parameters, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB."
+    )
 
     # ---- 4. Epochs: fit, validate the averaged weights, note, store ---------------------------------
     writer = make_writer(run.logs, get_task(config.task), enabled=settings.tensorboard)
@@ -122,7 +132,9 @@ def train(run: Run, config: Config, table: Table) -> Run:
     writer.close()
 
     # ---- 5. The best epoch's weights in a float32 model, stored -------------------------------------
-    say(f"Best epoch: {state.best_epoch} ({settings.monitor} {state.best_value:.4f}), {format_time(state.seconds)} in all.")
+    say(
+        f"Best epoch: {state.best_epoch} ({settings.monitor} {state.best_value:.4f}), {format_time(state.seconds)} in all."
+    )
     with runtime.dtype_policy("float32"):
         final = build(config, table, weights=None)
     checkpoint.load_best(checkpoint.newest(run.checkpoints), final)
@@ -212,7 +224,7 @@ def run_epoch(model, average, batches: Pipeline, config: Config, epoch: int, *, 
     """Trains one epoch; returns its learning rate at the end, mean loss and metrics."""
     progress = EpochProgress(epoch, config.train.epochs, batches.steps_per_epoch, estimate=estimate)
     callbacks = [callback for callback in (average, StopOnNonFiniteLoss(), progress) if callback is not None]
-    with contextlib.closing(progress):
+    with contextlib.closing(progress), batches.clear_errors():
         history = model.fit(batches.epoch(epoch), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
     logs = {name: float(values[-1]) for name, values in history.history.items()}
     return {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)), **logs}
@@ -245,5 +257,7 @@ def note_epoch(state: checkpoint.State, row: dict, monitor: str) -> bool:
 
 def describe_epoch(row: dict, epochs: int, improved: bool) -> str:
     """Returns an epoch as one line."""
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "learning_rate", "seconds"))
+    scores = "  ".join(
+        f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "learning_rate", "seconds")
+    )
     return f"Epoch {row['epoch']}/{epochs}: {scores}  ({row['seconds']:.0f} s){'  best so far' if improved else ''}"

@@ -16,7 +16,9 @@ def real_data(name: str) -> pathlib.Path:
     for folder in (pathlib.Path(os.environ.get("KMED_DATA", "/nonexistent")) / name, ROOT / "data" / name):
         if folder.is_dir():
             return folder
-    return pytest.skip(f"the pictures of {name} are not here: put them in data/{name} or name their parent in KMED_DATA")
+    return pytest.skip(
+        f"the pictures of {name} are not here: put them in data/{name} or name their parent in KMED_DATA"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,9 @@ from kmed.errors import RunError
 @pytest.fixture
 def model():
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(2)]
+    )
     model.compile(keras.optimizers.AdamW(0.01), "mse")
     model.optimizer.build(model.trainable_variables)
     return model
@@ -86,7 +88,9 @@ def test_the_average_covers_batch_normalisation():
                 expected[number] = decay * expected[number] + (1 - decay) * weight.numpy()
 
     rng = np.random.default_rng(0)
-    model.fit(rng.normal(3, 2, (32, 4)), rng.normal(size=(32, 2)), batch_size=8, verbose=0, callbacks=[average, Follow()])
+    model.fit(
+        rng.normal(3, 2, (32, 4)), rng.normal(size=(32, 2)), batch_size=8, verbose=0, callbacks=[average, Follow()]
+    )
     for value, other in zip(average.values, expected):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(value), other, rtol=1e-5, atol=1e-6)
     own = [weight.numpy() for weight in model.weights]

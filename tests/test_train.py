@@ -17,10 +17,19 @@ from kmed.callbacks import NonFiniteLoss
 from kmed.config import load_config
 from kmed.errors import ConfigError, DataError, ModelError, RunError
 
-MADE = (
-    "config.yaml splits.csv classes.json history.csv model.keras metrics.json predictions.csv result.csv "
-    "environment.json figures/history.png figures/confusion_test.png"
-).split()
+MADE = [
+    "config.yaml",
+    "splits.csv",
+    "classes.json",
+    "history.csv",
+    "model.keras",
+    "metrics.json",
+    "predictions.csv",
+    "result.csv",
+    "environment.json",
+    "figures/history.png",
+    "figures/confusion_test.png",
+]
 
 
 def run_python(code, *arguments, check=True):
@@ -176,12 +185,18 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing(tiny, tmp_path, monkeypatc
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
     with pytest.raises(NonFiniteLoss, match="Lower --lr"):
-        kmed.fit(load_config(overrides=[*tiny, "train.learning_rate=1e30", "train.clip_norm=0", "train.warmup_epochs=0"]), out=tmp_path / "r")
+        kmed.fit(
+            load_config(overrides=[*tiny, "train.learning_rate=1e30", "train.clip_norm=0", "train.warmup_epochs=0"]),
+            out=tmp_path / "r",
+        )
     assert not (tmp_path / "r").exists()
 
 
 def test_the_best_epoch_is_kept_and_patience_stops(tiny, tmp_path):
-    run = kmed.fit(load_config(overrides=[*tiny, "train.epochs=9", "train.patience=1", "train.learning_rate=0.5"]), out=tmp_path / "r")
+    run = kmed.fit(
+        load_config(overrides=[*tiny, "train.epochs=9", "train.patience=1", "train.learning_rate=0.5"]),
+        out=tmp_path / "r",
+    )
     history = pd.read_csv(run.history)
     assert len(history) < 9
     best = history["val_loss"].idxmin()
@@ -203,6 +218,13 @@ def test_a_frozen_backbone_does_not_move(tiny, tmp_path):
 
 def test_a_thawed_backbone_moves_at_its_own_rate(tiny, tmp_path):
     first = kmed.fit(load_config(overrides=[*tiny, "train.epochs=1"]), out=tmp_path / "first")
-    settings = [*tiny, "train.epochs=2", "train.freeze_epochs=1", f"model.weights={first.folder}", "train.ema=0", "train.monitor=val_accuracy"]
+    settings = [
+        *tiny,
+        "train.epochs=2",
+        "train.freeze_epochs=1",
+        f"model.weights={first.folder}",
+        "train.ema=0",
+        "train.monitor=val_accuracy",
+    ]
     run = kmed.fit(load_config(overrides=[*settings, "train.backbone_learning_rate=0.1"]), out=tmp_path / "second")
     assert list(pd.read_csv(run.history)["epoch"]) == [1, 2]

@@ -116,7 +116,7 @@ class Pipeline:
     def epoch(self, epoch: int):
         """Returns the batches of one epoch of training: shuffled, augmented, all of one size.
 
-        A `PyDataset` of one epoch wants `model.fit(..., shuffle=False)`, lest Keras change its order.
+        Pass `shuffle=False` to `model.fit`: Keras would change the order of a `PyDataset`.
         """
         return self._training(epoch, 1)
 
@@ -144,12 +144,20 @@ class Pipeline:
           >>> with pipeline.clear_errors():
           ...     model.fit(pipeline.epoch(0))
         """
+        self._failure = None
         try:
             yield
         except Exception as error:
             if self._failure is None or isinstance(error, KmedError):
                 raise
             raise self._failure from error
+
+    def _training(self, first_epoch: int, num_epochs: int | None):
+        check_counters(self._plan["seed"], first_epoch)
+        if self.backend == "tensorflow":
+            return self._training_graph(first_epoch, num_epochs)
+        steps = None if num_epochs is None else self.steps_per_epoch
+        return _Batches(steps, functools.partial(self._training_batch, first_epoch))
 
     def _make_plan(self, epoch: int) -> Plan:
         """Returns the epoch's plan, without the rows that do not fill a batch."""
@@ -165,13 +173,6 @@ class Pipeline:
         return slice(step * self.batch_size, (step + 1) * self.batch_size)
 
     # ----- in memory -----
-
-    def _training(self, first_epoch: int, num_epochs: int | None):
-        check_counters(self._plan["seed"], first_epoch)
-        if self.backend == "tensorflow":
-            return self._training_graph(first_epoch, num_epochs)
-        steps = None if num_epochs is None else self.steps_per_epoch
-        return _Batches(steps, functools.partial(self._training_batch, first_epoch))
 
     def _training_batch(self, first_epoch: int, step: int):
         epochs, step = divmod(step, self.steps_per_epoch)

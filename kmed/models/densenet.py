@@ -70,9 +70,7 @@ def _norm_relu(norm_class, name: str, x):
 
 def _conv(num_channels: int, kernel_size: int, name: str, strides: int = 1, padding: str = "same") -> layers.Layer:
     he = keras.initializers.HeNormal()  # as torchvision initialises its DenseNets
-    return layers.Conv2D(
-        num_channels, kernel_size, strides, padding, use_bias=False, kernel_initializer=he, name=name
-    )
+    return layers.Conv2D(num_channels, kernel_size, strides, padding, use_bias=False, kernel_initializer=he, name=name)
 
 
 def torch_name(layer_name: str) -> str:

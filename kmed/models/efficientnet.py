@@ -99,7 +99,9 @@ def build(
         raise ModelError(f"depth leads to a stage of more than 26 blocks. Received: depth={depth!r}")
     backbone = _keras_hub_backbone(image_size, width, depth, stochastic_depth_rate)
     rates = _drop_rates(num_blocks, stochastic_depth_rate)
-    return swap_batch_norm(backbone, image_size=image_size, batch_norm=batch_norm, adapt=lambda layer: _adapt(layer, rates))
+    return swap_batch_norm(
+        backbone, image_size=image_size, batch_norm=batch_norm, adapt=lambda layer: _adapt(layer, rates)
+    )
 
 
 def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth_rate: float) -> keras.Model:
@@ -126,7 +128,9 @@ def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth
 
 def _drop_rates(num_blocks: list[int], rate: float) -> dict[str, float]:
     """Returns {block name: drop rate}, growing linearly with the block's number."""
-    names = [f"block{stage}{string.ascii_lowercase[i]}_" for stage, count in enumerate(num_blocks, 1) for i in range(count)]
+    names = [
+        f"block{stage}{string.ascii_lowercase[i]}_" for stage, count in enumerate(num_blocks, 1) for i in range(count)
+    ]
     return {name: rate * number / len(names) for number, name in enumerate(names)}
 
 
@@ -159,5 +163,11 @@ def torch_name(layer_name: str) -> str:
     if stage == "1":
         parts |= {"dwconv_bn": "bn1", "project": "conv_pw", "project_bn": "bn2"}
     else:
-        parts |= {"expand_conv": "conv_pw", "expand_bn": "bn1", "dwconv_bn": "bn2", "project": "conv_pwl", "project_bn": "bn3"}
+        parts |= {
+            "expand_conv": "conv_pw",
+            "expand_bn": "bn1",
+            "dwconv_bn": "bn2",
+            "project": "conv_pwl",
+            "project_bn": "bn3",
+        }
     return f"blocks.{int(stage) - 1}.{string.ascii_lowercase.index(letter)}.{parts[part]}"

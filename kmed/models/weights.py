@@ -127,9 +127,13 @@ def locate(source, name: str | None = None) -> Source:
             raise WeightsError(f"The folder {path} holds neither model.keras nor {SAFETENSORS}.")
         path = inside[0]
     if not path.is_file():
-        raise WeightsError(f"There are no weights at {path}. Give imagenet, a file, an earlier run's folder, or hf://user/repository.")
+        raise WeightsError(
+            f"There are no weights at {path}. Give imagenet, a file, an earlier run's folder, or hf://user/repository."
+        )
     if path.suffix not in (".keras", ".safetensors"):
-        raise WeightsError(f"Weights are read from .safetensors and .keras files. Received: {path}. Convert it to safetensors first.")
+        raise WeightsError(
+            f"Weights are read from .safetensors and .keras files. Received: {path}. Convert it to safetensors first."
+        )
     config = path.with_name("config.json")
     return Source(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
 
@@ -163,7 +167,9 @@ def _name_of(model: keras.Model) -> str:
     try:
         return resolve_name(model.name)
     except ModelError:
-        raise WeightsError(f"Weights are loaded into models of build_model. Received: a model named {model.name!r}.") from None
+        raise WeightsError(
+            f"Weights are loaded into models of build_model. Received: a model named {model.name!r}."
+        ) from None
 
 
 def _read_safetensors(found: Source) -> dict[str, np.ndarray]:
@@ -293,26 +299,24 @@ def _match(arrays, slots, model: keras.Model, found: Source):
     values = [(slot.variable, slot.to_keras(arrays[slot.key])) for slot in slots_left]
     if notes:
         head = model.get_layer("head")
-        values += [(head.kernel, head.kernel_initializer(head.kernel.shape)), (head.bias, head.bias_initializer(head.bias.shape))]
+        values += [
+            (head.kernel, head.kernel_initializer(head.kernel.shape)),
+            (head.bias, head.bias_initializer(head.bias.shape)),
+        ]
     return values, notes
 
 
 def _note_head(arrays, slots, model: keras.Model) -> list[str]:
-    """Returns a note if the checkpoint's head is none or is one for another number of classes."""
+    """Returns a note if the checkpoint has no head, or one for another number of classes."""
     num_classes = model.get_layer("head").units
-    present = [slot for slot in slots if slot.key in arrays]
-    if not present:
+    if not any(slot.key in arrays for slot in slots):
         return [f"The weights have no head: that for {num_classes} classes starts anew."]
-    if len(present) < len(slots):
+    kernel, bias = (next(slot for slot in slots if slot.variable.path == path) for path in ("head/kernel", "head/bias"))
+    if not {kernel.key, bias.key} <= set(arrays):
         return []  # half a head is a damaged file: _match names the missing key
-    kernel, bias = (arrays[slot.key] for slot in sorted(slots, key=lambda slot: slot.variable.path, reverse=True))
-    if bias.ndim != 1 or len(bias) == num_classes or kernel.ndim != 2:
+    theirs = arrays[bias.key].size
+    expected = list(kernel.stored_shape)
+    expected[0 if kernel.kind == "dense" else 1] = theirs
+    if theirs == num_classes or list(arrays[kernel.key].shape) != expected:
         return []
-    expected = [len(bias) if side == num_classes else side for side in _head_slot(slots).stored_shape]
-    if list(kernel.shape) != expected:
-        return []
-    return [f"The weights' head is for {len(bias)} classes: that for {num_classes} starts anew."]
-
-
-def _head_slot(slots) -> Slot:
-    return next(slot for slot in slots if slot.variable.path == "head/kernel")
+    return [f"The weights' head is for {theirs} classes: that for {num_classes} starts anew."]
