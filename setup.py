@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kmed", "kmed.*"]),
-    package_data={"kmed": ["data/*.csv.xz", "models/*.csv"]},
+    package_data={"kmed": ["data/*.csv.xz", "models/*.csv", "demo.yaml"]},
     install_requires=[
         "keras>=3.15,<4",
         "tensorflow>=2.21,<3",

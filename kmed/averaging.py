@@ -47,7 +47,8 @@ class WeightAverage(keras.callbacks.Callback):
 
 
 def _average(averages, values, decay):
-    return [decay * average + (1 - decay) * value for average, value in zip(averages, values, strict=True)]
+    # Written as a step towards the value, so that a weight that stands still has itself as its average.
+    return [average + (1 - decay) * (value - average) for average, value in zip(averages, values, strict=True)]
 
 
 def _assign(weights, values) -> None:

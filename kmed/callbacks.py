@@ -46,7 +46,7 @@ class EpochProgress(keras.callbacks.Callback):
             seconds = (time.monotonic() - self._start) / batch
             remaining = seconds * self.steps * (self.epochs - self.epoch)
             say(
-                f"A step takes {seconds:.2f} s: about {format_time(remaining)} for the remaining epochs, plus validation."
+                f"A step takes {seconds:.2f} s: about {format_time(remaining)} for the epochs to come, plus validation."
             )
 
     def on_train_end(self, logs=None):

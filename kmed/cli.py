@@ -10,6 +10,11 @@ import kmed
 from kmed.errors import ConfigError, KmedError, suggest
 from kmed.progress import configure, say
 
+# The demo pictures are small and few, and want a longer training on a smaller size than the defaults.
+DEMO_CONFIG = pathlib.Path(__file__).with_name("demo.yaml")
+
+PATH = click.Path(path_type=pathlib.Path)
+
 # Flag of `kmed train` -> setting. `--set` reaches every other one.
 FLAGS = {
     "task": "task",
@@ -76,26 +81,24 @@ def main(quiet):
 @click.option("--image-size", metavar="HxW", help="Height and width that pictures are resized to.  [120x160]")
 @click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001]")
 @click.option("--seed", metavar="N", help="Of the split, the weights and every draw.  [0]")
-@click.option(
-    "--weights", metavar="SOURCE", help="imagenet, a safetensors file or folder, or an earlier run.  [random]"
-)
+@click.option("--weights", metavar="SOURCE", help="imagenet, a safetensors file, or an earlier run.  [random]")
 @click.option(
     "--set",
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Any setting, such as augment.level=strong; repeatable.",
+    help="Any setting (augment.level=strong); repeatable.",
 )
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=pathlib.Path),
+    type=PATH,
     help="The run folder.  [saved_models/DATA-MODEL-TIME]",
 )
 @click.option(
     "--resume",
     metavar="RUN",
-    type=click.Path(path_type=pathlib.Path),
+    type=PATH,
     help="Go on with an interrupted run, with its own settings.",
 )
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
@@ -122,6 +125,8 @@ def train(config, settings, out, resume, append, quiet, **flags):
         if resume is not None and (config or overrides or out):
             raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
         settings = load_config(config, overrides) if resume is None else None
+        if settings is not None and config is None and settings.data.path is None:
+            settings = load_config(DEMO_CONFIG, overrides)
         load_backend()
         from kmed import results
         from kmed import train as training
@@ -134,10 +139,8 @@ def train(config, settings, out, resume, append, quiet, **flags):
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=pathlib.Path))
-@click.option(
-    "--split", default="test", show_default=True, help="Any split of the run's data, such as val or test_simple."
-)
+@click.argument("run", type=PATH)
+@click.option("--split", default="test", show_default=True, help="Any split of the run's data: val, test_simple, ...")
 @click.option("--data", metavar="PATH", help="Where the pictures are now, if they have moved.")
 @click.option("--append", metavar="CSV", help="Add the run's row (of training's end) to a table of results.")
 def evaluate(run, split, data, append):
@@ -189,7 +192,7 @@ def data():
 
 
 @data.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=pathlib.Path))
+@click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--seed", default=0, show_default=True, help="Of every draw.")
 def demo(folder, seed):
     """Draw the built-in demo data: blood smears of four cell types.
@@ -214,7 +217,7 @@ def table_options(command):
             "settings",
             metavar="KEY=VALUE",
             multiple=True,
-            help="Any setting, such as data.group=patient_id; repeatable.",
+            help="Any setting (data.group=patient_id); repeatable.",
         ),
     ]
     for option in reversed(options):
@@ -227,8 +230,8 @@ def table_options(command):
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=pathlib.Path),
-    help="Where the pictures go.  [DATA's name in the current folder]",
+    type=PATH,
+    help="Where the pictures go.  [NAME_shown]",
 )
 @table_options
 def show(path, out, config, settings):
@@ -249,7 +252,7 @@ def show(path, out, config, settings):
 
 @data.command()
 @click.argument("path", metavar="DATA")
-@click.argument("out", metavar="OUT.npz", type=click.Path(path_type=pathlib.Path))
+@click.argument("out", metavar="OUT.npz", type=PATH)
 @click.option("--image-size", metavar="HxW", required=True, help="Height and width to resize to.")
 @table_options
 def pack(path, out, image_size, config, settings):
@@ -272,7 +275,7 @@ def pack(path, out, image_size, config, settings):
 
 @data.command()
 @click.argument("name", type=click.Choice(["blood-cells", "nih-sample"]))
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=pathlib.Path))
+@click.argument("folder", metavar="DIR", type=PATH)
 def download(name, folder):
     """Download a public data set from Kaggle, saying its size and licence first.
 

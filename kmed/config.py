@@ -41,9 +41,8 @@ class ModelConfig(Section):
 
     name: str = "resnet18"
     weights: str | None = None  # imagenet | a safetensors file or folder | an earlier run; none: random
-    normalization: Literal["imagenet", "unit"] | tuple[list[float], list[float]] | None = (
-        None  # None: the weights', or imagenet
-    )
+    # Of pixels in [0, 1], before the backbone; none: what belongs to the weights, else imagenet.
+    normalization: Literal["imagenet", "unit"] | tuple[list[float], list[float]] | None = None
     dropout: Fraction | None = None  # before the head; none: as published for the model
     options: dict[str, Any] = {}  # the builder's own, such as stochastic_depth_rate or patch_size
 
@@ -161,7 +160,7 @@ def _read_yaml(path: pathlib.Path) -> dict:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"The config file {path} does not exist. Give a YAML file, such as configs/blood_cells.yaml."
+            f"There is no config file {path}. Give a YAML file, such as configs/blood_cells.yaml."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config file {path} cannot be read: {error}.") from None

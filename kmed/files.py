@@ -32,17 +32,16 @@ def replacing(path):
         if path.is_dir() and temporary.is_dir():
             # A folder cannot be renamed onto a full one: move the old one aside for that instant.
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, old)
-            os.replace(temporary, path)
+            path.replace(old)
+            temporary.replace(path)
             shutil.rmtree(old)
         else:
-            os.replace(temporary, path)
+            temporary.replace(path)
     except OSError as error:
         _remove(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"The disk is full: {path} was not written. Free some space, or choose another --out."
-            ) from error
+            message = f"The disk is full: {path} was not written. Free some space, or write elsewhere."
+            raise RunError(message) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise RunError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error
         raise

@@ -8,7 +8,10 @@ NOT_DECAYED = ["bias", "gamma", "beta", "class_token", "position_embedding"]
 
 @keras.saving.register_keras_serializable("kmed")
 class AdamW(keras.optimizers.AdamW):
-    """Keras' AdamW whose learning rate can be scaled for one part of the model.
+    """Keras' AdamW, clipped over all replicas, whose learning rate can be scaled for one part of the model.
+
+    Keras clips the gradient of each replica before it adds them up, so that two devices train
+    another model than one; here the sum is clipped.
 
     Args:
       backbone_factor: in (0, 1]; what the learning rate of the variables under `backbone_prefix` is
@@ -22,11 +25,25 @@ class AdamW(keras.optimizers.AdamW):
         self.backbone_factor = backbone_factor
         self.backbone_prefix = backbone_prefix
 
+    def build(self, variables):
+        """Makes the moments of `variables`, and notes which of them learn at the scaled rate."""
+        super().build(variables)
+        self._factors = [
+            self.backbone_factor if variable.path.startswith(self.backbone_prefix) else 1.0 for variable in variables
+        ]
+
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable, the backbone's at the scaled rate."""
-        if self.backbone_factor != 1.0 and variable.path.startswith(self.backbone_prefix):
-            learning_rate = learning_rate * self.backbone_factor
-        super().update_step(gradient, variable, learning_rate)
+        factor = self._factors[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate if factor == 1.0 else learning_rate * factor)
+
+    def _clip_gradients(self, grads):
+        # On TensorFlow this is called a replica, before the sum: too early.
+        return grads if keras.backend.backend() == "tensorflow" else super()._clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        return list(zip(super()._clip_gradients(list(grads)), variables, strict=True))
 
     def get_config(self):
         """Returns the arguments that rebuild the optimizer."""

@@ -67,9 +67,7 @@ def result_row(run: Run, config, table: Table, model, state, split: str, scores:
     """Returns the run as one row of a results table, in the order of its columns."""
     environment = run.read_json(run.environment)
     num_training = len(table.split("train"))
-    images_seen = (
-        state.epoch * max(num_training // config.train.batch_size, 1) * min(config.train.batch_size, num_training)
-    )
+    batch_size = min(config.train.batch_size, num_training)
     row = {
         "model": config.model.name,
         "task": config.task,
@@ -77,7 +75,7 @@ def result_row(run: Run, config, table: Table, model, state, split: str, scores:
         "split": split,
         "image_size": "x".join(map(str, config.data.image_size)),
         "epochs": state.epoch,
-        "images_seen": images_seen,
+        "images_seen": state.epoch * (num_training // batch_size) * batch_size,
         "parameters": int(sum(np.prod(weight.shape) for weight in model.trainable_weights)),
         "seed": config.seed,
         **scores.flat(),
@@ -114,9 +112,8 @@ def append_result(run: Run, path) -> None:
 
 def write_figures(run: Run, judged: dict, state) -> None:
     """Writes the loss curves, and a confusion matrix of each split where the task has one."""
-    figures.save_figure(
-        figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch), run.figures / "history.png"
-    )
+    curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
+    figures.save_figure(curves, run.figures / "history.png")
     for name, (scores, _) in judged.items():
         if scores.confusion is not None:
             figure = figures.plot_confusion(scores.confusion.counts, list(scores.per_class), f"{name} split")

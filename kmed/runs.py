@@ -140,7 +140,7 @@ def claimed(folder: pathlib.Path):
     try:
         yield run
     except (KmedError, KeyboardInterrupt):
-        if not run.checkpoints.exists() and not run.model.exists():
+        if not any(run.checkpoints.glob("epoch-*")) and not run.model.exists():
             shutil.rmtree(folder, ignore_errors=True)
             for parent in made[1:]:
                 with contextlib.suppress(OSError):  # not empty: somebody else uses it
@@ -176,20 +176,20 @@ def point_latest(folder: pathlib.Path) -> None:
         return  # somebody's own folder of that name is left alone
     try:
         temporary.symlink_to(folder.name)
-        os.replace(temporary, link)
+        temporary.replace(link)
     except OSError:
         # File systems without links (Windows shares) do without this convenience.
         temporary.unlink(missing_ok=True)
 
 
-def write_classes(run: Run, *, task: str, class_names, image_size, config: Config) -> None:
+def write_classes(run: Run, config: Config, class_names) -> None:
     """Writes classes.json: what a program needs to feed the model and to read its output."""
     write_json(
         run.classes,
         {
-            "task": task,
+            "task": config.task,
             "class_names": list(class_names),
-            "image_size": list(image_size),
+            "image_size": list(config.data.image_size),
             "fit": config.data.fit,
             "interpolation": config.data.interpolation,
             "input": "RGB, 0-255; scaling and normalisation are inside the model",

@@ -41,7 +41,7 @@ def load_backend() -> None:
             num_gpus()  # looks for devices, which has messages of its own
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"Keras' backend cannot be imported: {error}. Install tensorflow, or set KERAS_BACKEND=jax and install jax."
+                f"Keras' backend cannot be imported: {error}. Install tensorflow, or jax and set KERAS_BACKEND=jax."
             ) from None
         except BaseException:
             sys.stderr.write(captured())

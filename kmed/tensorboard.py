@@ -53,15 +53,13 @@ class Writer:
                     self.summary.scalar(f"{group}/{name.removeprefix('val_')}", value)
             if self.task.name == "multiclass":
                 counts = confusion_counts(validation.labels, self.task.decode(probs))
-                figure = figures.plot_confusion(
-                    counts, list(validation.class_names), f"validation, epoch {row['epoch']}"
-                )
+                title = f"validation, epoch {row['epoch']}"
+                figure = figures.plot_confusion(counts, list(validation.class_names), title)
                 self.summary.image("validation/confusion", figure_pixels(figure)[None])
             if batches is not None:
                 images = next(iter(batches.epoch(row["epoch"] - 1)))[0]
-                self.summary.image(
-                    "training/sample_batch", np.clip(np.asarray(images), 0, 255).astype(np.uint8), NUM_SAMPLES
-                )
+                pixels = np.clip(np.asarray(images), 0, 255).astype(np.uint8)
+                self.summary.image("training/sample_batch", pixels, max_outputs=NUM_SAMPLES)
         self.writer.flush()
 
     def close(self) -> None:

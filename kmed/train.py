@@ -21,6 +21,7 @@ from kmed.errors import ConfigError, RunError, suggest
 from kmed.estimate import estimate_memory
 from kmed.files import replacing, write_json
 from kmed.models import build_model, resolve_name
+from kmed.models.weights import normalization_of
 from kmed.optimizer import make_optimizer
 from kmed.progress import say
 from kmed.runs import Run, claimed, default_folder, open_run, point_latest, write_classes
@@ -43,6 +44,7 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     """
     config = config or Config()
     check_settings(config)
+    config = with_normalization(config)
     table = open_table(config) if table is None else table
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
@@ -50,9 +52,7 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         tell(table)
         config.write(run.config)
         write_splits(table, run.splits)
-        write_classes(
-            run, task=config.task, class_names=table.class_names, image_size=config.data.image_size, config=config
-        )
+        write_classes(run, config, table.class_names)
         write_json(run.environment, results.environment())
         if len(unreadable):
             results.write_frame(run.unreadable, unreadable)
@@ -66,9 +66,7 @@ def resume(folder, *, table: Table | None = None) -> Run:
     """
     run = open_run(folder)
     if run.result.exists():
-        raise RunError(
-            f"{folder} has already ended; its scores are in {run.metrics}. Start a new run with another --out."
-        )
+        raise RunError(f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead.")
     config = run.read_config()
     table = open_table(config) if table is None else table
     return train(run, config, read_splits(table, run.splits))
@@ -98,13 +96,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
         if last is not None:
             checkpoint.restore(last, state, model, average)
             say(f"Going on after epoch {state.epoch}.")
-    cached = sum(
-        math.prod(held.pictures.shape) for held in (batches, val_batches) if held.pictures.place in ("memory", "table")
-    )
-    memory = estimate_memory(model, settings.batch_size, cached_bytes=cached)
-    say(
-        f"{config.model.name}: {model.count_params():,} parameters, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB."
-    )
+    describe_model(model, config, dtype, [batches.pictures, val_batches.pictures])
 
     # ---- 4. Epochs: fit, validate the averaged weights, note, store ---------------------------------
     writer = make_writer(run.logs, get_task(config.task), enabled=settings.tensorboard)
@@ -132,9 +124,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
     writer.close()
 
     # ---- 5. The best epoch's weights in a float32 model, stored -------------------------------------
-    say(
-        f"Best epoch: {state.best_epoch} ({settings.monitor} {state.best_value:.4f}), {format_time(state.seconds)} in all."
-    )
+    say(f"Best epoch: {state.best_epoch} ({settings.monitor} {state.best_value:.4f}), {format_time(state.seconds)}.")
     with runtime.dtype_policy("float32"):
         final = build(config, table, weights=None)
     checkpoint.load_best(checkpoint.newest(run.checkpoints), final)
@@ -158,6 +148,18 @@ def check_settings(config: Config) -> None:
         raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
     if config.train.freeze_epochs and not config.model.weights:
         raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
+
+
+def with_normalization(config: Config) -> Config:
+    """Returns the settings with the normalisation that belongs to the weights written out.
+
+    So the model can be rebuilt, by a resumed run or in another dtype, without the weights' source.
+    """
+    if config.model.weights is None or config.model.normalization is not None:
+        return config
+    own = normalization_of(config.model.weights, config.model.name)
+    chosen = None if own is None else tuple(map(list, own))
+    return config.model_copy(update={"model": config.model.model_copy(update={"normalization": chosen})})
 
 
 def make_pipeline(table: Table, config: Config, *, augment: bool, cache_dir=None) -> Pipeline:
@@ -200,6 +202,14 @@ def build(config: Config, table: Table, *, weights: str | None) -> keras.Model:
         **arguments,
         **config.model.options,
     )
+
+
+def describe_model(model: keras.Model, config: Config, dtype: str, pictures: list) -> None:
+    """Says what is trained on what, and how much memory that is likely to take."""
+    cached = sum(math.prod(held.shape) for held in pictures if held.place in ("memory", "table"))
+    memory = estimate_memory(model, config.train.batch_size, cached_bytes=cached)
+    size = f"{model.count_params():,} parameters"
+    say(f"{config.model.name}: {size}, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB of memory.")
 
 
 def start_phase(model: keras.Model, config: Config, *, epoch: int, steps: int) -> None:
@@ -257,7 +267,6 @@ def note_epoch(state: checkpoint.State, row: dict, monitor: str) -> bool:
 
 def describe_epoch(row: dict, epochs: int, improved: bool) -> str:
     """Returns an epoch as one line."""
-    scores = "  ".join(
-        f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "learning_rate", "seconds")
-    )
+    hidden = ("epoch", "learning_rate", "seconds")
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in hidden)
     return f"Epoch {row['epoch']}/{epochs}: {scores}  ({row['seconds']:.0f} s){'  best so far' if improved else ''}"

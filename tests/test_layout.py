@@ -21,7 +21,7 @@ LEVELS = {
     "data.show": 2, "data.download": 2,
     "models.registry": 1, "models.resnet": 2, "models.densenet": 2, "models.efficientnet": 2, "models.vit": 2,
     "runs": 2, "checkpoint": 2,
-    "data.pipeline": 3, "data.prepare": 3, "models.weights": 3, "models": 3, "models.facts": 3, "evaluation": 3,
+    "data.pipeline": 3, "data.prepare": 3, "models.origin": 3, "models.weights": 3, "models": 3, "models.facts": 3, "evaluation": 3,
     "results": 4, "tensorboard": 4, "train": 4,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
@@ -79,7 +79,8 @@ def test_modules_and_functions_stay_short(name):
     assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (name, node.name) != ("train", "train"):
-            assert node.end_lineno - node.lineno < 60, f"{name}.{node.name} is too long"
+            start = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno  # docstrings may be long
+            assert node.end_lineno - start < 60, f"{name}.{node.name} is too long"
 
 
 def test_public_names_have_docstrings():

@@ -110,7 +110,8 @@ def test_a_killed_run_goes_on_to_the_same_history(small_npz, tmp_path):
     settings = [
         f"data.path={small_npz}", "data.image_size=32x40", "model.name=resnet18", "model.dropout=0.2",
         "augment.level=strong", "augment.orientation=free", "augment.mixup=0.2", "train.ema=0.9", "train.patience=2",
-        "train.epochs=5", "train.batch_size=16", "train.dtype=float32", "train.tensorboard=false", "evaluate.num_resamples=50",
+        "train.epochs=5", "train.batch_size=16", "train.dtype=float32", "train.tensorboard=false",
+        "evaluate.num_resamples=50",
     ]  # fmt: skip
     run_python(UNBROKEN, tmp_path / "unbroken", *settings)
     unbroken = pd.read_csv(tmp_path / "unbroken" / "history.csv").drop(columns="seconds")
@@ -130,7 +131,8 @@ def test_a_killed_run_goes_on_to_the_same_history(small_npz, tmp_path):
 TWO_DEVICES = """
 import sys
 import tensorflow as tf
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import kmed
 from kmed import runtime
 assert runtime.distribution(["CPU:0", "CPU:1"]).num_replicas_in_sync == 2

@@ -120,7 +120,8 @@ def _check_sizes(name: str, num_classes, image_size) -> tuple[int, tuple[int, in
     whole = isinstance(sides, Sequence) and len(sides) == 2 and all(hasattr(side, "__index__") for side in sides)
     if not whole or min(sides) < least:
         raise ModelError(
-            f"image_size is (height, width) in pixels, for {name} at least {least} each. Received: image_size={image_size!r}"
+            f"image_size is (height, width) in pixels, for {name} at least {least} each. "
+            f"Received: image_size={image_size!r}"
         )
     return int(num_classes), (int(sides[0]), int(sides[1]))
 
@@ -148,7 +149,7 @@ def _check_normalization(normalization, weights, name: str):
     asked = None if normalization is None else _mean_and_std(normalization)
     if weights is None:
         return asked or NORMALIZATIONS["imagenet"]
-    from kmed.models.weights import normalization_of, same_normalization
+    from kmed.models.origin import normalization_of, same_normalization
 
     own = normalization_of(weights, name)
     if asked and own and not same_normalization(asked, own):

@@ -1,5 +1,6 @@
 """EfficientNet-B0 to B7 (Tan & Le, 2019) with PyTorch's symmetric padding, equal to timm's layer by layer."""
 
+import functools
 import math
 import re
 import string
@@ -90,7 +91,9 @@ def build(
     if stochastic_depth_rate is None:
         stochastic_depth_rate = 0.06 if name == "efficientnetb0" else 0.2
     check_fraction(stochastic_depth_rate=stochastic_depth_rate)
-    width, depth = (own or published for own, published in zip((width, depth), VARIANTS[name], strict=True))
+    published_width, published_depth = VARIANTS[name]
+    width = published_width if width is None else width
+    depth = published_depth if depth is None else depth
     for option, factor in (("width", width), ("depth", depth)):
         if not (isinstance(factor, (int, float)) and 0.1 <= factor <= 10):
             raise ModelError(f"{option} is a factor between 0.1 and 10. Received: {option}={factor!r}")
@@ -99,9 +102,8 @@ def build(
         raise ModelError(f"depth leads to a stage of more than 26 blocks. Received: depth={depth!r}")
     backbone = _keras_hub_backbone(image_size, width, depth, stochastic_depth_rate)
     rates = _drop_rates(num_blocks, stochastic_depth_rate)
-    return swap_batch_norm(
-        backbone, image_size=image_size, batch_norm=batch_norm, adapt=lambda layer: _adapt(layer, rates)
-    )
+    adapt = functools.partial(_adapt, rates=rates)
+    return swap_batch_norm(backbone, image_size=image_size, batch_norm=batch_norm, adapt=adapt)
 
 
 def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth_rate: float) -> keras.Model:
@@ -128,9 +130,8 @@ def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth
 
 def _drop_rates(num_blocks: list[int], rate: float) -> dict[str, float]:
     """Returns {block name: drop rate}, growing linearly with the block's number."""
-    names = [
-        f"block{stage}{string.ascii_lowercase[i]}_" for stage, count in enumerate(num_blocks, 1) for i in range(count)
-    ]
+    letters = string.ascii_lowercase
+    names = [f"block{stage}{letter}_" for stage, count in enumerate(num_blocks, 1) for letter in letters[:count]]
     return {name: rate * number / len(names) for number, name in enumerate(names)}
 
 
@@ -163,11 +164,6 @@ def torch_name(layer_name: str) -> str:
     if stage == "1":
         parts |= {"dwconv_bn": "bn1", "project": "conv_pw", "project_bn": "bn2"}
     else:
-        parts |= {
-            "expand_conv": "conv_pw",
-            "expand_bn": "bn1",
-            "dwconv_bn": "bn2",
-            "project": "conv_pwl",
-            "project_bn": "bn3",
-        }
+        parts |= {"expand_conv": "conv_pw", "expand_bn": "bn1", "dwconv_bn": "bn2"}
+        parts |= {"project": "conv_pwl", "project_bn": "bn3"}
     return f"blocks.{int(stage) - 1}.{string.ascii_lowercase.index(letter)}.{parts[part]}"

@@ -119,11 +119,9 @@ def torch_name(layer_name: str) -> str:
 
 def _grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Returns (rows, columns) of patches."""
-    if any(side % patch_size or side < patch_size for side in image_size):
-        down, up = (
-            [max(patch_size, side // patch_size * patch_size + more) for side in image_size] for more in (0, patch_size)
-        )
-        up = [side if side % patch_size == 0 else larger for side, larger in zip(image_size, up, strict=True)]
+    if any(side % patch_size for side in image_size):
+        down = [max(1, side // patch_size) * patch_size for side in image_size]
+        up = [-(-side // patch_size) * patch_size for side in image_size]
         raise ModelError(
             f"vit needs sides that are multiples of its patch of {patch_size}. "
             f"Received: image_size={image_size[0]}x{image_size[1]}. "

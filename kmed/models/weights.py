@@ -1,16 +1,15 @@
 """Weights from elsewhere (safetensors with PyTorch names, a Keras file, an earlier run) into a model of kmed."""
 
 import dataclasses
-import json
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
 
 from kmed.errors import ModelError, WeightsError
 from kmed.models import vit
-from kmed.models.registry import MODELS, family_of, resolve_name
+from kmed.models.origin import Source, locate, normalization_of, same_normalization
+from kmed.models.registry import family_of, resolve_name
 
 # the last part of a Keras variable's path -> PyTorch's
 LEAVES = {
@@ -20,18 +19,9 @@ LEAVES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-SAFETENSORS = "model.safetensors"
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where weights lie: a file, and what timm's config.json beside it says ({} without one)."""
-
-    path: pathlib.Path
-    config: dict
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # comparing variables would compare their values
 class Slot:
     """What a variable is called in the file, and how its array gets there."""
 
@@ -68,99 +58,17 @@ def load_weights(model: keras.Model, source) -> list[str]:
     Raises: WeightsError: nothing there, no network, or a tensor that is missing, left over, of another
       shape or not finite; the model is then unchanged.
     """
-    name = _name_of(model)
-    found = locate(source, name)
+    found = locate(source, _name_of(model))
     if found.path.suffix == ".keras":
-        arrays, kinds, grid = _read_keras(found.path, model)
+        arrays, slots, shape = _read_keras(found.path, model)
     else:
-        arrays, kinds, grid = _read_safetensors(found), _torch_slots(model), _grid_from_config(found.config)
-    notes = _note_normalization(model, normalization_of(source, name))
-    arrays, more = _resize_positions(arrays, kinds, model, grid)
-    values, head_notes = _match(arrays, kinds, model, found)
+        arrays, slots, shape = _read_safetensors(found.path), _torch_slots(model), _input_size(found)
+    arrays, notes = _resize_positions(arrays, slots, model, shape)
+    values, more = _match(arrays, slots, model, found)
+    notes += _note_normalization(model, normalization_of(found)) + more
     for variable, value in values:
         variable.assign(value)
-    return notes + more + head_notes
-
-
-def normalization_of(source, name: str | None = None):
-    """Returns ((mean), (std)), by which the pixels of the weights' training were scaled, or None if unknown.
-
-    Args:
-      source: as in `load_weights`.
-      name: the model, needed for "imagenet" only.
-    """
-    found = locate(source, name)
-    if found.path.suffix == ".keras":
-        return _normalization_in_keras(found.path)
-    values = {**found.config, **found.config.get("pretrained_cfg", {})}
-    if "mean" not in values or "std" not in values:
-        return None
-    try:
-        mean, std = (tuple(float(number) for number in values[key]) for key in ("mean", "std"))
-    except (TypeError, ValueError):
-        raise WeightsError(f"mean and std in the config.json beside {found.path} are no lists of numbers.") from None
-    return mean, std
-
-
-def same_normalization(one, other) -> bool:
-    """Returns whether two (mean, std) are equal but for rounding."""
-    return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=0, atol=1e-4)
-
-
-def locate(source, name: str | None = None) -> Source:
-    """Returns the file that `source` means, fetching it where it is on the network.
-
-    Raises: WeightsError: there is none.
-    """
-    if str(source) == "imagenet":
-        repository = MODELS[resolve_name(name)].imagenet
-        if repository is None:
-            those = ", ".join(key for key, entry in MODELS.items() if entry.imagenet)
-            raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {those}.")
-        return _fetch(repository)
-    if str(source).startswith("hf://"):
-        return _fetch(str(source).removeprefix("hf://"))
-    path = pathlib.Path(source)
-    if path.is_dir():
-        inside = [path / file for file in ("model.keras", SAFETENSORS) if (path / file).is_file()]
-        if not inside:
-            raise WeightsError(f"The folder {path} holds neither model.keras nor {SAFETENSORS}.")
-        path = inside[0]
-    if not path.is_file():
-        raise WeightsError(
-            f"There are no weights at {path}. Give imagenet, a file, an earlier run's folder, or hf://user/repository."
-        )
-    if path.suffix not in (".keras", ".safetensors"):
-        raise WeightsError(
-            f"Weights are read from .safetensors and .keras files. Received: {path}. Convert it to safetensors first."
-        )
-    config = path.with_name("config.json")
-    return Source(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
-
-
-def _fetch(repository: str) -> Source:
-    import huggingface_hub
-
-    try:
-        config = huggingface_hub.hf_hub_download(repository, "config.json")
-        path = huggingface_hub.hf_hub_download(repository, SAFETENSORS)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"The weights hf://{repository} could not be fetched ({reason}). Without a network, give a folder "
-            f"with that repository's {SAFETENSORS} and config.json."
-        ) from error
-    return Source(pathlib.Path(path), _read_json(pathlib.Path(config)))
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} must hold a JSON object. Received: {type(value).__name__}.")
-    return value
+    return notes
 
 
 def _name_of(model: keras.Model) -> str:
@@ -172,14 +80,14 @@ def _name_of(model: keras.Model) -> str:
         ) from None
 
 
-def _read_safetensors(found: Source) -> dict[str, np.ndarray]:
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        arrays = load_file(found.path)
+        arrays = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{found.path} is no readable safetensors file: {error}.") from None
+        raise WeightsError(f"{path} is no readable safetensors file: {error}.") from None
     return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
 
 
@@ -217,19 +125,6 @@ def _tokens_of(model: keras.Model):
     return inner[0] if inner else None
 
 
-def _normalization_in_keras(path: pathlib.Path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-        layers = config["config"].get("layers", [])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is no readable Keras model: {error}.") from None
-    for layer in layers:
-        if layer.get("class_name") == "Normalize":
-            return tuple(layer["config"]["mean"]), tuple(layer["config"]["std"])
-    return None
-
-
 def _note_normalization(model: keras.Model, theirs) -> list[str]:
     own = model.get_layer("normalize")
     if theirs is None or same_normalization((own.mean, own.std), theirs):
@@ -240,30 +135,31 @@ def _note_normalization(model: keras.Model, theirs) -> list[str]:
     ]
 
 
-def _grid_from_config(config: dict) -> tuple[int, int] | None:
-    """Returns the image size that timm's config.json tells, in place of a grid, or None."""
-    size = {**config, **config.get("pretrained_cfg", {})}.get("input_size")
+def _input_size(found: Source) -> tuple[int, int] | None:
+    """Returns (height, width) of the images that the weights were trained on, or None if that is not told."""
+    size = found.trained_on.get("input_size")
     return tuple(size[-2:]) if isinstance(size, list) and len(size) == 3 else None
 
 
-def _resize_positions(arrays, slots, model: keras.Model, grid) -> tuple[dict, list[str]]:
-    """Returns the arrays with learned positions brought to the model's grid, and a note if that was needed."""
+def _resize_positions(arrays, slots, model: keras.Model, shape) -> tuple[dict, list[str]]:
+    """Returns the arrays with learned positions brought to the model's grid, and a note if that was needed.
+
+    Args:
+      shape: (height, width) of the weights' images or grid, if known.
+    """
     slot = next((slot for slot in slots if slot.variable.path == "tokens/pos_embed"), None)
-    if slot is None or slot.key not in arrays:
-        return arrays, []
-    positions, wanted = arrays[slot.key], tuple(slot.variable.shape)
-    fits = positions.ndim == 3 and positions.shape[0] == 1 and positions.shape[2] == wanted[2]
-    new_grid = _tokens_of(model).grid
-    if not fits or (positions.shape == wanted and grid in (None, new_grid)):
-        return arrays, []
-    old_grid = _old_grid(positions.shape[1] - 1, new_grid, grid)
-    if old_grid == new_grid:
-        return arrays, []
+    positions = arrays.get(slot.key) if slot else None
+    if positions is None or positions.ndim != 3 or positions.shape[2] != slot.variable.shape[2]:
+        return arrays, []  # nothing to resize; what does not fit is named by _match
+    num_patches, new_grid = positions.shape[1] - 1, _tokens_of(model).grid
+    old_grid = _old_grid(num_patches, new_grid, shape)
     if old_grid is None:
         raise WeightsError(
-            f"{slot.key} holds {positions.shape[1] - 1} positions, and how many rows they make is not told. "
+            f"{slot.key} holds {num_patches} positions, and how many rows they make is not told. "
             "Put timm's config.json with input_size beside the file."
         )
+    if old_grid == new_grid:
+        return arrays, []
     resized = vit.resize_positions(positions.astype("float32"), old_grid, new_grid)
     note = f"Positions were resized from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} patches."
     return {**arrays, slot.key: resized}, [note]

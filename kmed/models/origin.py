@@ -1,0 +1,122 @@
+"""Where weights lie: a file, a folder, an earlier run or the Hugging Face hub; and what is told beside them."""
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+
+from kmed.errors import WeightsError
+from kmed.models.registry import MODELS, resolve_name
+
+SAFETENSORS = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where weights lie: a file, and what timm's config.json beside it says ({} without one)."""
+
+    path: pathlib.Path
+    config: dict
+
+    @property
+    def trained_on(self) -> dict:
+        """What timm tells of the training (mean, std, input_size); older files have it at the top."""
+        return {**self.config, **(self.config.get("pretrained_cfg") or {})}
+
+
+def locate(source, name: str | None = None) -> Source:
+    """Returns the file that `source` means, fetching it where it is on the network.
+
+    Raises: WeightsError: there is none.
+    """
+    if str(source) == "imagenet":
+        repository = MODELS[resolve_name(name)].imagenet
+        if repository is None:
+            those = ", ".join(key for key, entry in MODELS.items() if entry.imagenet)
+            raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {those}.")
+        return _fetch(repository)
+    if str(source).startswith("hf://"):
+        return _fetch(str(source).removeprefix("hf://"))
+    path = pathlib.Path(source)
+    if path.is_dir():
+        inside = [path / file for file in ("model.keras", SAFETENSORS) if (path / file).is_file()]
+        if not inside:
+            raise WeightsError(f"The folder {path} holds neither model.keras nor {SAFETENSORS}.")
+        path = inside[0]
+    if not path.is_file():
+        raise WeightsError(
+            f"There are no weights at {path}. Give imagenet, a file, an earlier run's folder, or hf://user/repository."
+        )
+    if path.suffix not in (".keras", ".safetensors"):
+        raise WeightsError(
+            f"Weights are read from .safetensors and .keras files. Received: {path}. Convert it to safetensors first."
+        )
+    config = path.with_name("config.json")
+    return Source(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
+
+
+def normalization_of(source, name: str | None = None):
+    """Returns ((mean), (std)), by which the pixels of the weights' training were scaled, or None if unknown.
+
+    Args:
+      source: as in `kmed.models.weights.load_weights`, or what `locate` returned.
+      name: the model, needed for "imagenet" only.
+    """
+    found = source if isinstance(source, Source) else locate(source, name)
+    if found.path.suffix == ".keras":
+        return _normalization_in_keras(found.path)
+    values = found.trained_on
+    if "mean" not in values or "std" not in values:
+        return None
+    try:
+        mean, std = (tuple(float(number) for number in values[key]) for key in ("mean", "std"))
+    except (TypeError, ValueError):
+        mean = std = ()
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise WeightsError(f"mean and std in the config.json beside {found.path} must be three numbers each.")
+    return mean, std
+
+
+def same_normalization(one, other) -> bool:
+    """Returns whether two (mean, std) are equal but for rounding."""
+    return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=0, atol=1e-4)
+
+
+def _fetch(repository: str) -> Source:
+    import huggingface_hub
+
+    try:
+        config = huggingface_hub.hf_hub_download(repository, "config.json")
+        path = huggingface_hub.hf_hub_download(repository, SAFETENSORS)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"The weights hf://{repository} could not be fetched ({reason}). Without a network, give a folder "
+            f"with that repository's {SAFETENSORS} and config.json."
+        ) from error
+    return Source(pathlib.Path(path), _read_json(pathlib.Path(config)))
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} must hold a JSON object. Received: {type(value).__name__}.")
+    return value
+
+
+def _normalization_in_keras(path: pathlib.Path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        layers = config["config"].get("layers", [])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} is no readable Keras model: {error}.") from None
+    for layer in layers:
+        if layer.get("class_name") == "Normalize":
+            return tuple(layer["config"]["mean"]), tuple(layer["config"]["std"])
+    return None

@@ -1,0 +1,280 @@
+"""Loading weights of a small transformer (fast) and, where its size matters not, of ResNet-18."""
+
+import json
+import logging
+
+import huggingface_hub
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from kmed.errors import ModelError, WeightsError
+from kmed.models import build_model
+from kmed.models.vit import resize_positions
+from kmed.models.weights import load_weights, normalization_of
+
+SMALL = {"width": 8, "depth": 1, "num_heads": 2}
+SIZE = (16, 24)  # 2x3 patches
+
+
+def shapes(num_classes=3, num_patches=6, width=8):
+    """Returns {name: shape} as timm writes them for a transformer of SMALL."""
+    block = {
+        "norm1.weight": (width,),
+        "norm1.bias": (width,),
+        "attn.qkv.weight": (3 * width, width),
+        "attn.qkv.bias": (3 * width,),
+        "attn.proj.weight": (width, width),
+        "attn.proj.bias": (width,),
+        "norm2.weight": (width,),
+        "norm2.bias": (width,),
+        "mlp.fc1.weight": (4 * width, width),
+        "mlp.fc1.bias": (4 * width,),
+        "mlp.fc2.weight": (width, 4 * width),
+        "mlp.fc2.bias": (width,),
+    }
+    outer = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + num_patches, width),
+        "patch_embed.proj.weight": (width, 3, 8, 8),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "head.weight": (num_classes, width),
+        "head.bias": (num_classes,),
+    }
+    return outer | {f"blocks.0.{name}": shape for name, shape in block.items()}
+
+
+def state(**kwargs):
+    rng = np.random.default_rng(7)
+    return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes(**kwargs).items()}
+
+
+def small(num_classes=3, size=SIZE, **kwargs):
+    keras.utils.set_random_seed(1)
+    return build_model("vit", num_classes, size, **SMALL, **kwargs)
+
+
+def written(folder, arrays, config=None):
+    """Returns the safetensors file that holds `arrays`, with a config.json beside it if there is one."""
+    save_file(arrays, folder / "model.safetensors")
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder / "model.safetensors"
+
+
+def copies(model):
+    return [np.array(weight) for weight in model.weights]
+
+
+def same(one, two):
+    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_each_tensor_lands_where_it_belongs(tmp_path):
+    arrays, model = state(), small()
+    assert load_weights(model, written(tmp_path, arrays)) == []
+    backbone = model.get_layer("backbone")
+    np.testing.assert_array_equal(
+        backbone.get_layer("patch_embed").kernel, arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(backbone.get_layer("block0_attn").qkv.kernel, arrays["blocks.0.attn.qkv.weight"].T)
+    np.testing.assert_array_equal(backbone.get_layer("tokens").pos_embed, arrays["pos_embed"])
+    np.testing.assert_array_equal(model.get_layer("head").kernel, arrays["head.weight"].T)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_sixteen_bits_are_read(dtype, tmp_path):
+    arrays, model = {name: array.astype(dtype) for name, array in state().items()}, small()
+    assert load_weights(model, written(tmp_path, arrays)) == []
+    np.testing.assert_array_equal(model.get_layer("head").bias, arrays["head.bias"].astype("float32"))
+
+
+def test_a_folder_is_read_and_batch_counters_are_ignored(tmp_path):
+    written(tmp_path, {**state(), "bn1.num_batches_tracked": np.array(3)})
+    assert load_weights(small(), tmp_path) == []
+
+
+@pytest.mark.parametrize("num_classes", [1, 1000])
+def test_a_head_for_other_classes_starts_anew(num_classes, tmp_path):
+    model, fresh = small(), small()
+    model.get_layer("head").bias.assign([1.0, 2.0, 3.0])
+    notes = load_weights(model, written(tmp_path, state(num_classes=num_classes)))
+    assert notes == [f"The weights' head is for {num_classes} classes: that for 3 starts anew."]
+    assert np.asarray(model.get_layer("head").bias).tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(model.get_layer("head").kernel, fresh.get_layer("head").kernel)
+    assert not np.array_equal(model.get_layer("backbone").get_layer("norm").gamma, np.ones(8))
+
+
+def test_weights_without_a_head_are_taken(tmp_path):
+    arrays = {name: array for name, array in state().items() if not name.startswith("head")}
+    assert load_weights(small(), written(tmp_path, arrays)) == [
+        "The weights have no head: that for 3 classes starts anew."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks.0.norm2.bias": None}, "vit needs 'blocks.0.norm2.bias'"),
+        ({"head.bias": None}, "vit needs 'head.bias'"),
+        ({"blocks.1.norm1.weight": np.ones(8, "float32")}, "'blocks.1.norm1.weight', which vit has no place for"),
+        ({"norm.weight": np.ones(9, "float32")}, r"'norm.weight' has shape \(9,\), vit needs \(8,\)"),
+        ({"head.weight": np.ones((3, 9), "float32")}, "'head.weight' has shape"),
+        ({"blocks.0.attn.qkv.weight": np.ones((8, 24), "float32")}, "'blocks.0.attn.qkv.weight' has shape"),
+        ({"cls_token": np.full((1, 1, 8), np.nan, "float32")}, "'cls_token' holds values that are not finite"),
+        ({"pos_embed": np.ones((1, 7, 9), "float32")}, "'pos_embed' has shape"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_changes(change, message, tmp_path):
+    arrays = {name: array for name, array in {**state(), **change}.items() if array is not None}
+    model = small()
+    before = copies(model)
+    with pytest.raises(WeightsError, match=message):
+        load_weights(model, written(tmp_path, arrays))
+    assert same(copies(model), before)
+
+
+def test_another_architecture_is_told(tmp_path):
+    path = written(tmp_path, state() | {"blocks.7.norm1.bias": np.ones(8, "float32")}, {"architecture": "vit_deep"})
+    with pytest.raises(WeightsError, match="says that it holds vit_deep"):
+        load_weights(small(), path)
+
+
+def test_normalisation_travels_with_the_weights(tmp_path):
+    facts = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    written(tmp_path, state(), {"architecture": "vit", "pretrained_cfg": facts})
+    assert normalization_of(tmp_path) == ((0.5,) * 3, (0.25,) * 3)
+    assert small(weights=tmp_path).get_layer("normalize").mean == (0.5,) * 3
+    assert (
+        small(weights=tmp_path, normalization=(facts["mean"], facts["std"])).get_layer("normalize").std == (0.25,) * 3
+    )
+    with pytest.raises(ModelError, match="Leave it out"):
+        small(weights=tmp_path, normalization="imagenet")
+    [note] = load_weights(small(), tmp_path)
+    assert "expect worse features" in note
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"mean": [1], "std": [1]}, "three numbers each"),
+        ({"mean": "grey", "std": 3}, "three numbers each"),
+        ([], "JSON object"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(config, message, tmp_path):
+    written(tmp_path, state(), config)
+    with pytest.raises(WeightsError, match=message):
+        normalization_of(tmp_path)
+
+
+def test_an_earlier_run_gives_weights_and_normalisation(tmp_path):
+    model = small(normalization="unit")
+    model.compile("sgd", "categorical_crossentropy")
+    model.save(tmp_path / "model.keras")
+    again = small(weights=tmp_path)  # a run folder
+    assert same(copies(again), copies(model))
+    assert again.get_layer("normalize").std == (1, 1, 1)
+    two = small(2, weights=tmp_path / "model.keras")
+    assert same(copies(two.get_layer("backbone")), copies(model.get_layer("backbone")))
+    with pytest.raises(ModelError, match="Leave it out"):
+        small(weights=tmp_path, normalization="imagenet")
+
+
+def test_an_earlier_run_of_another_model_is_refused(tmp_path):
+    build_model("vit", 3, SIZE, width=8, depth=2, num_heads=2).save(tmp_path / "model.keras")
+    with pytest.raises(WeightsError, match="'block1_.*has no place for"):
+        load_weights(small(), tmp_path)
+
+
+def test_building_tells_the_notes(tmp_path, caplog):
+    path = written(tmp_path, state(num_classes=9))
+    with caplog.at_level(logging.INFO, logger="kmed"):
+        logging.getLogger("kmed").propagate = True
+        small(weights=path)
+    assert "head is for 9 classes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("old_grid", "config"),
+    [
+        ((4, 6), None),
+        ((4, 6), {"pretrained_cfg": {"input_size": [3, 32, 48]}}),
+        ((5, 5), None),
+        ((3, 4), {"input_size": [3, 24, 32]}),
+    ],
+)
+def test_positions_are_resized_from_another_image_size(old_grid, config, tmp_path):
+    arrays = state(num_patches=old_grid[0] * old_grid[1])
+    model = small()
+    notes = load_weights(model, written(tmp_path, arrays, config))
+    assert notes == [f"Positions were resized from {old_grid[0]}x{old_grid[1]} to 2x3 patches."]
+    expected = resize_positions(arrays["pos_embed"], old_grid, (2, 3))
+    np.testing.assert_array_equal(model.get_layer("backbone").get_layer("tokens").pos_embed, expected)
+
+
+def test_positions_of_an_earlier_run_are_resized(tmp_path):
+    small(size=(24, 16)).save(tmp_path / "model.keras")  # 3x2: as many patches, another shape
+    assert load_weights(small(), tmp_path) == ["Positions were resized from 3x2 to 2x3 patches."]
+
+
+def test_positions_of_unknown_shape_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match="12 positions, and how many rows"):
+        load_weights(small(), written(tmp_path, state(num_patches=12)))
+
+
+@pytest.mark.parametrize(("name", "content"), [("model.safetensors", b"no tensors"), ("model.keras", b"no archive")])
+def test_a_damaged_file_is_named(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name} is no readable"):
+        load_weights(small(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing.safetensors", "no weights at"), ("model.pth", "Convert it to safetensors"), ("", "holds neither")],
+)
+def test_what_is_no_checkpoint_is_named(name, message, tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"")
+    with pytest.raises(WeightsError, match=message):
+        load_weights(small(), tmp_path / name)
+
+
+def test_a_foreign_model_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="mine")
+    with pytest.raises(WeightsError, match="'mine'"):
+        load_weights(model, written(tmp_path, state()))
+
+
+def test_models_without_imagenet_weights_name_those_that_have_them():
+    with pytest.raises(WeightsError, match="no ImageNet weights for vit. Models that have them: resnet18"):
+        small(weights="imagenet")
+
+
+def test_without_a_network_the_way_out_is_told(monkeypatch):
+    def offline(repository, file):
+        raise OSError(f"no route to {repository}")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with pytest.raises(WeightsError, match="hf://timm/resnet18.a1_in1k could not be fetched .*give a folder"):
+        build_model("resnet18", 3, (32, 32), weights="imagenet")
+
+
+def test_a_hub_repository_is_read_like_a_folder(monkeypatch, tmp_path):
+    written(tmp_path, state(num_classes=1000), {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+    asked = []
+
+    def download(repository, file):
+        asked.append((repository, file))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    model = small(weights="hf://someone/small-vit")
+    assert set(asked) == {("someone/small-vit", "config.json"), ("someone/small-vit", "model.safetensors")}
+    assert model.get_layer("normalize").mean == (0.5,) * 3
+    expected = state(num_classes=1000)["cls_token"]
+    np.testing.assert_array_equal(model.get_layer("backbone").get_layer("tokens").cls_token, expected)

@@ -1,0 +1,71 @@
+"""The optimizer: Keras' own where nothing is scaled, clipped as told, and slower for the backbone."""
+
+import keras
+import numpy as np
+import pytest
+
+from kmed.config import TrainConfig
+from kmed.optimizer import AdamW, make_optimizer
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    backbone = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="inner")], name="backbone")
+    images = keras.Input((4,))
+    return keras.Model(images, keras.layers.Dense(2, name="head")(backbone(images)))
+
+
+def moved(optimizer, steps=3):
+    """Returns how far each weight moves in a few steps on fixed data."""
+    model = make_model()
+    before = [weight.numpy() for weight in model.weights]
+    model.compile(optimizer, "mse")
+    rng = np.random.default_rng(0)
+    model.fit(
+        rng.normal(size=(8 * steps, 4)), 50 * rng.normal(size=(8 * steps, 2)), batch_size=8, shuffle=False, verbose=0
+    )
+    return [weight.numpy() - old for weight, old in zip(model.weights, before)]
+
+
+def test_it_is_keras_adamw_where_nothing_is_scaled():
+    settings = {"learning_rate": 0.01, "weight_decay": 0.1, "global_clipnorm": 0.5}
+    for ours, theirs in zip(moved(AdamW(**settings)), moved(keras.optimizers.AdamW(**settings))):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_clipping_changes_the_steps():
+    # Adam forgets the gradient's length where it is the same in all steps; here it is not.
+    free, clipped = (moved(AdamW(0.01, global_clipnorm=norm)) for norm in (None, 0.01))
+    assert max(np.abs(a - b).max() for a, b in zip(free, clipped)) > 1e-5
+
+
+def test_the_backbone_moves_a_tenth():
+    full, scaled = (
+        moved(AdamW(0.01, weight_decay=0), steps=1),
+        moved(AdamW(0.01, weight_decay=0, backbone_factor=0.1), steps=1),
+    )
+    for a, b, factor in zip(full, scaled, (0.1, 0.1, 1, 1)):
+        np.testing.assert_allclose(b, factor * a, rtol=1e-4)
+
+
+def test_warm_up_and_cosine():
+    settings = TrainConfig(epochs=10, warmup_epochs=2, learning_rate=0.5)
+    schedule = make_optimizer(settings, steps_per_epoch=10)._learning_rate
+    rate = [float(schedule(step)) for step in range(101)]
+    assert rate[0] == 0
+    assert rate[10] == pytest.approx(0.25)
+    assert max(rate) == rate[20] == pytest.approx(0.5)
+    assert rate[60] == pytest.approx(0.25)
+    assert rate[100] == pytest.approx(0, abs=1e-7)
+
+
+def test_without_warm_up_it_starts_at_the_peak():
+    schedule = make_optimizer(
+        TrainConfig(epochs=1, warmup_epochs=0, learning_rate=0.5), steps_per_epoch=4
+    )._learning_rate
+    assert float(schedule(0)) == pytest.approx(0.5)
+
+
+def test_a_copy_from_its_config_is_the_same():
+    optimizer = AdamW(0.01, backbone_factor=0.3)
+    assert AdamW.from_config(optimizer.get_config()).backbone_factor == 0.3
