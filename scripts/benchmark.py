@@ -1,0 +1,231 @@
+"""Speed and memory of kmed on this machine; ratios are taken within one run, since machines differ and drift.
+
+Each command prints its figures, and writes them as rows of a CSV where --out is given:
+
+    python scripts/benchmark.py startup
+    python scripts/benchmark.py batchnorm --steps 40
+    python scripts/benchmark.py pipeline --data data/blood_cells
+    python scripts/benchmark.py dtype
+    python scripts/benchmark.py memory --data data/blood_cells
+"""
+
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import click
+import numpy as np
+import pandas as pd
+
+from kmed import runtime
+from kmed.files import replacing
+
+IMAGE_SIZE = (120, 160)
+BATCH_SIZE = 32
+BLOCK = 10  # steps of one candidate before the other has its turn
+OUT = click.option("--out", type=click.Path(path_type=pathlib.Path), help="A CSV that the rows are added to.")
+DATA = click.option("--data", required=True, help="The blood cells, such as data/blood_cells.")
+
+
+@click.group(help=__doc__.split("\n")[0])
+def main():
+    """Groups the benchmarks."""
+
+
+@main.command()
+@click.option("--runs", default=9, show_default=True)
+@OUT
+def startup(runs, out):
+    """Time `kmed --help` and `kmed models --help`, and look whether TensorFlow is imported."""
+    rows = []
+    for arguments in (["--help"], ["models", "--help"]):
+        seconds = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "kmed", *arguments], capture_output=True, check=True)
+            seconds.append(time.perf_counter() - start)
+        code = f"import sys; sys.argv = ['kmed', *{arguments}]\nfrom kmed.cli import main\n"
+        code += "main(standalone_mode=False)\nprint('tensorflow' in sys.modules)"
+        printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        subject = f"kmed {' '.join(arguments)}"
+        rows.append(row("startup", subject, statistics.median(seconds), "s (median)", steps=runs))
+        rows.append(row("startup", subject, float(printed.split()[-1] == "True"), "imports TensorFlow"))
+    report(rows, out)
+
+
+@main.command()
+@click.option("--steps", default=40, show_default=True, help="Counted steps of each, after the warm-up.")
+@click.option("--dtype", default="mixed_bfloat16", show_default=True)
+@OUT
+def batchnorm(steps, dtype, out):
+    """ResNet-18's training step with the fused batch normalisation against stock Keras'."""
+    candidates = {
+        kind: training_step("resnet18", dtype, model_options={"batch_norm": kind}) for kind in ("fused", "keras")
+    }
+    rates = in_turn(candidates, steps)
+    rows = [
+        row(
+            "batchnorm",
+            f"resnet18 {kind} {dtype}",
+            rate,
+            "images/s",
+            steps=steps,
+            ratio_to="keras",
+            ratio=rate / rates["keras"],
+        )
+        for kind, rate in rates.items()
+    ]
+    report(rows, out)
+
+
+@main.command()
+@click.option("--models", default="resnet18,densenet121,efficientnetb0,vit", show_default=True)
+@click.option("--steps", default=20, show_default=True)
+@OUT
+def dtype(models, steps, out):
+    """Each model's training step in float32 and in mixed_bfloat16: what `dtype: auto` rests on."""
+    for name in models.split(","):
+        candidates = {kind: training_step(name, kind) for kind in ("float32", "mixed_bfloat16")}
+        rates = in_turn(candidates, steps)
+        rows = [
+            row(
+                "dtype",
+                f"{name} {kind}",
+                rate,
+                "images/s",
+                steps=steps,
+                ratio_to="float32",
+                ratio=rate / rates["float32"],
+            )
+            for kind, rate in rates.items()
+        ]
+        report(rows, out)
+
+
+@main.command()
+@click.option("--steps", default=30, show_default=True, help="Training steps to compare with.")
+@click.option("--images", default=3000, show_default=True, help="Pictures read.")
+@DATA
+@OUT
+def pipeline(data, steps, images, out):
+    """Decode, resize and light augmentation from disk without a cache, against what ResNet-18's step eats."""
+    from kmed.data.pipeline import Pipeline
+    from kmed.data.sources import load_table
+
+    table = load_table(data)
+    table = table.take(np.random.default_rng(0).permutation(len(table))[:images])
+    reader = Pipeline(table, IMAGE_SIZE, batch_size=BATCH_SIZE, augment="light", orientation="free", cache="none")
+    for _ in reader.epoch(0):  # warms up the threads, the graph and the file system's cache
+        pass
+    start = time.perf_counter()
+    count = sum(len(batch[0]) for batch in reader.epoch(1))
+    read = count / (time.perf_counter() - start)
+    step = in_turn({"step": training_step("resnet18", runtime.choose_dtype("resnet18"))}, steps)["step"]
+    rows = [
+        row(
+            "pipeline",
+            "decode, resize, light augmentation from disk",
+            read,
+            "images/s",
+            ratio_to="resnet18 step",
+            ratio=read / step,
+        ),
+        row("pipeline", "resnet18 step", step, "images/s", steps=steps),
+    ]
+    report(rows, out)
+
+
+@main.command()
+@click.option("--config", default="configs/blood_cells.yaml", show_default=True)
+@DATA
+@OUT
+def memory(data, config, out):
+    """Peak memory of a whole resnet18 run of one epoch, data preparation and judging included."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [
+            "--config",
+            config,
+            "--data",
+            data,
+            "--model",
+            "resnet18",
+            "--epochs",
+            "1",
+            "--out",
+            f"{folder}/run",
+        ]
+        subprocess.run([sys.executable, "-m", "kmed", "train", *arguments], check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # Linux counts in KiB
+    report([row("memory", "kmed train resnet18, 1 epoch", peak / 1e9, "GB (peak resident)")], out)
+
+
+def training_step(name: str, dtype: str, model_options=None):
+    """Returns a function that runs a number of training steps as `kmed train` does, input aside."""
+    import tensorflow as tf
+
+    from kmed import build_model
+    from kmed.config import Config
+    from kmed.train import start_phase
+
+    with runtime.dtype_policy(dtype):
+        model = build_model(name, 4, image_size=IMAGE_SIZE, **(model_options or {}))
+        start_phase(model, Config(), epoch=0, steps=10**6)
+    rng = np.random.default_rng(0)
+    images = tf.constant(rng.integers(0, 256, (BATCH_SIZE, *IMAGE_SIZE, 3)), tf.float32)
+    labels = tf.one_hot(rng.integers(0, 4, BATCH_SIZE), 4)
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        model.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0)
+        return time.perf_counter() - start
+
+    return run
+
+
+def in_turn(candidates: dict, steps: int) -> dict[str, float]:
+    """Returns images/s of each candidate, run in alternating blocks after a warm-up."""
+    for run in candidates.values():
+        run(3)
+    seconds = dict.fromkeys(candidates, 0.0)
+    rounds = -(-steps // BLOCK)
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            seconds[name] += run(BLOCK)
+    return {name: rounds * BLOCK * BATCH_SIZE / spent for name, spent in seconds.items()}
+
+
+def row(benchmark: str, subject: str, value: float, unit: str, *, steps="", ratio_to="", ratio="") -> dict:
+    """Returns one row of the results table."""
+    return {
+        "benchmark": benchmark,
+        "subject": subject,
+        "value": float(f"{value:.4g}"),
+        "unit": unit,
+        "steps": steps,
+        "ratio_to": ratio_to,
+        "ratio": round(ratio, 3) if ratio != "" else "",
+    }
+
+
+def report(rows: list[dict], out: pathlib.Path | None) -> None:
+    """Prints the rows, and adds them to a CSV with device and versions."""
+    frame = pd.DataFrame(rows)
+    print(frame.to_string(index=False))
+    if out is None:
+        return
+    frame["device"] = runtime.describe_device()
+    frame["versions"] = " ".join(f"{name}={version}" for name, version in runtime.versions().items())
+    frame["command"] = " ".join(["python", *sys.argv])
+    if out.exists():
+        frame = pd.concat([pd.read_csv(out), frame], ignore_index=True)
+    with replacing(out) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    main()
