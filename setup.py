@@ -37,6 +37,6 @@ setup(
         "psutil>=6",
         "kagglehub>=0.3",
     ],
-    extras_require={"dev": ["pytest>=8", "ruff>=0.9"]},
+    extras_require={"dev": ["pytest>=8", "ruff>=0.9", "jax>=0.5"]},
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},
 )

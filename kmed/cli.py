@@ -177,7 +177,14 @@ def models():
     with one_line_errors():
         from kmed.models import model_facts
 
-        click.echo(model_facts().to_string(index=False))
+        facts = model_facts()
+        for column, unit, size in (
+            ("trainable_parameters", "M", 1e6),
+            ("total_parameters", "M", 1e6),
+            ("multiply_adds", "G", 1e9),
+        ):
+            facts[column] = [f"{value / size:.2f} {unit}" for value in facts[column]]
+        click.echo(facts.to_string(index=False))
 
 
 @main.group(cls=Commands)

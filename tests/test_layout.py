@@ -21,7 +21,8 @@ LEVELS = {
     "data.show": 2, "data.download": 2,
     "models.registry": 1, "models.resnet": 2, "models.densenet": 2, "models.efficientnet": 2, "models.vit": 2,
     "runs": 2, "checkpoint": 2,
-    "data.pipeline": 3, "data.prepare": 3, "models.origin": 3, "models.weights": 3, "models": 3, "models.facts": 3, "evaluation": 3,
+    "data.pipeline": 3, "data.prepare": 3, "models.origin": 3, "models.weights": 3, "models": 3, "models.facts": 3,
+    "evaluation": 3,
     "results": 4, "tensorboard": 4, "train": 4,
     "cli": 6, "__main__": 6,
 }  # fmt: skip

@@ -230,3 +230,48 @@ def test_a_thawed_backbone_moves_at_its_own_rate(tiny, tmp_path):
     ]
     run = kmed.fit(load_config(overrides=[*settings, "train.backbone_learning_rate=0.1"]), out=tmp_path / "second")
     assert list(pd.read_csv(run.history)["epoch"]) == [1, 2]
+
+
+def test_tensorboard_gets_scalars_a_batch_and_the_confusion_matrix(tiny, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = kmed.fit(load_config(overrides=tiny), out=tmp_path / "run")
+    events = EventAccumulator(str(run.logs), size_guidance={"tensors": 0})
+    events.Reload()
+    steps = {tag: [event.step for event in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
+    for tag in (
+        "training/loss",
+        "training/learning_rate",
+        "training/accuracy",
+        "validation/loss",
+        "validation/confusion",
+    ):
+        assert steps[tag] == [1, 2], tag
+    assert steps["training/sample_batch"] == [1]
+
+
+# TensorFlow is made impossible to import, as in an environment without it.
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None
+import kmed
+from kmed import runtime
+runtime.load_backend()
+import keras
+assert keras.backend.backend() == "jax"
+run = kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
+kmed.evaluate(run.folder)
+"""
+
+
+def test_a_pack_is_trained_on_where_tensorflow_is_not(small_npz, tmp_path):
+    pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
+    settings = [
+        f"data.path={small_npz}", "data.image_size=32x40", "model.name=vit",
+        "model.options={patch_size: 8, width: 16, depth: 2, num_heads: 2}", "train.epochs=3", "train.batch_size=16",
+        "train.dtype=float32", "evaluate.num_resamples=50", "train.ema=0.9",
+    ]  # fmt: skip
+    run_python(WITHOUT_TENSORFLOW, tmp_path / "run", *settings)
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert "tensorflow" not in json.loads((tmp_path / "run" / "environment.json").read_text())["backend"]

@@ -1,0 +1,52 @@
+"""What the README tells is run: its main command, its Python example, its test command's form."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def block(name):
+    """Returns the code between the README's marker `name` and the end of that fence."""
+    return re.search(rf"<!-- {name} -->\n```\w+\n(.*?)\n```", README, re.DOTALL)[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which the README's commands are run one after another, as by a reader."""
+    return tmp_path_factory.mktemp("reader")
+
+
+def test_the_main_command_trains_on_the_demo_data(folder):
+    install, train = block("main command").split(" && ")
+    assert install == "pip install -e ."
+    # One epoch instead of all: what is tested is that the command runs, not how good it gets.
+    command = [sys.executable, "-m", *shlex.split(train), "--epochs", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    row = pd.read_csv(folder / "saved_models" / "latest" / "result.csv").iloc[0]
+    assert (row["model"], row["data"], row["num_clusters"]) == ("resnet18", "demo", 25)
+
+
+def test_the_python_example_runs(folder):
+    if not (folder / "data" / "demo").exists():
+        subprocess.run([sys.executable, "-m", "kmed", "data", "demo", "data/demo"], check=True, cwd=folder)
+    result = subprocess.run([sys.executable, "-c", block("python example")], capture_output=True, text=True, cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "val_accuracy" in result.stdout
+
+
+def test_the_test_command_is_this_one():
+    assert block("test command").endswith("python -m pytest")
+
+
+def test_the_files_it_names_are_there():
+    for target in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (ROOT / target).exists(), target
