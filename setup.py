@@ -36,6 +36,7 @@ setup(
         "safetensors>=0.5",
         "psutil>=6",
         "kagglehub>=0.3",
+        "huggingface_hub>=0.25",
     ],
     extras_require={"dev": ["pytest>=8", "ruff>=0.9", "jax>=0.5"]},
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},

@@ -3,7 +3,7 @@
 import keras
 
 # Biases and the scales of normalisation are not decayed (He et al., 2019, "Bag of Tricks").
-NOT_DECAYED = ["bias", "gamma", "beta", "class_token", "position_embedding"]
+NOT_DECAYED = ["bias", "gamma", "beta", "cls_token", "pos_embed"]
 
 
 @keras.saving.register_keras_serializable("kmed")
@@ -14,22 +14,22 @@ class AdamW(keras.optimizers.AdamW):
     another model than one; here the sum is clipped.
 
     Args:
-      backbone_factor: in (0, 1]; what the learning rate of the variables under `backbone_prefix` is
-        multiplied by. The weight decay keeps the unscaled rate.
-      backbone_prefix: the beginning of those variables' paths.
+      backbone_factor: in (0, 1]; what the learning rate is multiplied by for all variables but the
+        head's. The weight decay keeps the unscaled rate.
+      head_prefix: the beginning of the paths of the head's variables.
       **kwargs: keras.optimizers.AdamW's.
     """
 
-    def __init__(self, *args, backbone_factor: float = 1.0, backbone_prefix: str = "backbone/", **kwargs):
+    def __init__(self, *args, backbone_factor: float = 1.0, head_prefix: str = "head/", **kwargs):
         super().__init__(*args, **kwargs)
         self.backbone_factor = backbone_factor
-        self.backbone_prefix = backbone_prefix
+        self.head_prefix = head_prefix
 
     def build(self, variables):
         """Makes the moments of `variables`, and notes which of them learn at the scaled rate."""
         super().build(variables)
         self._factors = [
-            self.backbone_factor if variable.path.startswith(self.backbone_prefix) else 1.0 for variable in variables
+            1.0 if variable.path.startswith(self.head_prefix) else self.backbone_factor for variable in variables
         ]
 
     def update_step(self, gradient, variable, learning_rate):
@@ -47,7 +47,7 @@ class AdamW(keras.optimizers.AdamW):
 
     def get_config(self):
         """Returns the arguments that rebuild the optimizer."""
-        own = {"backbone_factor": self.backbone_factor, "backbone_prefix": self.backbone_prefix}
+        own = {"backbone_factor": self.backbone_factor, "head_prefix": self.head_prefix}
         return {**super().get_config(), **own}
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kmed.config import TrainConfig
+from kmed.models import build_model
 from kmed.optimizer import AdamW, make_optimizer
 
 
@@ -69,3 +70,13 @@ def test_without_warm_up_it_starts_at_the_peak():
 def test_a_copy_from_its_config_is_the_same():
     optimizer = AdamW(0.01, backbone_factor=0.3)
     assert AdamW.from_config(optimizer.get_config()).backbone_factor == 0.3
+
+
+def test_in_a_real_model_all_but_the_head_is_scaled_and_kernels_alone_decay():
+    model = build_model("vit", 3, image_size=(16, 16), width=8, depth=1, num_heads=2)
+    optimizer = make_optimizer(TrainConfig(backbone_learning_rate=0.1), steps_per_epoch=1)
+    optimizer.build(model.trainable_variables)
+    unscaled = {v.path for v, factor in zip(model.trainable_variables, optimizer._factors) if factor == 1.0}
+    assert unscaled == {"head/kernel", "head/bias"}
+    decayed = {v.name for v in model.trainable_variables if optimizer._use_weight_decay(v)}
+    assert decayed == {"kernel"}
