@@ -146,6 +146,11 @@ def check_settings(config: Config) -> None:
     if config.train.monitor not in legal:
         hint = suggest(config.train.monitor, legal)
         raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
+    arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "activation", "name"}
+    if doubled := sorted(arguments & set(config.model.options)):
+        raise ConfigError(
+            f"model.options.{doubled[0]} has a setting of its own; for dropout it is model.dropout. Use that instead."
+        )
     if config.train.freeze_epochs and not config.model.weights:
         raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
 

@@ -57,12 +57,13 @@ def small_npz(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def tiny(small_npz) -> list[str]:
     """Settings of a run that takes seconds: a two-layer ViT without dropout on `small_npz`."""
-    options = "{patch_size: 8, width: 16, depth: 2, num_heads: 2, dropout: 0.0, attention_dropout: 0.0}"
+    options = "{patch_size: 8, width: 16, depth: 2, num_heads: 2, attention_dropout: 0.0}"
     return [
         f"data.path={small_npz}",
         "data.image_size=32x40",
         "model.name=vit",
         f"model.options={options}",
+        "model.dropout=0.0",
         "train.epochs=2",
         "train.batch_size=16",
         "train.dtype=float32",

@@ -160,7 +160,7 @@ def test_unreadable_files_can_be_left_out_and_are_counted(folders, tmp_path, mon
     settings = [
         "data.skip_unreadable=true",
         "data.group=regex:(patient\\d+|broken)",
-        "model.options={width: 8, depth: 1}",
+        "model.options={width: 8, depth: 1, num_heads: 2}",
     ]
     settings = [argument for setting in settings for argument in ("--set", setting)]
     result = run(

@@ -120,3 +120,10 @@ def test_the_top_level_is_the_agreed_one():
         "NOTICE",
     ):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_is_content(arguments):
+    pytest.importorskip("ruff", reason='ruff is not installed: pip install -e ".[dev]"')
+    result = subprocess.run([sys.executable, "-m", "ruff", *arguments, "."], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout

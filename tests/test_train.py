@@ -160,6 +160,7 @@ def test_a_device_that_is_not_there(tiny, tmp_path):
         ("model.name=resnet19", ModelError, "Did you mean 'resnet1"),
         ("data.image_size=33x40", ModelError, "33"),
         ("model.options={pach_size: 8}", ModelError, "patch_size"),
+        ("model.options={dropout: 0.1}", ConfigError, "model.dropout"),
         ("train.monitor=val_acuracy", ConfigError, "Did you mean 'val_accuracy'"),
         ("train.freeze_epochs=1", ConfigError, "model.weights"),
         ("task=multilabel", DataError, "task"),
