@@ -39,7 +39,8 @@ class WeightAverage(keras.callbacks.Callback):
     def applied(self):
         """The model holds its averaged weights inside the block, and its own again after it."""
         own = [keras.ops.copy(weight.value) for weight in self._weights]
-        _assign(self._weights, self.values)
+        # Copies, since JAX frees the arrays that it was given once it has computed with them.
+        _assign(self._weights, [keras.ops.copy(value) for value in self.values])
         try:
             yield
         finally:

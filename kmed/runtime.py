@@ -82,15 +82,18 @@ def choose_dtype(model_name: str, requested: str = "auto") -> str:
 
     Args:
       model_name: a name of `kmed.models.list_models()`.
-      requested: "auto" chooses: mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions what
-        was measured to be fastest for the family; float32 elsewhere. Any other value is returned.
+      requested: "auto" chooses: mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions and
+        TensorFlow what was measured to be fastest for the family; float32 elsewhere. Any other value is returned.
     """
     if requested != "auto":
         return requested
     if num_gpus():
         return "mixed_bfloat16"
+    import keras
+
     family = next((family for family in CPU_DTYPES if model_name.startswith(family)), None)
-    return CPU_DTYPES.get(family, "float32") if cpu_has_bfloat16() else "float32"
+    measured = keras.backend.backend() == "tensorflow" and cpu_has_bfloat16()
+    return CPU_DTYPES.get(family, "float32") if measured else "float32"
 
 
 @contextlib.contextmanager
