@@ -1,0 +1,62 @@
+"""Scoring a run again: moved data, other data, and what stands in predictions.csv."""
+
+import numpy as np
+import pytest
+
+import kmed
+from kmed.config import load_config
+from kmed.data.sources import load_table
+from kmed.errors import DataError, RunError
+from kmed.evaluation import prediction_rows
+
+
+@pytest.fixture(scope="module")
+def finished(small_npz, tmp_path_factory):
+    """A finished run of one epoch."""
+    settings = ["data.image_size=32x40", "model.name=vit", "model.options={width: 8, depth: 1, num_heads: 2}"]
+    settings += ["train.epochs=1", "train.tensorboard=false", "evaluate.num_resamples=20", f"data.path={small_npz}"]
+    return kmed.fit(load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_data_may_have_moved(finished, small_npz, tmp_path):
+    moved = tmp_path / "moved.npz"
+    moved.write_bytes(small_npz.read_bytes())
+    scores, baseline = kmed.evaluate(finished.folder, data=moved)
+    again, _ = kmed.evaluate(finished.folder)
+    assert scores.flat() == again.flat()
+    assert baseline.scores["accuracy"].value == pytest.approx(1 / 3)
+
+
+def test_other_pictures_and_other_classes_are_refused(finished, small_npz, tmp_path):
+    with np.load(small_npz) as archive:
+        arrays = dict(archive)
+    np.savez(tmp_path / "other.npz", **{**arrays, "path": np.char.add("x", arrays["path"])})
+    with pytest.raises(DataError, match="Use the data that were split"):
+        kmed.evaluate(finished.folder, data=tmp_path / "other.npz")
+    np.savez(tmp_path / "names.npz", **{**arrays, "class_names": np.array(["a", "b", "c"])})
+    with pytest.raises(DataError, match="was trained on"):
+        kmed.evaluate(finished.folder, data=tmp_path / "names.npz")
+
+
+def test_a_split_that_is_not_there_names_the_nearest(finished):
+    with pytest.raises(DataError, match="Did you mean 'test'"):
+        kmed.evaluate(finished.folder, "tets")
+
+
+def test_a_damaged_model_is_one_line(finished, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(finished.config.read_bytes())
+    for file in ("classes.json", "splits.csv"):
+        (tmp_path / file).write_bytes((finished.folder / file).read_bytes())
+    (tmp_path / "model.keras").write_bytes(b"no model")
+    with pytest.raises(RunError, match="cannot be loaded") as error:
+        kmed.evaluate(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_prediction_rows_by_hand(small_npz):
+    table = load_table(small_npz).take(np.arange(2))
+    probs = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]])
+    frame = prediction_rows(table, probs, load_config())
+    assert list(frame["predicted"]) == ["green", "red"]
+    assert list(frame["label"]) == ["red", "red"]
+    assert list(frame["prob_blue"]) == [0.2, 0.2]
