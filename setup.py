@@ -35,7 +35,7 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "psutil>=6",
-        "kagglehub>=0.3",
+        "kagglehub>=1.0.2",
         "huggingface_hub>=0.25",
     ],
     extras_require={"dev": ["pytest>=8", "ruff>=0.9", "jax>=0.5"]},

@@ -14,6 +14,8 @@ _EXPORTS = {
     "load_config": "kmed.config",
     "load_table": "kmed.data.sources",
     "assign_splits": "kmed.data.splits",
+    "assign_folds": "kmed.data.splits",
+    "write_splits": "kmed.data.splits",
     "make_dataset": "kmed.data.pipeline",
     "steps_per_epoch": "kmed.data.pipeline",
     "load_model": "kmed.evaluation",

@@ -51,6 +51,9 @@ def one_line_errors():
     except KmedError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk or a forbidden folder, met outside kmed's own writing
+        click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
@@ -133,9 +136,9 @@ def train(config, settings, out, resume, append, quiet, **flags):
 
         run = training.resume(resume) if resume is not None else training.fit(settings, out=out)
         click.echo(run.summary.read_text(encoding="utf-8"))
+        click.echo(f"Run folder: {run.folder}")
         if append:
             results.append_result(run, append)
-        click.echo(f"Run folder: {run.folder}")
 
 
 @main.command()

@@ -56,14 +56,18 @@ class DataConfig(Section):
     fit: Literal["pad", "crop", "stretch"] = "pad"  # pad and crop keep the aspect ratio
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     split_folders: dict[str, str] = {}  # folder name -> split
-    path_column: str | None = None  # of a CSV; none: found by its name
-    label_columns: list[str] | None = None
+    class_names: list[str] | None = None  # the legal classes, in order; none: those that are found
+    labels_csv: str | None = None  # of a folder with several CSV files
+    path_column: str | None = None  # of a CSV; none: found by its name, as the three below
+    label_column: str | None = None
+    label_columns: list[str] | None = None  # of 0, 1 or empty
+    split_column: str | None = None
     group: str | None = None  # a column, a CSV, or regex:...(...)...
     cluster: str | None = None
     splits: str | None = None  # a splits.csv to read instead of drawing a split
     fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that file: the one tested on
     val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
-    test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
+    test_fraction: Fraction = 0.2  # where the data bring no test split; 0: none
     skip_unreadable: bool = False
     cache: Literal["auto", "memory", "disk", "none"] = "auto"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from kmed.data.pipeline import make_dataset
+from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits
 from kmed.data.table import Table
@@ -14,31 +14,27 @@ from kmed.scores import majority_scores
 from kmed.tasks import get_task
 
 
-def predict(model, table: Table, config, *, dataset=None) -> np.ndarray:
+def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) -> np.ndarray:
     """Returns float32 (N, K), the probabilities of a table's pictures, in its order.
 
     Args:
       model: keras.Model that takes raw pictures of `config.data.image_size`.
       table: the pictures.
       config: kmed.config.Config; its data section says how pictures are read.
-      dataset: the same pictures already read, as `make_dataset` returns them; spares a second reading.
+      pipeline: the same pictures already read; None reads them from disk as they are needed.
+    Raises: DataError: an unreadable picture.
     """
-    if dataset is None:
-        dataset = evaluation_dataset(table, config)
-    # A float32 copy: under mixed precision Keras may hand back the head's own dtype.
-    return np.asarray(model.predict(dataset, verbose=0), np.float32)
-
-
-def evaluation_dataset(table: Table, config):
-    """Returns the table's pictures in order, unaugmented, in batches, read from disk as they are needed."""
-    return make_dataset(
-        table,
-        config.data.image_size,
-        batch_size=config.evaluate.batch_size,
-        fit=config.data.fit,
-        interpolation=config.data.interpolation,
-        cache="none",
-    )
+    if pipeline is None:
+        pipeline = Pipeline(
+            table,
+            config.data.image_size,
+            batch_size=config.evaluate.batch_size,
+            fit=config.data.fit,
+            interpolation=config.data.interpolation,
+            cache="none",
+        )
+    with pipeline.clear_errors():
+        return np.asarray(model.predict(pipeline.evaluation(), verbose=0), np.float32)
 
 
 def score(table: Table, probs: np.ndarray, config, train_labels: np.ndarray):

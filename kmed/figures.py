@@ -103,7 +103,7 @@ def _write_cells(axes, counts, shares):
 def save_figure(figure: Figure, path) -> None:
     """Writes `figure` to `path` (PNG, 120 dots an inch), whole or not at all."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", pad_inches=0.1)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -24,7 +24,7 @@ def replacing(path):
       >>> with replacing("table.csv") as temporary:
       ...     frame.to_csv(temporary)
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).absolute()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,13 +98,14 @@ def append_result(run: Run, path) -> None:
     path = pathlib.Path(path)
     if not run.result.exists():
         raise RunError(f"{run.folder} has no result.csv: the run is not finished, or its data had no test split.")
-    row = pd.read_csv(run.result)
+    # As text, so that what is there stays as it is, to the last digit.
+    row = pd.read_csv(run.result, dtype=str, keep_default_na=False)
     if path.exists():
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if list(table.columns) != list(row.columns):
             other = sorted(set(table.columns) ^ set(row.columns))
             raise RunError(f"{path} has other columns than this run ({', '.join(other[:5])}). Give another file.")
-        if (table.astype(str) == row.astype(str).iloc[0]).all(axis=1).any():
+        if (table == row.iloc[0]).all(axis=1).any():
             raise RunError(f"{path} already holds this run's row.")
         row = pd.concat([table, row], ignore_index=True)
     write_frame(path, row)

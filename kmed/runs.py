@@ -9,7 +9,7 @@ import shutil
 import time
 
 from kmed.config import Config, load_config
-from kmed.errors import KmedError, RunError
+from kmed.errors import RunError
 from kmed.files import write_json
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
@@ -139,13 +139,21 @@ def claimed(folder: pathlib.Path):
         raise RunError(f"The folder {folder} cannot be made: {error.strerror}. Choose another --out.") from None
     try:
         yield run
-    except (KmedError, KeyboardInterrupt):
+    except BaseException:
         if not any(run.checkpoints.glob("epoch-*")) and not run.model.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in made[1:]:
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _unlink_latest(folder)
+            for path in made:  # innermost first; what was there before stays
                 with contextlib.suppress(OSError):  # not empty: somebody else uses it
-                    parent.rmdir()
+                    path.rmdir()
         raise
+
+
+def _unlink_latest(folder: pathlib.Path) -> None:
+    link = folder.parent / "latest"
+    if link.is_symlink() and str(link.readlink()) == folder.name:
+        link.unlink()
 
 
 def open_run(folder) -> Run:

@@ -20,7 +20,7 @@ from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError, suggest
 from kmed.estimate import estimate_memory
 from kmed.files import replacing, write_json
-from kmed.models import build_model, resolve_name
+from kmed.models import build_model, check_model, resolve_name
 from kmed.models.weights import normalization_of
 from kmed.optimizer import make_optimizer
 from kmed.progress import say
@@ -44,18 +44,20 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     """
     config = config or Config()
     check_settings(config)
-    config = with_normalization(config)
+    config = with_absolute_paths(with_normalization(config))
     table = open_table(config) if table is None else table
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
         table, unreadable = prepare_table(table, config)
         tell(table)
-        config.write(run.config)
         write_splits(table, run.splits)
         write_classes(run, config, table.class_names)
         write_json(run.environment, results.environment())
         if len(unreadable):
             results.write_frame(run.unreadable, unreadable)
+        config.write(run.config)  # last, since it makes the folder a run that can be resumed
+        point_latest(run.folder)
+        say(f"Run folder: {run.folder}")
         return train(run, config, table)
 
 
@@ -66,6 +68,7 @@ def resume(folder, *, table: Table | None = None) -> Run:
     """
     run = open_run(folder)
     if run.result.exists():
+        remove_leftovers(run)  # a kill may have come just before
         raise RunError(f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead.")
     config = run.read_config()
     table = open_table(config) if table is None else table
@@ -95,6 +98,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
         start_phase(model, config, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             checkpoint.restore(last, state, model, average)
+            results.write_history(run.history, state.rows)  # a kill may have come between checkpoint and history
             say(f"Going on after epoch {state.epoch}.")
     describe_model(model, config, dtype, [batches.pictures, val_batches.pictures])
 
@@ -111,7 +115,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
                 start_phase(model, config, epoch=epoch, steps=batches.steps_per_epoch)
         row = {"epoch": epoch + 1, **run_epoch(model, average, batches, config, epoch, estimate=epoch == first)}
         with average.applied() if average is not None else contextlib.nullcontext():
-            probs = evaluation.predict(model, validation, config, dataset=val_batches.evaluation())
+            probs = evaluation.predict(model, validation, config, pipeline=val_batches)
         row |= {f"val_{name}": value for name, value in quick_scores(config, validation.labels, probs).items()}
         improved = note_epoch(state, row, settings.monitor)
         row["seconds"] = round(time.monotonic() - start, 1)
@@ -133,15 +137,19 @@ def train(run: Run, config: Config, table: Table) -> Run:
 
     # ---- 6. Judged once -----------------------------------------------------------------------------
     results.judge(run, config, table, final, state)
+    remove_leftovers(run)
+    return run
+
+
+def remove_leftovers(run: Run) -> None:
+    """Removes what only an unfinished run needs."""
     for folder in (run.checkpoints, run.cache):
         shutil.rmtree(folder, ignore_errors=True)
-    point_latest(run.folder)
-    return run
 
 
 def check_settings(config: Config) -> None:
     """Raises ConfigError where settings that are legal alone contradict each other."""
-    resolve_name(config.model.name)
+    name = resolve_name(config.model.name)
     legal = ["val_loss", *(f"val_{metric.name}" for metric in get_task(config.task).make_metrics())]
     if config.train.monitor not in legal:
         hint = suggest(config.train.monitor, legal)
@@ -151,8 +159,11 @@ def check_settings(config: Config) -> None:
         raise ConfigError(
             f"model.options.{doubled[0]} has a setting of its own; for dropout it is model.dropout. Use that instead."
         )
+    check_model(name, config.data.image_size, config.model.options)
     if config.train.freeze_epochs and not config.model.weights:
         raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
+    if config.data.fold is not None and config.data.splits is None:
+        raise ConfigError("data.fold chooses a fold of a splits file: give data.splits too.")
 
 
 def with_normalization(config: Config) -> Config:
@@ -165,6 +176,19 @@ def with_normalization(config: Config) -> Config:
     own = normalization_of(config.model.weights, config.model.name)
     chosen = None if own is None else tuple(map(list, own))
     return config.model_copy(update={"model": config.model.model_copy(update={"normalization": chosen})})
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Returns the settings with the data's paths written out, so the run can be resumed from any folder."""
+    data = config.data
+    given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv}
+    given |= {name: value for name, value in (("group", data.group), ("cluster", data.cluster)) if _is_file(value)}
+    found = {name: str(pathlib.Path(value).expanduser().absolute()) for name, value in given.items() if value}
+    return config.model_copy(update={"data": data.model_copy(update=found)})
+
+
+def _is_file(value: str | None) -> bool:
+    return value is not None and not value.startswith("regex:") and pathlib.Path(value).is_file()
 
 
 def make_pipeline(table: Table, config: Config, *, augment: bool, cache_dir=None) -> Pipeline:
@@ -212,7 +236,7 @@ def build(config: Config, table: Table, *, weights: str | None) -> keras.Model:
 def describe_model(model: keras.Model, config: Config, dtype: str, pictures: list) -> None:
     """Says what is trained on what, and how much memory that is likely to take."""
     cached = sum(math.prod(held.shape) for held in pictures if held.place in ("memory", "table"))
-    memory = estimate_memory(model, config.train.batch_size, cached_bytes=cached)
+    memory = estimate_memory(model, config.train.batch_size, cached_bytes=cached, averaged=bool(config.train.ema))
     size = f"{model.count_params():,} parameters"
     say(f"{config.model.name}: {size}, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB of memory.")
 
@@ -231,7 +255,7 @@ def start_phase(model: keras.Model, config: Config, *, epoch: int, steps: int) -
         metrics=task.make_metrics(),
         jit_compile=keras.backend.backend() == "jax",
     )
-    optimizer.build(model.trainable_variables)
+    model.optimizer.build(model.trainable_variables)  # in mixed_float16 a wrapper that scales the loss
     optimizer.iterations.assign(epoch * steps)
 
 

@@ -85,7 +85,16 @@ def test_models_lists_all_of_them():
         (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["train", "--resume", "nowhere"], 1, "nowhere"),
         (["train", "--resume", "x", "--epochs", "3"], 2, "run's own settings"),
-        (["train", "--image-size", "121x160", "--model", "vit", "--data", "PICTURES"], 1, "121"),
+        (["train", "--image-size", "121x160", "--model", "vit"], 1, "121"),
+        (["train", "--model", "vit", "--set", "model.options={pach_size: 8}"], 1, "Did you mean 'patch_size'?"),
+        (["train", "--config", "CONFIG"], 2, "Did you mean 'train.epochs'?"),
+        (["train", "--set", "data.name=blood_cells"], 2, "give --data"),
+        (["train", "--set", "data.fold=1", "--data", "PICTURES"], 2, "data.splits"),
+        (["train", "--data", "PICTURES/no_label.csv"], 1, "label"),
+        (["train", "--data", "PICTURES/unknown.csv", "--set", "data.class_names=[dark, light]"], 1, "grey"),
+        (["train", "--data", "PICTURES/outside.csv"], 1, "leaves the data folder"),
+        (["train", "--data", "PICTURES", "--out", "PICTURES"], 1, "is not empty"),
+        (["train", "--data", "PICTURES/array.npz"], 1, "array.npz"),
         (["train", "--weights", "nowhere.safetensors", "--data", "PICTURES"], 1, "nowhere.safetensors"),
         (["train", "--weights", "imagenet", "--model", "vit", "--data", "PICTURES"], 1, "resnet18"),
         (["evaluate", "nowhere"], 1, "nowhere"),
@@ -97,7 +106,16 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(folders, tmp_path, monkeypat
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
-    result = run(*[str(folders) if argument == "PICTURES" else argument for argument in arguments])
+    (tmp_path / "config.yaml").write_text("train: {epoch: 3}")
+    first = "dark/patient000_0.png"
+    (folders / "no_label.csv").write_text(f"path,colour\n{first},dark\n")
+    (folders / "unknown.csv").write_text(f"path,label\n{first},grey\n")
+    (folders / "outside.csv").write_text("path,label\n../config.yaml,dark\n")
+    np.save(folders / "array.npy", np.zeros(3))
+    (folders / "array.npy").rename(folders / "array.npz")
+    names = {"PICTURES": str(folders), "CONFIG": str(tmp_path / "config.yaml")}
+    arguments = [names.get(argument, argument.replace("PICTURES/", f"{folders}/")) for argument in arguments]
+    result = run(*arguments)
     assert result.exit_code == code, result.output
     last = result.output.strip().splitlines()[-1]
     assert last.startswith("Error: ")

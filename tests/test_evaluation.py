@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import kmed
 from kmed.config import load_config
@@ -60,3 +61,22 @@ def test_prediction_rows_by_hand(small_npz):
     assert list(frame["predicted"]) == ["green", "red"]
     assert list(frame["label"]) == ["red", "red"]
     assert list(frame["prob_blue"]) == [0.2, 0.2]
+
+
+def test_a_picture_damaged_since_training_is_one_line(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(9):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(
+                tmp_path / "pictures" / name / f"{number}.png"
+            )
+    settings = ["data.image_size=16x16", "model.name=vit", "model.options={width: 8, depth: 1, num_heads: 2}"]
+    settings += ["train.epochs=1", "train.tensorboard=false", f"data.path={tmp_path / 'pictures'}"]
+    run = kmed.fit(load_config(overrides=settings), out=tmp_path / "run")
+    table = load_table(tmp_path / "pictures")
+    for path in table.files:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match="cannot be read") as error:
+        kmed.evaluate(run.folder)
+    assert "\n" not in str(error.value)

@@ -15,6 +15,9 @@ import kmed
 from kmed import checkpoint
 from kmed.callbacks import NonFiniteLoss
 from kmed.config import load_config
+from kmed.data.demo import draw_demo
+from kmed.data.pack import pack
+from kmed.data.sources import load_table
 from kmed.errors import ConfigError, DataError, ModelError, RunError
 
 MADE = [
@@ -103,24 +106,46 @@ def die(path, values):
 checkpoint._save_arrays = die
 kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
 """
+# ... or after the last epoch was stored, before its row is in history.csv.
+KILLED_BEFORE_HISTORY = """
+import os, signal, sys, kmed
+from kmed import results
+write = results.write_history
+def die(path, rows):
+    if len(rows) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, rows)
+results.write_history = die
+kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
+"""
+# How it dies -> (script, rows of history.csv that are then there).
+KILLED = {"epoch": (KILLED_IN_AN_EPOCH, 2), "storing": (KILLED_WHILE_STORING, 1), "history": (KILLED_BEFORE_HISTORY, 2)}
 RESUME = "import sys, kmed; kmed.resume(sys.argv[1])"
 
 
-def test_a_killed_run_goes_on_to_the_same_history(small_npz, tmp_path):
+@pytest.fixture(scope="module")
+def demo_npz(tmp_path_factory):
+    """A few of the built-in demo pictures, packed small."""
+    folder = tmp_path_factory.mktemp("demo")
+    table = load_table(draw_demo(folder / "demo", num_train=96, num_test=32, image_size=(60, 80)))
+    return pack(kmed.assign_splits(table), folder / "demo.npz", (32, 40))
+
+
+def test_a_killed_run_goes_on_to_the_same_history(demo_npz, tmp_path):
     settings = [
-        f"data.path={small_npz}", "data.image_size=32x40", "model.name=resnet18", "model.dropout=0.2",
-        "augment.level=strong", "augment.orientation=free", "augment.mixup=0.2", "train.ema=0.9", "train.patience=2",
-        "train.epochs=5", "train.batch_size=16", "train.dtype=float32", "train.tensorboard=false",
-        "evaluate.num_resamples=50",
+        f"data.path={demo_npz}", "data.image_size=32x40", "model.name=resnet18", "model.dropout=0.2",
+        "augment.level=strong", "augment.orientation=free", "augment.mixup=0.2", "train.ema=0.9", "train.patience=3",
+        "train.learning_rate=0.05", "train.epochs=12", "train.batch_size=16", "train.dtype=float32",
+        "train.tensorboard=false", "evaluate.num_resamples=50",
     ]  # fmt: skip
     run_python(UNBROKEN, tmp_path / "unbroken", *settings)
     unbroken = pd.read_csv(tmp_path / "unbroken" / "history.csv").drop(columns="seconds")
-    for name, script in {"epoch": KILLED_IN_AN_EPOCH, "storing": KILLED_WHILE_STORING}.items():
+    assert len(unbroken) < 12, "early stopping had nothing to stop"
+    for name, (script, finished) in KILLED.items():
         killed = run_python(script, tmp_path / name, *settings, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
         assert not (tmp_path / name / "model.keras").exists()
-        finished = len(pd.read_csv(tmp_path / name / "history.csv"))
-        assert finished == {"epoch": 2, "storing": 1}[name]
+        assert len(pd.read_csv(tmp_path / name / "history.csv")) == finished
         run_python(RESUME, tmp_path / name)
         resumed = pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds")
         pd.testing.assert_frame_equal(resumed, unbroken, check_exact=True)
@@ -219,17 +244,47 @@ def test_a_frozen_backbone_does_not_move(tiny, tmp_path):
     assert np.abs(before.get_layer("head").kernel.numpy() - after.get_layer("head").kernel.numpy()).max() > 0
 
 
-def test_a_thawed_backbone_moves_at_its_own_rate(tiny, tmp_path):
+def test_a_thawed_backbone_moves_slowly(tiny, tmp_path):
     first = kmed.fit(load_config(overrides=[*tiny, "train.epochs=1"]), out=tmp_path / "first")
-    settings = [
-        *tiny,
-        "train.epochs=2",
-        "train.freeze_epochs=1",
-        f"model.weights={first.folder}",
-        "train.ema=0",
-        "train.monitor=val_accuracy",
-    ]
-    run = kmed.fit(load_config(overrides=[*settings, "train.backbone_learning_rate=0.1"]), out=tmp_path / "second")
+    before = kmed.load_model(first.model).get_layer("backbone").weights
+    moved = {}
+    for factor in (1.0, 0.01):
+        settings = [
+            *tiny,
+            f"model.weights={first.folder}",
+            "train.freeze_epochs=1",
+            "train.ema=0",
+            "train.warmup_epochs=0",
+        ]
+        config = load_config(overrides=[*settings, f"train.backbone_learning_rate={factor}", "train.weight_decay=0"])
+        run = kmed.fit(config, out=tmp_path / f"at_{factor}")
+        assert run.read_config().model.normalization is not None  # that of the weights, written out
+        after = kmed.load_model(run.model).get_layer("backbone").weights
+        moved[factor] = max(np.abs(new.numpy() - old.numpy()).max() for new, old in zip(after, before, strict=True))
+    assert 0 < moved[0.01] < 0.1 * moved[1.0]
+
+
+def test_an_error_of_any_kind_leaves_no_folder(tiny, tmp_path, monkeypatch):
+    def fail(*arguments, **settings):
+        raise MemoryError
+
+    monkeypatch.setattr("kmed.train.build_model", fail)
+    (tmp_path / "mine").mkdir()
+    for name in ("mine", "deep/run"):
+        with pytest.raises(MemoryError):
+            kmed.fit(load_config(overrides=tiny), out=tmp_path / name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]  # which was there before
+
+
+def test_half_precision_with_a_scaled_loss_can_be_resumed(tiny, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    settings = [*tiny, "train.dtype=mixed_float16"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("kmed.train.describe_epoch", stop)
+        kmed.fit(load_config(overrides=settings), out=tmp_path / "run")
+    run = kmed.resume(tmp_path / "latest")
     assert list(pd.read_csv(run.history)["epoch"]) == [1, 2]
 
 

@@ -2,16 +2,14 @@
 
 import concurrent.futures
 import os
-import struct
 
 import pandas as pd
 from PIL import Image
 
+from kmed.data.images import UNREADABLE
 from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.progress import track
-
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 
 def find_unreadable(table: Table) -> pd.DataFrame:
@@ -42,7 +40,7 @@ def check_readable(table: Table, skip_unreadable: bool = False) -> tuple[Table, 
     listed = "; ".join(f"{path} ({reason})" for path, reason in bad.head(3).itertuples(index=False))
     count = f"{len(bad)} of {len(table)} pictures cannot be read: {listed}{'; ...' if len(bad) > 3 else ''}"
     if not skip_unreadable:
-        raise DataError(f"{count}. Repair or remove them, or leave them out with skip_unreadable.")
+        raise DataError(f"{count}. Repair or remove them, or leave them out with data.skip_unreadable=true.")
     if len(bad) == len(table):
         raise DataError(f"{count}. Nothing is left.")
     kept = table.take(~table.rows["path"].isin(bad["path"]).to_numpy())

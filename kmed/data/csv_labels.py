@@ -87,7 +87,7 @@ def read_labels_csv(
     rows.insert(2, "cluster", _filled(frame, cluster_column, where) if cluster_column else rows["group"])
     rows.insert(3, "split", splits)
     order = np.argsort(np.asarray(paths), kind="stable")
-    table = Table(rows.iloc[order].reset_index(drop=True), labels[order], names, task, root.name, root=root)
+    table = Table(rows.iloc[order].reset_index(drop=True), labels[order], names, task, root.resolve().name, root=root)
     if group_column is None:
         return table
     return table.replace(grouped=True).with_notes(f"Groups are the column {group_column!r} of {where}.")

@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import shutil
+import struct
 import tempfile
 import weakref
 
@@ -18,6 +19,9 @@ from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 from kmed.files import replacing
 from kmed.progress import say, track
+
+# What Pillow raises for a damaged file, whichever decoder met it.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 FITS = ("pad", "crop", "stretch")
 INTERPOLATIONS = {
@@ -77,7 +81,7 @@ def read_image(
         raise
     except FileNotFoundError as error:
         raise _missing(name) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         reason = str(error).replace(name, "it")
         raise DataError(f"{name} cannot be read as a picture: {reason}. Repair or remove the file.") from error
     return _resize(plain, image_size, fit, interpolation)

@@ -2,6 +2,7 @@
 
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def read_npz(path: pathlib.Path, *, class_names=None, task: str | None = None) -
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as .npz ({type(error).__name__}).") from error
     if set(KEYS) <= set(arrays):
         return _from_pack(arrays, task, class_names)

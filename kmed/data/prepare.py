@@ -6,8 +6,8 @@ from kmed.data.audit import check_readable
 from kmed.data.demo import ensure_demo
 from kmed.data.sources import load_table
 from kmed.data.splits import assign_splits, check_no_leak, read_splits
-from kmed.data.table import Table
-from kmed.errors import ConfigError
+from kmed.data.table import SPLITS, Table
+from kmed.errors import ConfigError, suggest
 from kmed.progress import say
 from kmed.tasks import check_labels
 
@@ -18,6 +18,8 @@ def open_table(config) -> Table:
     Raises: DataError: the data cannot be used; ConfigError: the demo data do not fit the task.
     """
     settings = config.data
+    if settings.path is None and settings.name is not None:
+        raise ConfigError(f"The settings are for {settings.name!r}, but no data are given: give --data.")
     if settings.path is None:
         if config.task != "multiclass":
             raise ConfigError(f"The built-in demo data are multiclass. Received: task={config.task!r}. Give --data.")
@@ -25,18 +27,20 @@ def open_table(config) -> Table:
         say(f"No --data given: using the built-in demo data in {path}.")
     else:
         path = settings.path
-    table = load_table(
+    return load_table(
         path,
         name=settings.name,
         task=config.task,
+        class_names=settings.class_names,
         split_folders=settings.split_folders,
+        labels_csv=settings.labels_csv,
         path_column=settings.path_column,
+        label_column=settings.label_column,
         label_columns=settings.label_columns,
+        split_column=settings.split_column,
         group=settings.group,
         cluster=settings.cluster,
     )
-    check_labels(config.task, table.labels)
-    return table
 
 
 def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
@@ -46,6 +50,7 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
       a splits file of other data, a group on two sides.
     """
     settings = config.data
+    check_labels(config.task, table.labels)
     table, unreadable = check_readable(table, skip_unreadable=settings.skip_unreadable)
     if settings.splits is not None:
         table = read_splits(table, settings.splits, fold=settings.fold)
@@ -54,6 +59,9 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
             table, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction, seed=config.seed
         )
     check_no_leak(table)
+    for name in sorted(set(table.rows["split"]) - {*SPLITS, "test_simple"}):
+        note = f"Split {name!r} is neither trained on nor judged, unless `kmed evaluate` is asked to."
+        table = table.with_notes(note + suggest(name, SPLITS))
     return table, unreadable
 
 

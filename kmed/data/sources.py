@@ -107,6 +107,7 @@ def _read_csv(csv_path, root, task, class_names, columns, group, cluster):
     """Reads the CSV; a group or cluster that is no column of it is left to resolve_groups."""
     frame = read_csv(csv_path)
     group_column = usual_group(frame) if group is None else group if group in frame.columns else None
+    cluster = "cluster" if cluster is None else cluster
     cluster_column = cluster if cluster in frame.columns else None
     return read_labels_csv(
         csv_path, root, task=task, class_names=class_names, **columns,

@@ -12,7 +12,7 @@ from kmed.errors import ModelError, suggest
 from kmed.models.registry import MODELS, family_of, resolve_name
 from kmed.progress import say
 
-__all__ = ["build_model", "list_models", "model_facts", "model_options", "resolve_name"]
+__all__ = ["build_model", "check_model", "list_models", "model_facts", "model_options", "resolve_name"]
 
 FACTS_PATH = pathlib.Path(__file__).with_name("facts.csv")
 MIN_SIDE = {"densenet": 32}  # DenseNet halves five times and rounds down; the others reach 1 pixel from any size
@@ -45,6 +45,18 @@ def model_options(name: str) -> dict[str, object]:
     parameters = inspect.signature(family_of(name).build).parameters.values()
     keyword_only = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     return {option: default for option, default in keyword_only.items() if option != "dropout"}
+
+
+def check_model(name: str, image_size: Sequence[int], options: dict) -> None:
+    """Raises ModelError where a model cannot be built of this size with these options, as far as can be told at once.
+
+    So that a mistake is found before the pictures are read.
+    """
+    _, image_size = _check_sizes(resolve_name(name), 1, image_size)
+    _check_options(resolve_name(name), options)
+    check_size = getattr(family_of(name), "check_size", None)  # only the patches of vit ask for more
+    if check_size is not None:
+        check_size(image_size, **options)
 
 
 def build_model(

@@ -53,13 +53,13 @@ def build(
       stochastic_depth_rate: drop rate of the last block's branches, growing linearly from 0.
     Raises: ModelError: a size that the patches do not tile, or an option out of range.
     """
-    check_positive(patch_size=patch_size, width=width, depth=depth, num_heads=num_heads)
+    check_positive(width=width, depth=depth, num_heads=num_heads)
     check_fraction(dropout=dropout, attention_dropout=attention_dropout, stochastic_depth_rate=stochastic_depth_rate)
     if not (isinstance(mlp_ratio, (int, float)) and mlp_ratio > 0):
         raise ModelError(f"mlp_ratio is a number above 0. Received: mlp_ratio={mlp_ratio!r}")
     if width % num_heads:
         raise ModelError(f"width must be a multiple of num_heads. Received: width={width}, num_heads={num_heads}")
-    grid = _grid(image_size, patch_size)
+    grid = check_size(image_size, patch_size)
     images = keras.Input((*image_size, 3), dtype=compute_dtype(), name="images")
     x = layers.Conv2D(width, patch_size, patch_size, kernel_initializer=small_normal(), name="patch_embed")(images)
     x = layers.Reshape((grid[0] * grid[1], width), name="flatten")(x)  # (N, P, width)
@@ -117,8 +117,9 @@ def torch_name(layer_name: str) -> str:
     return f"blocks.{number}.{part}"
 
 
-def _grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Returns (rows, columns) of patches."""
+def check_size(image_size: tuple[int, int], patch_size: int = 8, **_) -> tuple[int, int]:
+    """Returns (rows, columns) of patches. Raises ModelError where they do not tile the image."""
+    check_positive(patch_size=patch_size)
     if any(side % patch_size for side in image_size):
         down = [max(1, side // patch_size) * patch_size for side in image_size]
         up = [-(-side // patch_size) * patch_size for side in image_size]
