@@ -71,7 +71,7 @@ def make_optimizer(settings, steps_per_epoch: int) -> AdamW:
     )
     optimizer = AdamW(
         learning_rate=schedule,
-        weight_decay=settings.weight_decay or None,
+        weight_decay=settings.weight_decay,
         global_clipnorm=settings.clip_norm or None,
         backbone_factor=settings.backbone_learning_rate,
     )

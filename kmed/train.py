@@ -24,7 +24,7 @@ from kmed.models import build_model, check_model, resolve_name
 from kmed.models.weights import normalization_of
 from kmed.optimizer import make_optimizer
 from kmed.progress import say
-from kmed.runs import Run, claimed, default_folder, open_run, point_latest, write_classes
+from kmed.runs import Run, check_vacant, claimed, default_folder, open_run, point_latest, write_classes
 from kmed.tasks import get_task
 from kmed.tensorboard import make_writer
 
@@ -44,6 +44,8 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     """
     config = config or Config()
     check_settings(config)
+    if out is not None:
+        check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
     config = with_absolute_paths(with_normalization(config))
     table = open_table(config) if table is None else table
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
