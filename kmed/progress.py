@@ -14,11 +14,19 @@ def configure(quiet: bool = False) -> None:
     global _quiet
     _quiet = quiet
     logger.handlers.clear()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _CurrentStderr()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
+
+
+class _CurrentStderr(logging.StreamHandler):
+    """Writes to what sys.stderr is at the moment: while a bar moves, rich puts lines above it."""
+
+    def emit(self, record):
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def say(line: str) -> None:
