@@ -251,7 +251,9 @@ class Pictures:
         path = folder / f"pictures-{self._fingerprint(settings)}.npy"
         if not path.exists():
             with replacing(path) as temporary:
-                self._fill(np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape)).flush()
+                pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape)
+                _reserve(temporary)
+                self._fill(pixels).flush()
         return np.load(path, mmap_mode="r")
 
     def _fingerprint(self, settings: str) -> str:
@@ -267,6 +269,13 @@ class Pictures:
                 raise _missing(source) from error
             digest.update(f"{source.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:20]
+
+
+def _reserve(path: pathlib.Path) -> None:
+    """Takes the file's room on the disk; a memory map that met a full disk later would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _choose_place(num_bytes: int, folder: pathlib.Path | None) -> str:

@@ -1,6 +1,8 @@
 """Pictures of every kind against values worked out by hand, and the store that gathers them by row."""
 
+import errno
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from kmed.data import images
 from kmed.data.images import Pictures, read_image, resize_array
 from kmed.data.table import Table
-from kmed.errors import DataError
+from kmed.errors import DataError, RunError
 
 
 def encoded(image, kind="PNG", **options) -> bytes:
@@ -242,3 +244,16 @@ def test_auto_chooses_by_what_is_free(tmp_path, monkeypatch, memory, disk, expec
 def test_an_unknown_cache_is_refused(tmp_path):
     with pytest.raises(DataError, match="Did you mean 'memory'"):
         Pictures(table_of(tmp_path), (5, 5), "memry")
+
+
+def test_a_disk_cache_on_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    rows = pd.DataFrame({"path": ["a.png"], "group": ["a"], "cluster": ["a"], "split": [""]})
+    table = Table(rows, np.ones((1, 1), np.float32), ("x",), "multilabel", "one", root=tmp_path)
+    monkeypatch.setattr("kmed.data.images.os.posix_fallocate", full, raising=False)
+    with pytest.raises(RunError, match="disk is full"):
+        Pictures(table, (8, 8), "disk", tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
