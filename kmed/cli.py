@@ -55,7 +55,7 @@ def one_line_errors():
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo("Interrupted.", err=True)
+        click.echo("Interrupted. A run that has finished an epoch goes on by: kmed train --resume RUN", err=True)
         sys.exit(130)
 
 
