@@ -25,16 +25,22 @@ def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) ->
     Raises: DataError: an unreadable picture.
     """
     if pipeline is None:
-        pipeline = Pipeline(
-            table,
-            config.data.image_size,
-            batch_size=config.evaluate.batch_size,
-            fit=config.data.fit,
-            interpolation=config.data.interpolation,
-            cache="none",
-        )
+        pipeline = evaluation_pipeline(table, config, cache="none")
     with pipeline.clear_errors():
         return np.asarray(model.predict(pipeline.evaluation(), verbose=0), np.float32)
+
+
+def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> Pipeline:
+    """Returns a split's pictures, read as `config.data` says, to be gone through in order and unaugmented."""
+    return Pipeline(
+        table,
+        config.data.image_size,
+        batch_size=config.evaluate.batch_size,
+        fit=config.data.fit,
+        interpolation=config.data.interpolation,
+        cache=cache,
+        cache_dir=cache_dir,
+    )
 
 
 def score(table: Table, probs: np.ndarray, config, train_labels: np.ndarray):

@@ -12,7 +12,7 @@ import numpy as np
 from kmed import checkpoint, evaluation, results, runtime
 from kmed.averaging import WeightAverage
 from kmed.callbacks import EpochProgress, StopOnNonFiniteLoss, format_time
-from kmed.config import AugmentConfig, Config
+from kmed.config import Config
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table, prepare_table, tell
 from kmed.data.splits import read_splits, write_splits
@@ -88,8 +88,8 @@ def train(run: Run, config: Config, table: Table) -> Run:
 
     # ---- 2. Batches: every draw is a function of (seed, epoch, index) -------------------------------
     training, validation = table.split("train"), table.split("val")
-    batches = make_pipeline(training, config, augment=True, cache_dir=run.cache)
-    val_batches = make_pipeline(validation, config, augment=False, cache_dir=run.cache)
+    batches = training_pipeline(training, config, cache_dir=run.cache)
+    val_batches = evaluation.evaluation_pipeline(validation, config, cache=config.data.cache, cache_dir=run.cache)
 
     # ---- 3. Model, optimizer, weight average; where an earlier process stopped ----------------------
     last = checkpoint.newest(run.checkpoints)
@@ -193,24 +193,22 @@ def _is_file(value: str | None) -> bool:
     return value is not None and not value.startswith("regex:") and pathlib.Path(value).is_file()
 
 
-def make_pipeline(table: Table, config: Config, *, augment: bool, cache_dir=None) -> Pipeline:
-    """Returns the batches of one split, read as the settings say; augmented and weighted, or not."""
-    drawn = config.augment if augment else AugmentConfig(level="none")
-    balanced = augment and config.train.class_weights == "balanced"
+def training_pipeline(table: Table, config: Config, *, cache_dir=None) -> Pipeline:
+    """Returns the training split's batches, augmented and weighted as the settings say."""
     return Pipeline(
         table,
         config.data.image_size,
-        batch_size=config.train.batch_size if augment else config.evaluate.batch_size,
-        augment=drawn.level,
-        orientation=drawn.orientation,
-        mixup=drawn.mixup,
-        cutmix=drawn.cutmix,
+        batch_size=config.train.batch_size,
+        augment=config.augment.level,
+        orientation=config.augment.orientation,
+        mixup=config.augment.mixup,
+        cutmix=config.augment.cutmix,
         seed=config.seed,
         fit=config.data.fit,
         interpolation=config.data.interpolation,
         cache=config.data.cache,
         cache_dir=cache_dir,
-        class_weights=class_weights(table.labels) if balanced else None,
+        class_weights=class_weights(table.labels) if config.train.class_weights == "balanced" else None,
     )
 
 

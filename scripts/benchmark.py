@@ -67,19 +67,7 @@ def batchnorm(steps, dtype, out):
         kind: training_step("resnet18", dtype, model_options={"batch_norm": kind}) for kind in ("fused", "keras")
     }
     rates = in_turn(candidates, steps)
-    rows = [
-        row(
-            "batchnorm",
-            f"resnet18 {kind} {dtype}",
-            rate,
-            "images/s",
-            steps=steps,
-            ratio_to="keras",
-            ratio=rate / rates["keras"],
-        )
-        for kind, rate in rates.items()
-    ]
-    report(rows, out)
+    report(compared("batchnorm", "resnet18 {} " + dtype, rates, steps, base="keras"), out)
 
 
 @main.command()
@@ -91,19 +79,7 @@ def dtype(models, steps, out):
     for name in models.split(","):
         candidates = {kind: training_step(name, kind) for kind in ("float32", "mixed_bfloat16")}
         rates = in_turn(candidates, steps)
-        rows = [
-            row(
-                "dtype",
-                f"{name} {kind}",
-                rate,
-                "images/s",
-                steps=steps,
-                ratio_to="float32",
-                ratio=rate / rates["float32"],
-            )
-            for kind, rate in rates.items()
-        ]
-        report(rows, out)
+        report(compared("dtype", name + " {}", rates, steps, base="float32"), out)
 
 
 @main.command()
@@ -197,6 +173,14 @@ def in_turn(candidates: dict, steps: int) -> dict[str, float]:
         for name, run in candidates.items():
             seconds[name] += run(BLOCK)
     return {name: rounds * BLOCK * BATCH_SIZE / spent for name, spent in seconds.items()}
+
+
+def compared(benchmark: str, subject: str, rates: dict[str, float], steps: int, *, base: str) -> list[dict]:
+    """Returns a row for each rate, with its ratio to that of `base`; {} in `subject` is the candidate's name."""
+    return [
+        row(benchmark, subject.format(kind), rate, "images/s", steps=steps, ratio_to=base, ratio=rate / rates[base])
+        for kind, rate in rates.items()
+    ]
 
 
 def row(benchmark: str, subject: str, value: float, unit: str, *, steps="", ratio_to="", ratio="") -> dict:
