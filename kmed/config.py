@@ -61,6 +61,7 @@ class DataConfig(Section):
     path_column: str | None = None  # of a CSV; none: found by its name, as the three below
     label_column: str | None = None
     label_columns: list[str] | None = None  # of 0, 1 or empty
+    no_finding: Literal["label", "empty"] = "label"  # multilabel: "No Finding" is a label, or the empty set
     split_column: str | None = None
     group: str | None = None  # a column, a CSV, or regex:...(...)...
     cluster: str | None = None
@@ -85,6 +86,7 @@ class TrainConfig(Section):
     """How the weights are found."""
 
     epochs: Count = 10
+    loss: Literal["auto", "crossentropy", "bce", "weighted_bce", "focal", "asymmetric"] = "auto"  # auto: the task's
     batch_size: Count = 32
     learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up
     warmup_epochs: NonNegative = 1.0
@@ -108,6 +110,10 @@ class EvaluateConfig(Section):
     batch_size: Count = 64
     num_resamples: Annotated[int, pydantic.Field(ge=10)] = 1000
     level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95
+    thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what the tuned ones aim at, on validation
+    sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # wanted, where thresholds is sensitivity
+    coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # wanted of the prediction sets
+    subgroups: list[str] | None = None  # columns of the data; none: sex, age and view, where there are any
 
 
 class Config(Section):

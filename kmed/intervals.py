@@ -23,6 +23,8 @@ class Score:
         those that hold another, if fewer); for a macro mean, those of its rarest class, since a
         mean is no surer than its least sure part.
       num_undefined: resamples in which the score was undefined; they are left out of the interval.
+      resampled: (R,), the score of every draw, NaN where undefined; None where it was not kept. Two scores
+        of the same draws can be compared draw by draw, see `difference`.
     """
 
     value: float
@@ -30,6 +32,7 @@ class Score:
     high: float
     num_clusters: int
     num_undefined: int = 0
+    resampled: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def few_clusters(self) -> bool:
@@ -37,8 +40,10 @@ class Score:
         return self.num_clusters < FEW_CLUSTERS
 
     def to_dict(self) -> dict:
-        """Returns the fields and `few_clusters`."""
-        return {**dataclasses.asdict(self), "few_clusters": self.few_clusters}
+        """Returns the fields and `few_clusters`, without the draws."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["resampled"]
+        return {**fields, "few_clusters": self.few_clusters}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +100,30 @@ class Resamples:
             areas[rows] = divide(right, weights.sum(axis=1) * lower[:, -1], empty=np.nan)
         return areas
 
+    def average_precision(self, labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+        """Returns float64 (R,): the average precision of each draw, NaN where it lacks a 1.
+
+        AP = sum over thresholds of (R_n - R_{n-1}) P_n, precision times the gain in recall, without
+        interpolation; equal probabilities are one threshold. The images are sorted once.
+
+        Args:
+          labels: (N,) in {0, 1}, NaN where unknown.
+          probs: (N,) of any finite numbers.
+        """
+        known = np.flatnonzero(~np.isnan(labels))
+        known = known[np.argsort(-probs[known], kind="stable")]
+        truth, clusters = labels[known], self.index[known]
+        last = np.flatnonzero(np.diff(probs[known], append=-np.inf))  # the end of each run of equal probabilities
+        values = np.full(len(self.counts), np.nan)
+        for rows in _chunks(len(self.counts), 2 * len(self.index)):
+            weights = self.counts[rows][:, clusters].astype(float)  # (r, n)
+            found = np.cumsum(weights, axis=1)[:, last]  # (r, thresholds), images at or above each
+            hits = np.cumsum(weights * truth, axis=1)[:, last]
+            gains = np.diff(hits, axis=1, prepend=0)
+            area = (gains * divide(hits, found)).sum(axis=1)
+            values[rows] = divide(area, hits[:, -1], empty=np.nan) if len(known) else np.nan
+        return values
+
     def clusters_with(self, mask: np.ndarray) -> int:
         """Returns how many clusters hold an image of `mask` (N,) bool."""
         return len(np.unique(self.index[mask]))
@@ -110,7 +139,16 @@ class Resamples:
         num_clusters = self.num_clusters if num_clusters is None else num_clusters
         defined = resampled[~np.isnan(resampled)]
         low, high = self.bounds(defined, num_clusters) if not math.isnan(value) else (np.nan, np.nan)
-        return Score(float(value), float(low), float(high), int(num_clusters), int(len(resampled) - len(defined)))
+        num_undefined = int(len(resampled) - len(defined))
+        return Score(float(value), float(low), float(high), int(num_clusters), num_undefined, resampled)
+
+    def difference(self, score: Score, other: Score) -> Score:
+        """Returns the Score of `score` - `other`, both of these draws: paired, so what they share cancels out.
+
+        It rests on as many clusters as the less sure of the two.
+        """
+        num_clusters = min(score.num_clusters, other.num_clusters)
+        return self.score(score.value - other.value, score.resampled - other.resampled, num_clusters)
 
     def bounds(self, resampled: np.ndarray, num_clusters: int) -> np.ndarray:
         """Returns (2, ...), the percentiles of `resampled` (R, ...); NaN where one cluster makes all draws alike."""
@@ -152,9 +190,14 @@ def mean_score(resamples: Resamples, value, summed, counted=None) -> Score:
     return resamples.score(value, divide(sums[:, 0], sums[:, 1], empty=np.nan))
 
 
-def macro_score(scores: list[Score], drawn: np.ndarray, resamples: Resamples) -> Score:
-    """Returns the mean over the classes whose score is defined; `drawn` is (R, K)."""
-    defined = [k for k, score in enumerate(scores) if not math.isnan(score.value)]
+def macro_score(scores: list[Score], drawn: np.ndarray, resamples: Resamples, classes=None) -> Score:
+    """Returns the mean over the classes whose score is defined; `drawn` is (R, K).
+
+    Args:
+      classes: the indices of those that may be part of the mean; None: all.
+    """
+    classes = range(len(scores)) if classes is None else classes
+    defined = [k for k in classes if not math.isnan(scores[k].value)]
     if not defined:
         return resamples.score(math.nan, np.full(len(drawn), np.nan), 0)
     value = np.mean([scores[k].value for k in defined])

@@ -1,4 +1,10 @@
-"""Losses that Keras lacks: binary cross-entropy over the labels that are known."""
+"""Losses over the labels that are known: binary cross-entropy, focal, asymmetric.
+
+A label that nobody read (NaN) is neither a 0 nor a 1: it adds nothing to the loss and nothing to its
+gradient. With the default reduction a loss is sum(weight * entropy) / number of known labels, and 0
+where none is known, so an image with one known label counts as one label, not as a whole image. A
+sample weight belongs to an image, shape (N,), and, as in Keras, does not enter the divisor.
+"""
 
 import keras
 from keras import ops
@@ -6,31 +12,41 @@ from keras import ops
 from kmed.errors import ConfigError
 
 
+class _MaskedLoss(keras.losses.Loss):
+    """Masks and averages; subclasses say what one label costs.
+
+    Call with labels (N, K) in {0, 1, NaN} and predictions (N, K).
+    """
+
+    def call(self, y_true, y_pred):
+        known = ops.logical_not(ops.isnan(y_true))
+        # NaN goes before the arithmetic: 0 * NaN would still poison the gradient.
+        entropy = self.entropy(ops.where(known, y_true, ops.zeros_like(y_true)), y_pred)  # (N, K)
+        known = ops.cast(known, entropy.dtype)
+        num_known = ops.maximum(ops.sum(known), 1.0)
+        num_images = ops.cast(ops.shape(entropy)[0], entropy.dtype)
+        # Keras divides by the number of images; this factor makes it the number of known labels.
+        return ops.sum(entropy * known, axis=-1) * (num_images / num_known)  # (N,)
+
+
 @keras.saving.register_keras_serializable(package="kmed")
-class MaskedBinaryCrossentropy(keras.losses.Loss):
-    """Binary cross-entropy, averaged over the known labels of the batch.
-
-    A label that nobody read (NaN) is neither a 0 nor a 1: it adds nothing to the loss and nothing
-    to its gradient. Where every label is known, this is `keras.losses.BinaryCrossentropy`. Where
-    some are not, it is that loss on the known ones alone, so an image with one known label counts
-    as one label, not as a whole image.
-
-    With the default reduction the loss is sum(weight * cross-entropy) / number of known labels,
-    and 0 where none is known. A sample weight belongs to an image, shape (N,), and, as in Keras,
-    does not enter the divisor.
+class MaskedBinaryCrossentropy(_MaskedLoss):
+    """Binary cross-entropy; where every label is known, `keras.losses.BinaryCrossentropy`.
 
     Args:
       from_logits: whether predictions are logits; otherwise probabilities in [0, 1].
       label_smoothing: in [0, 1): labels move towards 0.5, y -> y (1 - s) + s / 2.
+      positive_weights: K numbers above 0, what the cost of each label's positives is multiplied by;
+        None: 1.
       reduction, name: as in `keras.losses.Loss`.
-    Call with labels (N, K) in {0, 1, NaN} and predictions (N, K).
-    Raises: ConfigError: label_smoothing outside [0, 1).
+    Raises: ConfigError: label_smoothing outside [0, 1), a weight that is not above 0.
     """
 
     def __init__(
         self,
         from_logits: bool = False,
         label_smoothing: float = 0.0,
+        positive_weights=None,
         reduction: str | None = "sum_over_batch_size",
         name: str = "masked_binary_crossentropy",
         dtype=None,
@@ -39,24 +55,79 @@ class MaskedBinaryCrossentropy(keras.losses.Loss):
         check_label_smoothing(label_smoothing)
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
+        self.positive_weights = None if positive_weights is None else [float(weight) for weight in positive_weights]
+        if any(not weight > 0 for weight in self.positive_weights or []):
+            raise ConfigError(f"positive_weights must be above 0. Received: {self.positive_weights}.")
 
-    def call(self, y_true, y_pred):
-        known = ops.logical_not(ops.isnan(y_true))
-        # NaN goes before the arithmetic: 0 * NaN would still poison the gradient.
-        labels = ops.where(known, y_true, ops.zeros_like(y_true))
+    def entropy(self, labels, predictions):
+        """Returns what each label costs, (N, K)."""
         labels = labels * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
-        entropy = ops.binary_crossentropy(labels, y_pred, from_logits=self.from_logits)  # (N, K)
-        known = ops.cast(known, entropy.dtype)
-        num_known = ops.maximum(ops.sum(known), 1.0)
-        num_images = ops.cast(ops.shape(entropy)[0], entropy.dtype)
-        # Keras divides by the number of images; this factor makes it the number of known labels.
-        return ops.sum(entropy * known, axis=-1) * (num_images / num_known)  # (N,)
+        entropy = ops.binary_crossentropy(labels, predictions, from_logits=self.from_logits)
+        if self.positive_weights is None:
+            return entropy
+        # The share of the entropy that speaks for the label: -y log p.
+        of_positives = ops.binary_crossentropy(ops.ones_like(labels), predictions, from_logits=self.from_logits)
+        return entropy + labels * (ops.convert_to_tensor(self.positive_weights, entropy.dtype) - 1.0) * of_positives
 
     def get_config(self):
         return {
             **super().get_config(),
             "from_logits": self.from_logits,
             "label_smoothing": self.label_smoothing,
+            "positive_weights": self.positive_weights,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kmed")
+class AsymmetricLoss(_MaskedLoss):
+    """Cross-entropy in which easy labels count less, negatives and positives by powers of their own.
+
+    L = -y (1 - p)^g+ log p - (1 - y) q^g- log(1 - q), with q = max(p - margin, 0), so that a negative
+    with p <= margin costs nothing (Ridnik et al., "Asymmetric Loss for Multi-Label Classification",
+    2021). With g+ = g- and margin 0 it is the focal loss (Lin et al., 2017) without its alpha.
+
+    Args:
+      gamma_positive, gamma_negative: the powers g+ and g-, at least 0.
+      margin: in [0, 1).
+      reduction, name: as in `keras.losses.Loss`.
+    Call with probabilities in [0, 1], not logits.
+    Raises: ConfigError: a power below 0, a margin outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        gamma_positive: float = 0.0,
+        gamma_negative: float = 4.0,
+        margin: float = 0.05,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "asymmetric_loss",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if not (gamma_positive >= 0 and gamma_negative >= 0 and 0 <= margin < 1):
+            raise ConfigError(
+                "An asymmetric loss needs powers of at least 0 and a margin in [0, 1). Received: "
+                f"gamma_positive={gamma_positive}, gamma_negative={gamma_negative}, margin={margin}."
+            )
+        self.gamma_positive = gamma_positive
+        self.gamma_negative = gamma_negative
+        self.margin = margin
+
+    def entropy(self, labels, predictions):
+        """Returns what each label costs, (N, K)."""
+        probs = ops.clip(predictions, keras.config.epsilon(), 1.0 - keras.config.epsilon())
+        shifted = ops.maximum(probs - self.margin, 0.0)
+        # A power of 0 is left out: the gradient of x^0 at x = 0 is NaN on some backends.
+        focus = ops.power(1.0 - probs, self.gamma_positive) if self.gamma_positive else 1.0
+        fade = ops.power(shifted, self.gamma_negative) if self.gamma_negative else 1.0
+        return -labels * focus * ops.log(probs) - (1.0 - labels) * fade * ops.log(1.0 - shifted)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "gamma_positive": self.gamma_positive,
+            "gamma_negative": self.gamma_negative,
+            "margin": self.margin,
         }
 
 

@@ -1,7 +1,10 @@
-"""Multi-label metrics for `fit` that Keras lacks; exact over any batching, deaf to unknown labels (NaN)."""
+"""Multi-label metrics for `fit` that Keras lacks; the same over any batching, deaf to unknown labels (NaN)."""
 
 import keras
+import numpy as np
 from keras import ops
+
+from kmed.errors import ConfigError
 
 
 class _WeightedRatio(keras.metrics.Metric):
@@ -63,3 +66,68 @@ class HammingLoss(_WeightedRatio):
 
     def per_image(self, wrong, known):
         return ops.sum(wrong, axis=-1), ops.sum(known, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="kmed")
+class MacroAUROC(keras.metrics.Metric):
+    """Mean area under the ROC curve over the labels of which both a 0 and a 1 were seen; NaN where there is none.
+
+    `keras.metrics.AUC(multi_label=True)` counts a label with no positives as 0. Here it is left out of
+    the mean, and `num_left_out` counts it. The area is the share of pairs of a positive and a negative
+    in the right order, ties counting half (Hanley & McNeil, 1982), of probabilities rounded to bins of
+    0.05 in log-odds, so that rare labels, all of whose probabilities are small, are told apart too.
+
+    Args:
+      num_labels: K.
+      ignored: indices of labels that are no part of the mean, such as that of "No Finding".
+      name, dtype: as in `keras.metrics.Metric`.
+    Raises: ConfigError: no label is left.
+    """
+
+    _direction = "up"
+    _LIMIT, _STEP = 12.0, 0.05  # of the log-odds
+
+    def __init__(self, num_labels: int, ignored=(), name: str = "auroc_macro", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.num_labels = num_labels
+        self.ignored = tuple(int(index) for index in ignored)
+        self._judged = np.setdiff1d(np.arange(num_labels), self.ignored)
+        if not self._judged.size:
+            raise ConfigError(f"A macro AUROC needs a label. Received: num_labels={num_labels}, ignored={ignored}.")
+        num_bins = round(2 * self._LIMIT / self._STEP) + 1
+        self.positives = self.add_variable(shape=(num_labels, num_bins), initializer="zeros", name="positives")
+        self.negatives = self.add_variable(shape=(num_labels, num_bins), initializer="zeros", name="negatives")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch: labels (N, K) in {0, 1, NaN}, probabilities (N, K), weights (N,) or None."""
+        labels = ops.cast(ops.convert_to_tensor(y_true), self.dtype)
+        probs = ops.clip(ops.cast(ops.convert_to_tensor(y_pred), self.dtype), 1e-7, 1.0 - 1e-7)
+        odds = ops.clip(ops.log(probs) - ops.log(1.0 - probs), -self._LIMIT, self._LIMIT)
+        bins = ops.cast(ops.round((odds + self._LIMIT) / self._STEP), "int32")  # (N, K)
+        weight = 1.0 if sample_weight is None else ops.reshape(ops.cast(sample_weight, self.dtype), (-1, 1))
+        for counts, value in ((self.positives, 1.0), (self.negatives, 0.0)):
+            held = ops.cast(ops.equal(labels, value), self.dtype) * weight  # (N, K), 0 where NaN
+            hot = ops.one_hot(bins, counts.shape[1], dtype=self.dtype)  # (N, K, bins)
+            counts.assign_add(ops.einsum("nk,nkb->kb", held, hot))
+
+    def result(self):
+        areas = ops.take(self._areas(), self._judged, axis=0)
+        defined = ops.logical_not(ops.isnan(areas))
+        total = ops.sum(ops.where(defined, areas, ops.zeros_like(areas)))
+        return total / ops.sum(ops.cast(defined, self.dtype))  # 0 / 0 is NaN
+
+    @property
+    def num_left_out(self) -> int:
+        """How many labels of the mean have had no positive or no negative so far."""
+        areas = ops.convert_to_numpy(self._areas())[self._judged]
+        return int(np.isnan(areas).sum())
+
+    def _areas(self):
+        """Returns (K,), NaN where a label lacks a 0 or a 1."""
+        negatives = ops.convert_to_tensor(self.negatives)
+        up_to = ops.cumsum(negatives, axis=1)
+        right = ops.sum(ops.convert_to_tensor(self.positives) * (up_to - 0.5 * negatives), axis=1)
+        return right / (ops.sum(self.positives, axis=1) * up_to[:, -1])
+
+    def get_config(self):
+        return {**super().get_config(), "num_labels": self.num_labels, "ignored": list(self.ignored)}

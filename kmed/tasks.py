@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from kmed.data.table import negative_label
 from kmed.errors import ConfigError, DataError, suggest
 
 
@@ -19,14 +20,17 @@ class Task:
     Attributes:
       name: "multiclass" or "multilabel".
       activation: what turns logits into probabilities, "softmax" or "sigmoid".
-      make_loss: (label_smoothing=0.0) -> keras loss of (labels, probs).
-      make_metrics: () -> new keras metrics for `fit`.
+      losses: the legal names of a loss, the default first.
+      make_loss: (name="auto", *, label_smoothing=0.0, positive_weights=None) -> keras loss of (labels, probs);
+        positive_weights (K,) are used by "weighted_bce".
+      make_metrics: (class_names) -> new keras metrics for `fit`.
       decode: (probs (N, K), thresholds=None) -> uint8 (N, K) in {0, 1}, the predicted classes.
       score: (labels, probs, clusters, class_names, **settings) -> kmed.scores.Scores.
     """
 
     name: str
     activation: str
+    losses: tuple[str, ...]
     make_loss: collections.abc.Callable
     make_metrics: collections.abc.Callable
     decode: collections.abc.Callable
@@ -79,39 +83,61 @@ def _check_some_known(labels):
 _LABEL_CHECKS = {"multiclass": _check_one_class_a_row, "multilabel": _check_some_known}
 
 
-def _multiclass_loss(label_smoothing: float = 0.0):
+def _multiclass_loss(name: str = "auto", *, label_smoothing: float = 0.0, positive_weights=None):
     import keras
 
     from kmed.losses import check_label_smoothing
 
+    _check_loss(name, "multiclass")
     check_label_smoothing(label_smoothing)
     return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
 
 
-def _multilabel_loss(label_smoothing: float = 0.0):
-    from kmed.losses import MaskedBinaryCrossentropy
+def _multilabel_loss(name: str = "auto", *, label_smoothing: float = 0.0, positive_weights=None):
+    from kmed.losses import AsymmetricLoss, MaskedBinaryCrossentropy
 
-    return MaskedBinaryCrossentropy(label_smoothing=label_smoothing)
+    _check_loss(name, "multilabel")
+    if name in ("auto", "bce"):
+        return MaskedBinaryCrossentropy(label_smoothing=label_smoothing)
+    if name == "weighted_bce":
+        if positive_weights is None:
+            raise ConfigError("loss='weighted_bce' needs positive_weights, one a label. Received: None.")
+        return MaskedBinaryCrossentropy(label_smoothing=label_smoothing, positive_weights=positive_weights)
+    if label_smoothing:
+        raise ConfigError(f"loss={name!r} knows no label smoothing. Received: label_smoothing={label_smoothing}.")
+    if name == "focal":
+        return AsymmetricLoss(gamma_positive=2.0, gamma_negative=2.0, margin=0.0, name="focal_loss")
+    return AsymmetricLoss()
 
 
-def _multiclass_metrics() -> list:
+def _check_loss(name, task):
+    legal = TASKS[task].losses
+    if name not in ("auto", *legal):
+        raise ConfigError(
+            f"The loss of {task} is {' or '.join(legal)}. Received: loss={name!r}." + suggest(name, legal)
+        )
+
+
+def _multiclass_metrics(class_names=()) -> list:
     import keras
 
     return [keras.metrics.CategoricalAccuracy(name="accuracy"), keras.metrics.F1Score(average="macro", name="f1_macro")]
 
 
-def _multilabel_metrics() -> list:
-    from kmed.metrics import ExactMatchRatio, HammingLoss
+def _multilabel_metrics(class_names) -> list:
+    from kmed.metrics import ExactMatchRatio, HammingLoss, MacroAUROC
 
-    return [ExactMatchRatio(), HammingLoss()]
+    negative = negative_label(class_names)
+    return [
+        ExactMatchRatio(),
+        HammingLoss(),
+        MacroAUROC(len(class_names), ignored=[] if negative is None else [negative]),
+    ]
 
 
 def _most_probable(probs, thresholds=None) -> np.ndarray:
-    if thresholds is not None:
-        raise ConfigError(
-            f"multiclass takes the most probable class, not thresholds. Received: thresholds={thresholds}."
-        )
-    probs = np.asarray(probs)
+    """The class whose probability is highest, or highest in units of its threshold (Breiman's forests: `cutoff`)."""
+    probs = np.asarray(probs) if thresholds is None else np.asarray(probs) / np.asarray(thresholds)
     return np.eye(probs.shape[-1], dtype=np.uint8)[probs.argmax(axis=-1)]
 
 
@@ -135,6 +161,7 @@ TASKS = {
     "multiclass": Task(
         name="multiclass",
         activation="softmax",
+        losses=("crossentropy",),
         make_loss=_multiclass_loss,
         make_metrics=_multiclass_metrics,
         decode=_most_probable,
@@ -143,6 +170,7 @@ TASKS = {
     "multilabel": Task(
         name="multilabel",
         activation="sigmoid",
+        losses=("bce", "weighted_bce", "focal", "asymmetric"),
         make_loss=_multilabel_loss,
         make_metrics=_multilabel_metrics,
         decode=_at_least,

@@ -97,7 +97,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
     with runtime.scope(strategy), runtime.dtype_policy(dtype):
         model = build(config, table, weights=config.model.weights if last is None else None)
         average = WeightAverage(model.weights, settings.ema) if settings.ema else None
-        start_phase(model, config, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
+        start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             checkpoint.restore(last, state, model, average)
             results.write_history(run.history, state.rows)  # a kill may have come between checkpoint and history
@@ -114,11 +114,11 @@ def train(run: Run, config: Config, table: Table) -> Run:
         start = time.monotonic()
         if epoch > 0 and epoch == settings.freeze_epochs:
             with runtime.scope(strategy):
-                start_phase(model, config, epoch=epoch, steps=batches.steps_per_epoch)
+                start_phase(model, config, training, epoch=epoch, steps=batches.steps_per_epoch)
         row = {"epoch": epoch + 1, **run_epoch(model, average, batches, config, epoch, estimate=epoch == first)}
         with average.applied() if average is not None else contextlib.nullcontext():
             probs = evaluation.predict(model, validation, config, pipeline=val_batches)
-        row |= {f"val_{name}": value for name, value in quick_scores(config, validation.labels, probs).items()}
+        row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation, probs).items()}
         improved = note_epoch(state, row, settings.monitor)
         row["seconds"] = round(time.monotonic() - start, 1)
         state.seconds += row["seconds"]
@@ -152,7 +152,15 @@ def remove_leftovers(run: Run) -> None:
 def check_settings(config: Config) -> None:
     """Raises ConfigError where settings that are legal alone contradict each other."""
     name = resolve_name(config.model.name)
-    legal = ["val_loss", *(f"val_{metric.name}" for metric in get_task(config.task).make_metrics())]
+    task = get_task(config.task)
+    if config.train.loss not in ("auto", *task.losses):
+        hint = suggest(config.train.loss, task.losses)
+        raise ConfigError(
+            f"train.loss of {config.task} is {' or '.join(task.losses)}. Received: {config.train.loss!r}.{hint}"
+        )
+    # Raises where the two do not go together.
+    task.make_loss(config.train.loss, label_smoothing=config.train.label_smoothing, positive_weights=[1.0])
+    legal = ["val_loss", *(f"val_{metric.name}" for metric in task.make_metrics(["any"]))]
     if config.train.monitor not in legal:
         hint = suggest(config.train.monitor, legal)
         raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
@@ -241,18 +249,36 @@ def describe_model(model: keras.Model, config: Config, dtype: str, pictures: lis
     say(f"{config.model.name}: {size}, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB of memory.")
 
 
-def start_phase(model: keras.Model, config: Config, *, epoch: int, steps: int) -> None:
+def positive_weights(labels: np.ndarray) -> np.ndarray:
+    """Returns float (K,), negatives / positives of each label, at most 100: both sides then weigh alike in the loss.
+
+    Args:
+      labels: (N, K) in {0, 1}, NaN where unknown, of the training split.
+    """
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    return np.clip(negatives / np.maximum(positives, 1), 0.01, 100.0)
+
+
+def make_loss(config: Config, training: Table) -> keras.losses.Loss:
+    """Returns the loss that the settings name; its weights come from the training split."""
+    return get_task(config.task).make_loss(
+        config.train.loss,
+        label_smoothing=config.train.label_smoothing,
+        positive_weights=positive_weights(training.labels),
+    )
+
+
+def start_phase(model: keras.Model, config: Config, training: Table, *, epoch: int, steps: int) -> None:
     """Compiles the model for the epochs from `epoch` on: the head alone while the backbone is frozen, else all.
 
     A phase starts with a fresh optimizer, whose learning rate goes on where the schedule stands.
     """
-    task = get_task(config.task)
     model.get_layer("backbone").trainable = epoch >= config.train.freeze_epochs
     optimizer = make_optimizer(config.train, steps)
     model.compile(
         optimizer=optimizer,
-        loss=task.make_loss(label_smoothing=config.train.label_smoothing),
-        metrics=task.make_metrics(),
+        loss=make_loss(config, training),
+        metrics=get_task(config.task).make_metrics(training.class_names),
         jit_compile=keras.backend.backend() == "jax",
     )
     model.optimizer.build(model.trainable_variables)  # in mixed_float16 a wrapper that scales the loss
@@ -269,13 +295,13 @@ def run_epoch(model, average, batches: Pipeline, config: Config, epoch: int, *, 
     return {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)), **logs}
 
 
-def quick_scores(config: Config, labels: np.ndarray, probs: np.ndarray) -> dict:
+def quick_scores(config: Config, training: Table, validation: Table, probs: np.ndarray) -> dict:
     """Returns loss and fit metrics of the joined arrays; no mean over batches of unlike size."""
-    task = get_task(config.task)
-    loss = task.make_loss(label_smoothing=config.train.label_smoothing)
-    values = {"loss": loss(labels, probs)}
-    for metric in task.make_metrics():
-        metric.update_state(labels, probs)
+    labels = validation.labels
+    values = {"loss": make_loss(config, training)(labels, probs)}
+    for metric in get_task(config.task).make_metrics(training.class_names):
+        for rows in range(0, len(labels), 1024):  # some need much memory a picture
+            metric.update_state(labels[rows : rows + 1024], probs[rows : rows + 1024])
         values[metric.name] = metric.result()
     return {name: float(keras.ops.convert_to_numpy(value)) for name, value in values.items()}
 

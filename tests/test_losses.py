@@ -6,7 +6,9 @@ import pytest
 import sklearn.metrics
 
 from kmed.errors import ConfigError
-from kmed.losses import MaskedBinaryCrossentropy
+from kmed.losses import AsymmetricLoss, MaskedBinaryCrossentropy
+
+LOSSES = [MaskedBinaryCrossentropy(), MaskedBinaryCrossentropy(positive_weights=[1, 2, 3, 4, 5]), AsymmetricLoss()]
 
 
 def draw(num_images=40, num_classes=5, unknown=0.3, seed=0):
@@ -52,15 +54,55 @@ def test_weight_zero_equals_removal_up_to_the_divisor():
     assert float(MaskedBinaryCrossentropy()(labels, probs, sample_weight=weight)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_prediction_for_an_unknown_label_does_not_matter():
+@pytest.mark.parametrize("loss", LOSSES)
+def test_prediction_for_an_unknown_label_does_not_matter(loss):
     labels, probs, _ = draw()
     other = np.where(np.isnan(labels), 1 - probs, probs)
-    assert float(MaskedBinaryCrossentropy()(labels, probs)) == float(MaskedBinaryCrossentropy()(labels, other))
+    assert float(loss(labels, probs)) == float(loss(labels, other))
 
 
-def test_all_unknown_is_zero():
-    labels = np.full((3, 2), np.nan, "float32")
-    assert float(MaskedBinaryCrossentropy()(labels, np.full((3, 2), 0.7, "float32"))) == 0
+@pytest.mark.parametrize("loss", LOSSES)
+def test_all_unknown_is_zero(loss):
+    labels = np.full((3, 5), np.nan, "float32")
+    assert float(loss(labels, np.full((3, 5), 0.7, "float32"))) == 0
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_positive_weights_are_scikit_learns_sample_weights(from_logits):
+    labels, probs, logits = draw()
+    weights = np.array([1.0, 2.0, 0.5, 10.0, 3.0])
+    known = ~np.isnan(labels)
+    each = np.where(labels == 1, weights, 1.0)[known]
+    expected = sklearn.metrics.log_loss(labels[known], probs[known], sample_weight=each) * each.sum() / known.sum()
+    loss = MaskedBinaryCrossentropy(positive_weights=weights, from_logits=from_logits)
+    assert float(loss(labels, logits if from_logits else probs)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_asymmetric_without_asymmetry_is_cross_entropy_and_focal():
+    labels, probs, _ = draw(unknown=0)
+    plain = AsymmetricLoss(gamma_positive=0, gamma_negative=0, margin=0)
+    assert float(plain(labels, probs)) == pytest.approx(float(MaskedBinaryCrossentropy()(labels, probs)), rel=1e-4)
+    focal = keras.losses.BinaryFocalCrossentropy(gamma=2.0)
+    ours = AsymmetricLoss(gamma_positive=2, gamma_negative=2, margin=0)
+    assert float(ours(labels, probs)) == pytest.approx(float(focal(labels, probs)), rel=1e-4)
+
+
+def test_asymmetric_by_hand():
+    labels, probs = np.array([[1.0, 0.0, 0.0]], "float32"), np.array([[0.8, 0.3, 0.04]], "float32")
+    positive = -(0.2**1) * np.log(0.8)
+    negative = -(0.25**4) * np.log(0.75)  # 0.3 - 0.05; the last one lies below the margin and costs nothing
+    loss = AsymmetricLoss(gamma_positive=1, gamma_negative=4, margin=0.05)
+    assert float(loss(labels, probs)) == pytest.approx((positive + negative) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_finite_at_the_ends(loss):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5, activation="sigmoid")])
+    model.compile(keras.optimizers.SGD(0.01), loss=loss)
+    inputs = np.full((4, 5), 1e4, "float32")  # probabilities of exactly 0 and 1
+    labels = np.array([[1, 0, np.nan, 1, 0]] * 4, "float32")
+    assert np.isfinite(model.train_on_batch(inputs, labels))
+    assert all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in model.weights)
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
@@ -77,10 +119,16 @@ def test_unknown_labels_have_no_gradient(from_logits):
     np.testing.assert_array_equal(after[:, 1], before[:, 1])
 
 
-def test_survives_serialisation():
-    loss = MaskedBinaryCrossentropy(from_logits=True, label_smoothing=0.2, reduction="sum")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MaskedBinaryCrossentropy(from_logits=True, label_smoothing=0.2, reduction="sum", positive_weights=[1, 2]),
+        AsymmetricLoss(gamma_positive=1, gamma_negative=3, margin=0.1, name="other"),
+    ],
+)
+def test_survives_serialisation(loss):
     again = keras.losses.deserialize(keras.losses.serialize(loss))
-    assert type(again) is MaskedBinaryCrossentropy
+    assert type(again) is type(loss)
     assert again.get_config() == loss.get_config()
 
 
@@ -88,3 +136,14 @@ def test_survives_serialisation():
 def test_label_smoothing_out_of_range(label_smoothing):
     with pytest.raises(ConfigError, match="Received: label_smoothing="):
         MaskedBinaryCrossentropy(label_smoothing=label_smoothing)
+
+
+@pytest.mark.parametrize("arguments", [{"margin": 1.0}, {"gamma_negative": -1.0}, {"gamma_positive": float("nan")}])
+def test_asymmetric_arguments_out_of_range(arguments):
+    with pytest.raises(ConfigError, match="powers of at least 0 and a margin"):
+        AsymmetricLoss(**arguments)
+
+
+def test_positive_weights_out_of_range():
+    with pytest.raises(ConfigError, match="positive_weights must be above 0"):
+        MaskedBinaryCrossentropy(positive_weights=[1.0, 0.0])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from kmed.metrics import ExactMatchRatio, HammingLoss
+from kmed.errors import ConfigError
+from kmed.metrics import ExactMatchRatio, HammingLoss, MacroAUROC
 
 METRICS = [ExactMatchRatio, HammingLoss]
 
@@ -96,3 +97,56 @@ def test_survives_serialisation_and_fits(metric):
     told = model.evaluate(inputs, labels, batch_size=16, verbose=0, return_dict=True)[made.name]
     probs = model.predict(inputs, verbose=0)
     assert told == pytest.approx(value_of(metric(threshold=0.3), (labels, probs)), rel=1e-5)
+
+
+def macro_auroc(labels, probs, weight=None):
+    """Returns scikit-learn's mean over the labels that have both a 0 and a 1."""
+    areas = []
+    for truth, prob in zip(labels.T, probs.T):
+        known = ~np.isnan(truth)
+        if len(np.unique(truth[known])) == 2:
+            weights = None if weight is None else weight[known]
+            areas.append(sklearn.metrics.roc_auc_score(truth[known], prob[known], sample_weight=weights))
+    return np.mean(areas)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_macro_auroc_is_scikit_learns(weighted):
+    labels, probs = draw(num_images=500)
+    probs = probs * 0.04  # of rare labels all probabilities are small
+    weight = np.random.default_rng(2).integers(0, 3, len(labels)).astype("float32") if weighted else None
+    made = MacroAUROC(4)
+    for rows in (slice(0, 33), slice(33, 500)):
+        made.update_state(labels[rows], probs[rows], None if weight is None else weight[rows])
+    assert float(made.result()) == pytest.approx(macro_auroc(labels, probs, weight), abs=2e-3)
+    assert made.num_left_out == 0
+
+
+def test_macro_auroc_leaves_out_and_counts_labels_of_one_class():
+    labels, probs = draw(num_images=200)
+    labels[:, 1] = 0
+    labels[:, 2] = np.where(np.isnan(labels[:, 2]), np.nan, 1)
+    made = MacroAUROC(4)
+    assert value_of(made, (labels, probs)) == pytest.approx(macro_auroc(labels, probs), abs=2e-3)
+    assert made.num_left_out == 2
+    stock = keras.metrics.AUC(multi_label=True, num_labels=4)  # why this metric exists
+    stock.update_state(np.nan_to_num(labels), probs)
+    assert float(stock.result()) < float(made.result()) - 0.2
+
+
+def test_macro_auroc_ignores_what_is_no_finding():
+    labels, probs = draw(num_images=200)
+    made = MacroAUROC(4, ignored=[3])
+    assert value_of(made, (labels, probs)) == pytest.approx(macro_auroc(labels[:, :3], probs[:, :3]), abs=2e-3)
+    again = keras.metrics.deserialize(keras.metrics.serialize(made))
+    assert value_of(again, (labels, probs)) == float(made.result())
+    with pytest.raises(ConfigError, match="needs a label"):
+        MacroAUROC(1, ignored=[0])
+
+
+def test_macro_auroc_of_constants_and_of_nothing():
+    labels, probs = draw()
+    assert value_of(MacroAUROC(4), (labels, np.full_like(probs, 0.3))) == 0.5
+    nothing = MacroAUROC(4)
+    assert np.isnan(value_of(nothing, (np.full_like(labels, np.nan), probs)))
+    assert nothing.num_left_out == 4

@@ -14,7 +14,10 @@ LABELS = {
     "multiclass": np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]],
     "multilabel": np.array([[1, 0, 1], [0, 0, 0], [np.nan, 1, 1], [1, 1, 0], [0, 1, 0], [1, 0, 0]], "float32"),
 }
-FIT_METRICS = {"multiclass": ["accuracy", "f1_macro"], "multilabel": ["exact_match_ratio", "hamming_loss"]}
+FIT_METRICS = {
+    "multiclass": ["accuracy", "f1_macro"],
+    "multilabel": ["exact_match_ratio", "hamming_loss", "auroc_macro"],
+}
 
 
 def test_unknown_task_names_the_nearest():
@@ -33,7 +36,8 @@ def test_one_training_step_and_scores(name):
     labels = LABELS[name]
     inputs = np.random.default_rng(0).normal(size=(len(labels), 4)).astype("float32")
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=task.activation)])
-    model.compile("sgd", loss=task.make_loss(0.1), metrics=task.make_metrics())
+    loss, metrics = task.make_loss(label_smoothing=0.1), task.make_metrics(["a", "b", "c"])
+    model.compile("sgd", loss=loss, metrics=metrics)
     logs = model.train_on_batch(inputs, labels, return_dict=True)
     assert set(logs) == {"loss", *FIT_METRICS[name]}
     assert np.isfinite(list(logs.values())).all()
@@ -54,8 +58,8 @@ def test_decoding_probabilities():
     np.testing.assert_array_equal(get_task("multiclass").decode(probs), [[0, 1, 0], [1, 0, 0]])
     np.testing.assert_array_equal(get_task("multilabel").decode(probs), [[0, 1, 0], [1, 0, 0]])
     np.testing.assert_array_equal(get_task("multilabel").decode(probs, [0.6, 0.1, 0.3]), [[0, 1, 1], [1, 1, 1]])
-    with pytest.raises(ConfigError, match="not thresholds"):
-        get_task("multiclass").decode(probs, 0.5)
+    np.testing.assert_array_equal(get_task("multiclass").decode(probs, [0.1, 0.5, 0.4]), [[1, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(get_task("multiclass").decode(probs, [0.3] * 3), get_task("multiclass").decode(probs))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -85,4 +89,31 @@ def test_labels_that_do_not_fit(name, labels, message):
 @pytest.mark.parametrize("name", TASKS)
 def test_label_smoothing_is_checked(name):
     with pytest.raises(ConfigError, match="label_smoothing=1.5"):
-        get_task(name).make_loss(1.5)
+        get_task(name).make_loss(label_smoothing=1.5)
+
+
+@pytest.mark.parametrize(("task", "loss"), [(task, loss) for task in TASKS for loss in ("auto", *TASKS[task].losses)])
+def test_every_loss_is_made_and_goes_down_where_labels_and_probs_agree(task, loss):
+    labels = np.nan_to_num(LABELS[task])
+    made = get_task(task).make_loss(loss, positive_weights=[2.0, 3.0, 4.0])
+    good, bad = (np.clip(probs, 0.1, 0.9).astype("float32") for probs in (labels, 1 - labels))
+    assert float(made(labels, good)) < float(made(labels, bad))
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "smoothing", "message"),
+    [
+        ("multiclass", "focal", 0, "loss of multiclass is crossentropy. Received: loss='focal'"),
+        ("multilabel", "assymetric", 0, "Did you mean 'asymmetric'"),
+        ("multilabel", "focal", 0.1, "no label smoothing"),
+        ("multilabel", "weighted_bce", 0, "needs positive_weights"),
+    ],
+)
+def test_losses_that_cannot_be(task, loss, smoothing, message):
+    with pytest.raises(ConfigError, match=message):
+        get_task(task).make_loss(loss, label_smoothing=smoothing)
+
+
+def test_no_finding_is_no_part_of_the_macro_metric():
+    auroc = get_task("multilabel").make_metrics(["Mass", "No Finding", "Hernia"])[2]
+    assert auroc.ignored == (1,)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.folders import SPLIT_NAMES, is_image, subfolders
-from kmed.data.table import COLUMNS, Table
+from kmed.data.table import COLUMNS, NEGATIVE, Table, negative_label
 from kmed.errors import DataError, suggest
 
 # Compared in small letters without spaces, underscores and hyphens; the first that is there is taken.
@@ -17,8 +17,8 @@ LABEL_NAMES = ("label", "labels", "class", "findinglabels", "category", "diagnos
 SPLIT_COLUMNS = ("split",)
 GROUP_NAMES = ("group", "patientid", "patient", "subjectid", "subject", "slideid")
 JOINT = "|"
-NEGATIVE = {"no finding", "no findings", "none"}
 UNKNOWN = {"", "nan", "na", "-1", "-1.0"}
+MOSTLY = 0.8  # from this share of such cells on, a column is thought to be meant for 0 and 1
 BINARY = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, **dict.fromkeys(UNKNOWN, np.nan)}
 
 
@@ -53,6 +53,7 @@ def read_labels_csv(
     split_column: str | None = None,
     group_column: str | None = None,
     cluster_column: str | None = None,
+    no_finding: str = "label",
 ) -> Table:
     """Returns a Table of the CSV's rows, in the order of their paths; other columns are metadata.
 
@@ -65,9 +66,11 @@ def read_labels_csv(
       path_column, label_column, split_column: default: found by their usual names.
       group_column: what a split keeps together; default: nothing, each file is its own group.
       cluster_column: what intervals resample; default: the groups.
-      label_columns: several columns of 0, 1 or empty (unknown: NaN); default: all such columns.
+      label_columns: several columns of 0, 1 or empty (unknown: NaN; so is -1); default: all such columns.
+      no_finding: multilabel: "label" makes "No Finding" a label of its own, the last one, unless
+        class_names leaves it out; "empty" makes it the row in which every label is 0.
     Raises: DataError: a missing column or file, an unknown or empty label, a path outside `root`,
-      a path that occurs twice, or a task that the labels do not fit.
+      a path that occurs twice, a finding beside "No Finding", or a task that the labels do not fit.
     """
     frame = read_csv(csv_path)
     if frame.empty:
@@ -77,6 +80,9 @@ def read_labels_csv(
     chosen = _label_columns(frame, label_column, label_columns, task, path_column, where)
     read = _from_words if isinstance(chosen, str) else _from_columns
     labels, names, task = read(frame[chosen], frame[path_column], task, class_names)
+    if task == "multilabel":
+        labels, names = _without_negative(labels, names) if no_finding == "empty" else (labels, names)
+        _check_contradictions(labels, names, frame[path_column])
     used = {chosen} if isinstance(chosen, str) else set(chosen)
     split_column = _optional(frame, split_column, SPLIT_COLUMNS, "split_column", where)
     splits = [_split_name(value) for value in frame[split_column]] if split_column else [""] * len(frame)
@@ -208,9 +214,22 @@ def _binary(frame):
     return columns
 
 
+def _refuse_strange_cells(frame, known, where):
+    """A column of 0 and 1 but for a few cells is a label column with a mistake in it, not metadata."""
+    for column in frame.columns:
+        cells = frame[column].str.strip().str.lower()
+        legal = cells.isin(list(BINARY))
+        if column not in known and MOSTLY <= legal.mean() < 1 and cells.isin(["0", "1"]).any():
+            raise DataError(
+                f"Column {column!r} of {where} holds 0, 1 or nothing but for {(~legal).sum()} cells. Received: "
+                f"{frame[column][~legal].iloc[0]!r}. Correct it, or name the labels with label_columns."
+            )
+
+
 def _binary_columns(frame, asked, path_column, where):
     if asked is None:
         columns = [column for column in _binary(frame) if column != path_column]
+        _refuse_strange_cells(frame, set(columns) | {path_column}, where)
         if len(columns) < 2:
             raise DataError(
                 f"{where} has no column of labels that is found by its name ({', '.join(LABEL_NAMES)}) and no columns "
@@ -242,9 +261,12 @@ def _from_words(values, paths, task, class_names):
             f"task='multiclass' needs one label a picture, but {several} has several. Use task='multilabel'."
         )
     task = task or ("multilabel" if several is not None or negative else "multiclass")
-    if task == "multilabel":  # "No Finding" says that every label is 0; it is no label of its own
+    names = tuple(class_names) if class_names else _sorted_names(words, task)
+    if task == "multilabel" and negative_label(names) is None:  # then it says that every label is 0
         words = [[word for word in row if word.lower() not in NEGATIVE] for row in words]
-    names = tuple(class_names) if class_names else tuple(sorted({word for row in words for word in row}))
+    elif task == "multilabel":  # spelt in one way
+        spelling = names[negative_label(names)]
+        words = [[spelling if word.lower() in NEGATIVE else word for word in row] for row in words]
     column = {name: index for index, name in enumerate(names)}
     labels = np.zeros((len(words), len(names)), np.float32)
     for index, row in enumerate(words):
@@ -256,6 +278,34 @@ def _from_words(values, paths, task, class_names):
                 )
             labels[index, column[word]] = 1
     return labels, names, task
+
+
+def _sorted_names(words, task):
+    """Returns the names that occur, sorted; of a multilabel set "No Finding" comes last, and once."""
+    found = sorted({word for row in words for word in row})
+    if task == "multiclass":
+        return tuple(found)
+    negative = [word for word in found if word.lower() in NEGATIVE]
+    return tuple([word for word in found if word.lower() not in NEGATIVE] + negative[:1])
+
+
+def _without_negative(labels, names):
+    negative = negative_label(names)
+    if negative is None:
+        return labels, names
+    return np.delete(labels, negative, axis=1), tuple(name for name in names if name != names[negative])
+
+
+def _check_contradictions(labels, names, paths):
+    negative = negative_label(names)
+    if negative is None:
+        return
+    wrong = (labels[:, negative] == 1) & (np.nansum(labels, axis=1) > 1)
+    if wrong.any():
+        raise DataError(
+            f"{wrong.sum()} rows of the CSV say {names[negative]!r} and a finding too, such as {paths[wrong].iloc[0]}. "
+            "Correct them."
+        )
 
 
 def _from_columns(frame, paths, task, class_names):

@@ -40,6 +40,7 @@ def open_table(config) -> Table:
         split_column=settings.split_column,
         group=settings.group,
         cluster=settings.cluster,
+        no_finding=settings.no_finding,
     )
 
 

@@ -27,6 +27,7 @@ def load_table(
     split_column: str | None = None,
     group: str | None = None,
     cluster: str | None = None,
+    no_finding: str = "label",
 ) -> Table:
     """Returns the Table of a data set on disk; no picture is opened but those of an .npz.
 
@@ -44,6 +45,7 @@ def load_table(
         expression with one (capture group) searched for in the path. Default: a column such as
         "Patient ID", groups.csv beside the pictures, kmed's map of the blood cells, else each file alone.
       cluster: what intervals resample, inside a group, told in the same ways; default: the group.
+      no_finding: of a multilabel CSV: whether "No Finding" is a "label", or the "empty" set of labels.
     Raises: DataError: one line that says what is wrong with which file, and what to do.
     Example:
       >>> table = load_table("data/blood_cells")
@@ -54,7 +56,7 @@ def load_table(
     _check_settings(path, task, class_names)
     columns = {"path_column": path_column, "label_column": label_column, "label_columns": label_columns}
     columns = {key: value for key, value in {**columns, "split_column": split_column}.items() if value is not None}
-    table = _read(path, task, class_names, split_folders, labels_csv, columns, group, cluster)
+    table = _read(path, task, class_names, split_folders, labels_csv, columns, group, cluster, no_finding)
     if len(table) == 0:
         raise DataError(f"{path} holds no pictures.")
     if table.task == "multiclass":
@@ -76,7 +78,7 @@ def _check_settings(path, task, class_names):
         raise DataError(f"class_names must differ from each other. Received: {tuple(class_names)}.")
 
 
-def _read(path, task, class_names, split_folders, labels_csv, columns, group, cluster):
+def _read(path, task, class_names, split_folders, labels_csv, columns, group, cluster, no_finding):
     """Returns the Table of the first layout that fits: what the user named, then folders, then what is found."""
     if path.is_file():
         if path.suffix.lower() == ".npz":
@@ -84,7 +86,7 @@ def _read(path, task, class_names, split_folders, labels_csv, columns, group, cl
             return read_npz(path, class_names=class_names, task=task)
         if path.suffix.lower() == ".csv":
             _refuse("a .csv file", split_folders=split_folders, labels_csv=labels_csv)
-            return _read_csv(path, path.parent, task, class_names, columns, group, cluster)
+            return _read_csv(path, path.parent, task, class_names, columns, group, cluster, no_finding)
         raise DataError(f"Data must be a folder, a .csv or an .npz. Received: {path}.")
     if labels_csv is None and not columns:
         root = find_split_root(path, split_folders)
@@ -95,7 +97,7 @@ def _read(path, task, class_names, split_folders, labels_csv, columns, group, cl
     csv_path = _find_csv(path, labels_csv, columns)
     if csv_path is not None:
         root = path if labels_csv is not None else csv_path.parent
-        return _read_csv(csv_path, root, task, class_names, columns, group, cluster)
+        return _read_csv(csv_path, root, task, class_names, columns, group, cluster, no_finding)
     root = find_class_root(path)
     if root is not None:
         _check_folder_task(task, path)
@@ -103,7 +105,7 @@ def _read(path, task, class_names, split_folders, labels_csv, columns, group, cl
     raise DataError(_nothing_found(path))
 
 
-def _read_csv(csv_path, root, task, class_names, columns, group, cluster):
+def _read_csv(csv_path, root, task, class_names, columns, group, cluster, no_finding):
     """Reads the CSV; a group or cluster that is no column of it is left to resolve_groups."""
     frame = read_csv(csv_path)
     group_column = usual_group(frame) if group is None else group if group in frame.columns else None
@@ -111,7 +113,7 @@ def _read_csv(csv_path, root, task, class_names, columns, group, cluster):
     cluster_column = cluster if cluster in frame.columns else None
     return read_labels_csv(
         csv_path, root, task=task, class_names=class_names, **columns,
-        group_column=group_column, cluster_column=cluster_column,
+        group_column=group_column, cluster_column=cluster_column, no_finding=no_finding,
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 Groups are chosen so that each class has its share of images and also of groups: scikit-learn's
 StratifiedGroupKFold balances images of one label only, and here sixteen photographs of a class may
-stand for a quarter of the images, and a picture may have several labels.
+stand for a quarter of the images, and a picture may have several labels. Of these, one try starts
+from iterative stratification of the groups, and all are improved by moving single groups.
 """
 
 import math
@@ -243,7 +244,10 @@ def _choose(table, fraction, later, rng):
     shares = [_shares(images), _shares(images > 0), _shares(sizes[:, None])]
     features = np.concatenate(shares, axis=1)
     tries = max(1, min(TRIES, GROUP_VISITS // len(names)))
-    results = [_search(features, images > 0, fraction, later, rng) for _ in range(tries)]
+    starts = [np.zeros(len(names), bool)] * tries
+    if table.task == "multilabel" and len(names) * min(fraction, 1 - fraction) >= 1:
+        starts.append(_stratified(images > 0, fraction, rng))
+    results = [_search(features, images > 0, fraction, later, rng, start) for start in starts]
     taken = min(results, key=lambda result: result[1])[0]
     if table.task == "multiclass":
         _check_taken(table, images, taken)
@@ -255,7 +259,21 @@ def _shares(counts):
     return np.where(total > 0, counts / np.maximum(total, 1), 0.0)
 
 
-def _search(features, has, fraction, later, rng):
+def _stratified(has, fraction, rng):
+    """Returns the mask (G,) that iterative stratification (Sechidis et al., 2011) takes of the groups' label sets.
+
+    It balances groups of many labels, but knows nothing of how many images a group has.
+    """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
+    random_state = int(rng.integers(2**31 - 1))
+    splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=random_state)
+    taken = np.zeros(len(has), bool)
+    taken[next(splitter.split(has, has.astype(int)))[1]] = True
+    return taken
+
+
+def _search(features, has, fraction, later, rng, start):
     """Returns (mask (G,), cost): groups are taken or put back, in random order, while that lowers the cost.
 
     The cost is the mean squared distance of each class's share of images and of groups from
@@ -264,6 +282,7 @@ def _search(features, has, fraction, later, rng):
     Args:
       features: (G, F) the share that each group has of each total.
       has: bool (G, K) whether the group has the class.
+      start: bool (G,), the groups taken to begin with.
     """
     num_groups = len(features)
     target = np.where(features.sum(axis=0) > 0, fraction, 0.0)
@@ -278,8 +297,8 @@ def _search(features, has, fraction, later, rng):
         short = np.maximum(wanted - inside, 0) + np.maximum(reserved - (total - inside), 0)
         return float(np.mean((share - target) ** 2) + short.sum())
 
-    taken = np.zeros(num_groups, bool)
-    share, inside = np.zeros(features.shape[1]), np.zeros(has.shape[1], int)
+    taken = start.copy()
+    share, inside = features[taken].sum(axis=0), steps[taken].sum(axis=0)
     cost = cost_of(share, inside)
     order = rng.permutation(num_groups)
     for _ in range(10):

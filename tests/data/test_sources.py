@@ -139,9 +139,13 @@ def test_findings_joined_by_a_bar(csv_folder):
     )
     table = load_table(csv_folder)
     assert table.task == "multilabel"
-    assert table.class_names == ("Edema", "Mass")
+    assert table.class_names == ("Edema", "Mass", "No Finding")
     assert list(table.rows["path"]) == [f"images/{name}.png" for name in "abcd"]
-    np.testing.assert_array_equal(table.labels, [[0, 0], [1, 1], [1, 0], [0, 1]])
+    np.testing.assert_array_equal(table.labels, [[0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 0]])
+    for settings in ({"no_finding": "empty"}, {"class_names": ["Edema", "Mass"]}):
+        without = load_table(csv_folder, **settings)
+        assert without.class_names == ("Edema", "Mass")
+        np.testing.assert_array_equal(without.labels, table.labels[:, :2])
     assert table.grouped
     assert list(table.rows["group"]) == ["1", "1", "2", "3"]
     assert any("'Patient ID'" in note for note in table.notes)
@@ -160,6 +164,47 @@ def test_columns_of_zero_one_and_unknown(csv_folder):
     with pytest.raises(DataError, match="exactly one 1 a row, but 3 rows differ, such as b"):
         load_table(path, task="multiclass")
     assert load_table(path, label_columns=["y"], task="multilabel").class_names == ("y",)
+
+
+def test_no_finding_as_a_column(csv_folder):
+    columns = {"x": [1, 0, 0, 1], "No Finding": [0, 1, 0, 0], "y": [1, 0, "", 0]}
+    path = write_csv(csv_folder / "t.csv", file=list("abcd"), **columns)
+    assert load_table(path).class_names == ("x", "No Finding", "y")
+    empty = load_table(path, no_finding="empty")
+    assert empty.class_names == ("x", "y")
+    np.testing.assert_array_equal(empty.labels, [[1, 1], [0, 0], [0, np.nan], [1, 0]])
+
+
+def test_a_finding_beside_no_finding(csv_folder):
+    findings = ["Mass", "No Finding|Mass", "No Finding", "Mass"]
+    write_csv(csv_folder / "t.csv", **{"Image Index": list("abcd"), "Finding Labels": findings})
+    with pytest.raises(DataError, match="1 rows of the CSV say 'No Finding' and a finding too, such as b"):
+        load_table(csv_folder)
+
+
+def test_a_finding_that_is_not_in_the_list(csv_folder):
+    findings = ["Mass", "No Finding", "Efusion", "Mass"]
+    write_csv(csv_folder / "t.csv", **{"Image Index": list("abcd"), "Finding Labels": findings})
+    with pytest.raises(DataError, match="Unknown label 'Efusion' of c.*Did you mean 'Effusion'"):
+        load_table(csv_folder, task="multilabel", class_names=["Effusion", "Mass", "No Finding"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_columns": ["x", "y"]}])
+def test_a_label_that_is_neither_0_1_nor_empty(csv_folder, settings):
+    write_images(csv_folder / "images", ["e.png"])
+    path = write_csv(
+        csv_folder / "t.csv", file=list("abcde"), x=[1, 0, 0, 1, 0], y=[0, 1, "maybe", "", 0], z=[0, 1, 1, 0, 0]
+    )
+    with pytest.raises(DataError, match="Column 'y' .*Received: 'maybe'"):
+        load_table(path, task="multilabel", **settings)
+
+
+def test_a_patient_column_that_is_missing(csv_folder):
+    findings = ["Mass", "No Finding", "Mass", "Mass"]
+    columns = {"Image Index": list("abcd"), "Finding Labels": findings, "Patient Age": ["060Y"] * 4}
+    write_csv(csv_folder / "t.csv", **columns)
+    with pytest.raises(DataError, match="group must be a column.*Received: group='Patient ID'.*Patient Age"):
+        load_table(csv_folder, group="Patient ID")
 
 
 def test_one_hot_columns_are_multiclass(csv_folder):
@@ -389,9 +434,9 @@ def test_the_real_chest_xrays():
     assert len(table) == 5606
     assert table.rows["group"].nunique() == 1474
     sums = dict(zip(table.class_names, table.labels.sum(axis=0).astype(int)))
-    assert len(sums) == 14
-    assert (sums["Hernia"], sums["Infiltration"], sums["Effusion"]) == (14, 753, 441)
-    assert int((table.labels.sum(axis=1) == 0).sum()) == 3417
+    assert len(sums) == 15
+    assert (sums["Hernia"], sums["Infiltration"], sums["Effusion"], sums["No Finding"]) == (14, 753, 441, 3417)
+    assert (table.labels.sum(axis=1) > 0).all()
 
 
 def medmnist(path, shape=(8, 8), columns=1, **changes):
