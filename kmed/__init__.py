@@ -21,6 +21,7 @@ _EXPORTS = {
     "load_model": "kmed.evaluation",
     "predict": "kmed.evaluation",
     "evaluate": "kmed.evaluation",
+    "rescore": "kmed.results",
     "fit": "kmed.train",
     "resume": "kmed.train",
 }

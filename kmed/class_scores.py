@@ -1,4 +1,4 @@
-"""Precision, recall, F1, AUROC and confusion of classes, each with an interval.
+"""Precision, recall, F1, AUROC, average precision and confusion of classes, each with an interval.
 
 The values come from scikit-learn. Those of the resamples come from sums over clusters: a draw that
 holds a cluster twice counts its images twice, as `sample_weight` would.
@@ -12,7 +12,8 @@ import sklearn.metrics
 
 from kmed.intervals import Score, divide, macro_score, mean_score
 
-CLASS_SCORES = ("precision", "recall", "f1", "auroc")
+RATES = ("precision", "recall", "f1")
+CLASS_SCORES = (*RATES, "auroc", "average_precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +35,14 @@ class Confusion:
         return divide(self.counts, self.counts.sum(axis=1, keepdims=True), empty=np.nan)
 
 
-def rate_scores(actual, guesses, resamples, holding) -> tuple[dict, dict]:
+def rate_scores(actual, guesses, resamples, holding, findings=None) -> tuple[dict, dict]:
     """Returns precision, recall and F1: {name_macro and name_micro: Score}, {name: K Scores}.
 
     Args:
       actual, guesses: bool (N, K), False where the label is unknown.
       resamples: kmed.intervals.Resamples of the N images.
       holding: K numbers, the clusters that hold each class.
+      findings: the classes of the macro mean; None: all.
     """
     tallies = np.split(resamples.sums(np.hstack([actual & guesses, guesses, actual])), 3, axis=1)  # 3 of (R, K)
     drawn = _rates(*tallies)
@@ -48,11 +50,11 @@ def rate_scores(actual, guesses, resamples, holding) -> tuple[dict, dict]:
     values = [_exact_rates(actual[:, k], guesses[:, k]) for k in range(actual.shape[1])]
     values_micro = _exact_rates(actual.ravel(), guesses.ravel())
     overall, per_class = {}, {}
-    for name in ("precision", "recall", "f1"):
+    for name in RATES:
         per_class[name] = [
             resamples.score(value[name], drawn[name][:, k], holding[k]) for k, value in enumerate(values)
         ]
-        overall[f"{name}_macro"] = macro_score(per_class[name], drawn[name], resamples)
+        overall[f"{name}_macro"] = macro_score(per_class[name], drawn[name], resamples, findings)
         overall[f"{name}_micro"] = resamples.score(values_micro[name], drawn_micro[name])
     return overall, per_class
 
@@ -60,11 +62,11 @@ def rate_scores(actual, guesses, resamples, holding) -> tuple[dict, dict]:
 def _exact_rates(actual, guesses) -> dict[str, float]:
     """Returns precision, recall and F1 of one class, or of all pooled; NaN without an image of it."""
     if not actual.any():
-        return dict.fromkeys(("precision", "recall", "f1"), math.nan)
+        return dict.fromkeys(RATES, math.nan)
     values = sklearn.metrics.precision_recall_fscore_support(
         actual.astype(int), guesses.astype(int), average="binary", zero_division=0
     )
-    return dict(zip(("precision", "recall", "f1"), values[:3], strict=True))
+    return dict(zip(RATES, values[:3], strict=True))
 
 
 def _rates(hits, guessed, actual) -> dict[str, np.ndarray]:
@@ -77,22 +79,32 @@ def _rates(hits, guessed, actual) -> dict[str, np.ndarray]:
     }
 
 
-def auroc_scores(labels, probs, resamples, holding) -> tuple[Score, list[Score]]:
-    """Returns the AUROC as a mean over the classes that have one, and of each class.
+def ranking_scores(labels, probs, resamples, holding, findings=None) -> tuple[dict, dict]:
+    """Returns AUROC and average precision: {name_macro: Score}, {name: K Scores}.
+
+    Both are NaN for a class of which all images, or none, are known to hold it, and the macro mean
+    leaves it out: without a negative an average precision is 1 whatever the model says.
 
     Args:
       labels: (N, K) in {0, 1}, NaN where unknown.
       probs: (N, K).
-      resamples, holding: as in `rate_scores`.
+      resamples, holding, findings: as in `rate_scores`.
     """
-    drawn = np.stack([resamples.auroc(*columns) for columns in zip(labels.T, probs.T, strict=True)], axis=1)  # (R, K)
-    scores = []
-    for k, (truth, prob) in enumerate(zip(labels.T, probs.T, strict=True)):
-        known = ~np.isnan(truth)
-        both = len(np.unique(truth[known])) == 2
-        value = sklearn.metrics.roc_auc_score(truth[known], prob[known]) if both else math.nan
-        scores.append(resamples.score(value, drawn[:, k], min(holding[k], resamples.clusters_with(truth == 0))))
-    return macro_score(scores, drawn, resamples), scores
+    overall, per_class = {}, {}
+    lacking = [resamples.clusters_with(truth == 0) for truth in labels.T]
+    for name, kernel, exact in (
+        ("auroc", resamples.auroc, sklearn.metrics.roc_auc_score),
+        ("average_precision", resamples.average_precision, sklearn.metrics.average_precision_score),
+    ):
+        drawn = np.stack([kernel(*columns) for columns in zip(labels.T, probs.T, strict=True)], axis=1)  # (R, K)
+        per_class[name] = []
+        for k, (truth, prob) in enumerate(zip(labels.T, probs.T, strict=True)):
+            known = ~np.isnan(truth)
+            both = len(np.unique(truth[known])) == 2
+            value = exact(truth[known], prob[known]) if both else math.nan
+            per_class[name].append(resamples.score(value, drawn[:, k], min(holding[k], lacking[k])))
+        overall[f"{name}_macro"] = macro_score(per_class[name], drawn, resamples, findings)
+    return overall, per_class
 
 
 def samples_scores(actual, guesses, resamples) -> dict[str, Score]:

@@ -145,26 +145,39 @@ def train(config, settings, out, resume, append, quiet, **flags):
 @click.argument("run", type=PATH)
 @click.option("--split", default="test", show_default=True, help="Any split of the run's data: val, test_simple, ...")
 @click.option("--data", metavar="PATH", help="Where the pictures are now, if they have moved.")
-@click.option("--append", metavar="CSV", help="Add the run's row (of training's end) to a table of results.")
-def evaluate(run, split, data, append):
+@click.option("--rescore", is_flag=True, help="Judge again from the stored predictions, and replace the run's scores.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="With --rescore: a setting of evaluate.")
+@click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
+def evaluate(run, split, data, rescore, settings, append):
     """Score a finished run on one of its splits, predicted afresh.
+
+    With --rescore no picture is read: predictions.csv is judged again, by other settings of evaluate (thresholds,
+    sensitivity, coverage, num_resamples, level).
 
     \b
     Examples:
       kmed evaluate saved_models/latest
       kmed evaluate saved_models/blood --split test_simple
       kmed evaluate saved_models/blood --append results/blood_cells.csv
+      kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=youden
     """
     with one_line_errors():
+        if rescore and (data or split != "test"):
+            raise ConfigError("--rescore judges the stored predictions of val and test: give no --data or --split.")
+        if settings and not rescore:
+            raise ConfigError("--set goes with --rescore; a run is else judged by its own settings.")
         from kmed.runs import finished_run
         from kmed.runtime import load_backend
 
         finished_run(run)
         load_backend()
         from kmed import evaluation, results
+        from kmed.summary import describe
 
-        scores, baseline = evaluation.evaluate(run, split, data=data)
-        click.echo(results.describe_scores(scores, baseline, split))
+        if rescore:
+            click.echo(results.rescore(run, settings).summary.read_text(encoding="utf-8"))
+        else:
+            click.echo(describe(evaluation.judge(run, split, data=data), split))
         if append:
             results.append_result(finished_run(run), append)
 

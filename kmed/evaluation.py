@@ -1,17 +1,19 @@
 """Predict a split once, score the joined arrays once."""
 
 import numpy as np
-import pandas as pd
 
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits
 from kmed.data.table import Table
 from kmed.errors import DataError, RunError
+from kmed.intervals import check_clusters
+from kmed.judging import Fitted, Judged, judge_split
+from kmed.predictions import make_predictions
+from kmed.priors import count_prior
 from kmed.progress import say
 from kmed.runs import Run, finished_run
-from kmed.scores import majority_scores
-from kmed.tasks import get_task
+from kmed.scores import Scores
 
 
 def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) -> np.ndarray:
@@ -43,45 +45,11 @@ def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> 
     )
 
 
-def score(table: Table, probs: np.ndarray, config, train_labels: np.ndarray):
-    """Returns (scores, baseline scores) of one split, each a `kmed.scores.Scores`.
-
-    Args:
-      table: the split's pictures; intervals resample its `cluster` column.
-      probs: float (N, K).
-      config: kmed.config.Config.
-      train_labels: float (N', K); the baseline is the constant predictor of their class shares.
-    """
-    task = get_task(config.task)
-    settings = {"num_resamples": config.evaluate.num_resamples, "level": config.evaluate.level, "seed": config.seed}
-    clusters = table.rows["cluster"].to_numpy()
-    scores = task.score(table.labels, probs, clusters, table.class_names, **settings)
-    baseline = majority_scores(task.score, train_labels, table.labels, clusters, table.class_names, **settings)
-    return scores, baseline
-
-
-def prediction_rows(table: Table, probs: np.ndarray, config) -> pd.DataFrame:
-    """Returns one row a picture: path, split, group, cluster, label, prediction, a probability a class.
-
-    Several classes are joined by "|", as in the NIH labels.
-    """
-    frame = table.rows[["path", "split", "group", "cluster"]].copy()
-    frame["label"] = _joined_names(table.labels, table.class_names)
-    frame["predicted"] = _joined_names(get_task(config.task).decode(probs), table.class_names)
-    for column, name in enumerate(table.class_names):
-        frame[f"prob_{name}"] = probs[:, column]
-    return frame
-
-
-def _joined_names(labels: np.ndarray, class_names) -> list[str]:
-    return ["|".join(name for name, held in zip(class_names, row) if held == 1) for row in labels]
-
-
-def evaluate(run_folder, split: str = "test", *, data=None):
-    """Returns (scores, baseline scores) of a finished run on one of its splits, predicted afresh.
+def judge(run_folder, split: str = "test", *, data=None) -> Judged:
+    """Returns all that is said of a finished run on one of its splits, predicted afresh.
 
     The pictures are those that the run's splits.csv names; a split that played no part in training
-    (such as `test_simple`) may be asked for too.
+    (such as `test_simple`) may be asked for too. Calibration and thresholds are those of the run.
 
     Args:
       run_folder: what `kmed train` made.
@@ -97,9 +65,26 @@ def evaluate(run_folder, split: str = "test", *, data=None):
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(data)})})
     table = run_table(run, open_table(config))
     part = table.split(split)
+    check_clusters(part.rows["cluster"])
     say(f"Scoring {len(part)} pictures of split {split!r} ...")
-    probs = predict(load_model(run.model), part, config)
-    return score(part, probs, config, table.split("train").labels)
+    predictions = make_predictions(part, predict(load_model(run.model), part, config), config.evaluate.subgroups)
+    training = table.split("train")
+    prior = count_prior(training.labels, table.class_names, training.rows["group"].nunique())
+    fitted = None if split == "val" else read_fitted(run)
+    return judge_split(predictions, prior, config.evaluate, config.seed, fitted)
+
+
+def evaluate(run_folder, split: str = "test", *, data=None) -> Scores:
+    """Returns the `kmed.scores.Scores` of a finished run on one of its splits, predicted afresh; see `judge`."""
+    return judge(run_folder, split, data=data).scores
+
+
+def read_fitted(run: Run) -> Fitted:
+    """Returns the calibration and thresholds stored in a run.
+
+    Raises: RunError: there are none. ScoreError: they are of other labels.
+    """
+    return Fitted.from_dict(run.read_json(run.fitted), run.read_json(run.classes)["class_names"])
 
 
 def run_table(run: Run, table: Table) -> Table:

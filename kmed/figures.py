@@ -100,6 +100,84 @@ def _write_cells(axes, counts, shares):
         axes.text(column, row, f"{counts[row, column]}{share}", ha="center", va="center", color=color, fontsize=10)
 
 
+def plot_per_class(scores, title: str = "") -> Figure:
+    """Returns the AUROC and F1 of each class as marks with their intervals, and its positives and clusters.
+
+    Args:
+      scores: kmed.scores.Scores.
+      title: what was scored.
+    """
+    names = list(scores.per_class)
+    figure = _figure(9.0, 0.36 * len(names) + 1.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, key, words in ((left, "auroc", "AUROC"), (right, "f1", "F1 at 0.5")):
+        _draw_intervals(axes, [of_class[key] for of_class in scores.per_class.values()], _VAL)
+        axes.set_title(words, fontsize=12)
+    tuned = [of_class.get("f1_tuned") for of_class in scores.per_class.values()]
+    if all(score is not None for score in tuned):
+        _draw_intervals(right, tuned, _TRAIN, offset=0.22, marker="s")
+        right.set_title("F1: at 0.5 (round), tuned (square)", fontsize=12)
+    left.axvline(0.5, color=_BEST, lw=1, ls="--")
+    labels = [
+        f"{name.replace('_', ' ')}  ({scores.counts[name]['positives']} / {scores.counts[name]['clusters']})"
+        for name in names
+    ]
+    left.set_yticks(range(len(names)), labels)
+    left.invert_yaxis()
+    figure.suptitle(f"{title}: positives / clusters that hold them".lstrip(": "), fontsize=11)
+    return figure
+
+
+def _draw_intervals(axes, scores, color, offset=0.0, marker="o"):
+    for row, score in enumerate(scores):
+        axes.plot([score.low, score.high], [row + offset] * 2, color=color, lw=2, alpha=0.6)
+        axes.plot(score.value, row + offset, marker, color=color, ms=5, mfc="white" if score.few_clusters else color)
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(alpha=0.3, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("open marks: fewer than 20 clusters", fontsize=8)
+
+
+def plot_reliability(reliability: dict, title: str = "") -> Figure:
+    """Returns the reliability diagram: what came true over what was predicted, and how often each was predicted.
+
+    Args:
+      reliability: "raw" and perhaps "calibrated" -> kmed.reliability.Reliability.
+      title: what was scored.
+    """
+    figure = _figure(5.2, 5.4)
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.plot([0, 1], [0, 1], color=_BEST, lw=1, ls="--", label="believable")
+    for (name, bins), color, marker in zip(reliability.items(), (_VAL, _TRAIN), "os"):
+        held = bins.counts > 0
+        x, y = bins.predicted[held], bins.observed[held]
+        ends = np.nan_to_num([y - bins.low[held], bins.high[held] - y]).clip(0)
+        axes.errorbar(x, y, yerr=ends, color=color, marker=marker, ms=4, lw=1.5, elinewidth=1, label=name)
+        counts.step(np.linspace(0, 1, len(bins.counts) + 1), [*bins.counts, bins.counts[-1]], where="post", color=color)
+    axes.set(ylabel="share that came true", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
+    axes.set_title(title, fontsize=12)
+    axes.legend(fontsize=9, frameon=False)
+    counts.set(xlabel="predicted probability", ylabel="predictions", yscale="log")
+    for panel in (axes, counts):
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_risk_coverage(risk, title: str = "") -> Figure:
+    """Returns the error rate over the share of pictures that are answered. `risk`: kmed.selective.RiskCoverage."""
+    figure = _figure(5.0, 3.6)
+    axes = figure.subplots()
+    axes.fill_between(risk.coverage, risk.low, risk.high, color=_VAL, alpha=0.2, lw=0)
+    axes.plot(risk.coverage, risk.risk, color=_VAL, lw=2)
+    axes.set(xlabel="share of pictures answered, the surest first", ylabel="share of wrong answers", xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"{title}: area {risk.area.value:.3f}".lstrip(": "), fontsize=12)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def save_figure(figure: Figure, path) -> None:
     """Writes `figure` to `path` (PNG, 120 dots an inch), whole or not at all."""
     with replacing(path) as temporary:

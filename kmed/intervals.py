@@ -9,6 +9,7 @@ import scipy.sparse
 from kmed.errors import ScoreError
 
 FEW_CLUSTERS = 20
+MIN_CLUSTERS = 2
 _CHUNK_NUMBERS = 2_000_000  # numbers held at once by a kernel: 16 MB, whatever the size of the data
 
 
@@ -181,6 +182,17 @@ def draw_resamples(clusters, num_resamples: int = 1000, level: float = 0.95, see
     draws = (generator.integers(len(names), size=len(names)) for _ in range(num_resamples))
     counts = np.stack([np.bincount(draw, minlength=len(names)).astype(np.uint16) for draw in draws])
     return Resamples(index=index, counts=counts, level=level)
+
+
+def check_clusters(clusters) -> None:
+    """Raises ScoreError where there are fewer than two clusters: no interval can be told."""
+    num_clusters = len(set(clusters))
+    if num_clusters < MIN_CLUSTERS:
+        raise ScoreError(
+            f"A split is judged by resampling its clusters (patients, photographs), and needs two or more, better 20. "
+            f"Received: {len(clusters)} pictures of {num_clusters} cluster(s). Give it pictures of other patients, "
+            "or tell groups apart with data.group."
+        )
 
 
 def mean_score(resamples: Resamples, value, summed, counted=None) -> Score:

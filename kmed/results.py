@@ -7,15 +7,25 @@ import sys
 import numpy as np
 import pandas as pd
 
-from kmed import evaluation, figures, runtime
+from kmed import evaluation, figures, judging, runtime
+from kmed.config import load_config
 from kmed.data.table import Table
-from kmed.errors import RunError
+from kmed.errors import ConfigError, RunError
 from kmed.files import replacing, write_json, write_text
+from kmed.judging import Judged
+from kmed.predictions import Predictions, make_predictions, read_predictions
+from kmed.priors import Prior, count_prior
 from kmed.progress import say
-from kmed.runs import Run
-from kmed.scores import Scores, format_scores
+from kmed.runs import Run, finished_run
+from kmed.summary import describe
 
 JUDGED = ("val", "test")
+
+# Figures of a study that results stand beside, in its order; they are the first scores of a row.
+STUDY_COLUMNS = {
+    "multiclass": ("accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    "multilabel": ("exact_match_ratio", "hamming_loss", "recall_samples", "precision_samples", "f1_samples"),
+}
 
 
 def judge(run: Run, config, table: Table, model, state) -> None:
@@ -28,72 +38,132 @@ def judge(run: Run, config, table: Table, model, state) -> None:
       model: the finished keras.Model.
       state: kmed.checkpoint.State of the end of training.
     """
-    train_labels = table.split("train").labels
-    rows, judged = [], {}
-    for name in JUDGED:
-        if not (table.rows["split"] == name).any():
-            say(f"The data have no {name} split, so nothing is scored on one.")
-            continue
-        part = table.split(name)
-        probs = evaluation.predict(model, part, config)
-        rows.append(evaluation.prediction_rows(part, probs, config))
-        judged[name] = evaluation.score(part, probs, config, train_labels)
-    write_frame(run.predictions, pd.concat(rows, ignore_index=True))
-    write_json(
-        run.metrics,
-        {
-            name: {**scores.to_dict(), "task": config.task, "majority": baseline.to_dict()}
-            for name, (scores, baseline) in judged.items()
-        },
-    )
-    write_figures(run, judged, state)
-    shown = "test" if "test" in judged else "val"
-    write_text(run.summary, describe_scores(*judged[shown], shown) + "\n")
+    present = [name for name in JUDGED if (table.rows["split"] == name).any()]
+    if "test" not in present:
+        say("The data have no test split, so nothing is scored on one.")
+    parts = table.take(table.rows["split"].isin(present).to_numpy())
+    predictions = make_predictions(parts, evaluation.predict(model, parts, config), config.evaluate.subgroups)
+    training = table.split("train")
+    prior = count_prior(training.labels, table.class_names, training.rows["group"].nunique())
+    write_frame(run.predictions, predictions.to_frame())
+    judged = write_scores(run, config, predictions, prior)
+    curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
+    figures.save_figure(curves, run.figures / "history.png")
     # Last, since its presence says that the run has ended.
-    row = result_row(run, config, table, model, state, shown, *judged[shown])
+    shown = present[-1]
+    row = result_row(run, config, table, model, state, shown, judged[shown])
     write_frame(run.result, pd.DataFrame([row]))
 
 
-def describe_scores(scores: Scores, baseline: Scores, split: str) -> str:
-    """Returns the scores of a split as lines for a terminal, beside those of the constant predictor."""
-    title = (
-        f"{split} split: {scores.num_images} pictures; {scores.level:.0%} intervals from resampling "
-        f"{scores.num_clusters} clusters"
-    )
-    return f"{title}\n{format_scores(scores, baseline)}"
+def write_scores(run: Run, config, predictions: Predictions, prior: Prior) -> dict[str, Judged]:
+    """Writes calibration.json, metrics.json, summary.txt and figures from predictions; returns what was judged.
+
+    Args:
+      run: where to.
+      config: kmed.config.Config; its evaluate section says how.
+      predictions: of the splits val and test.
+      prior: what the training labels tell.
+    """
+    fitted = judging.fit_on_validation(predictions.split("val"), config.evaluate)
+    judged = {}
+    for name in JUDGED:
+        part = predictions.split(name)
+        if len(part):
+            # On validation itself, tuned thresholds would flatter.
+            judged[name] = judging.judge_split(
+                part, prior, config.evaluate, config.seed, fitted if name != "val" else None
+            )
+    write_json(run.fitted, fitted.to_dict())
+    told = {name: {"task": config.task, **part.to_dict()} for name, part in judged.items()}
+    write_json(run.metrics, {"training": prior.to_dict(), **told})
+    write_figures(run, judged)
+    shown = list(judged)[-1]
+    write_text(run.summary, describe(judged[shown], shown) + "\n")
+    return judged
 
 
-def result_row(run: Run, config, table: Table, model, state, split: str, scores: Scores, baseline: Scores) -> dict:
+def rescore(run_folder, settings=()) -> Run:
+    """Judges a finished run again from its predictions.csv, with other evaluate settings; no picture is read.
+
+    Its config.yaml, calibration.json, metrics.json, summary.txt, result.csv and figures are replaced.
+
+    Args:
+      run_folder: what `kmed train` made.
+      settings: overrides of the evaluate section, such as "evaluate.thresholds=youden".
+    Raises: ConfigError: an override of another section. RunError: the run is not finished or damaged.
+    """
+    run = finished_run(run_folder)
+    for setting in settings:
+        if not str(setting).startswith("evaluate."):
+            raise ConfigError(f"Scoring again takes settings of evaluate alone. Received: {setting!r}.")
+    config = load_config(run.config, settings)
+    told = run.read_json(run.metrics)
+    if "training" not in told:
+        raise RunError(f"{run.metrics} does not tell the counts of the training labels. Train the run again.")
+    names = run.read_json(run.classes)["class_names"]
+    predictions = read_predictions(run.predictions, names, config.task)
+    judged = write_scores(run, config, predictions, Prior.from_dict(told["training"]))
+    old = pd.read_csv(run.result, dtype=str, keep_default_na=False).iloc[0]
+    scored = score_columns(config.task, list(judged.values())[-1])
+    kept = {name: value for name, value in old.items() if name not in scored}
+    write_frame(run.result, pd.DataFrame([_in_order(kept, scored)]))
+    config.write(run.config)
+    return run
+
+
+def score_columns(task: str, judged: Judged) -> dict:
+    """Returns the scores of a results row, the study's first, each with its interval; then what the constants reach."""
+    flat = judged.scores.flat()
+    study = [f"{name}{end}" for name in STUDY_COLUMNS[task] for end in ("", "_low", "_high")]
+    row = {name: flat[name] for name in study} | flat
+    best = judged.verdict.best_constant
+    main = judged.verdict.main
+    row[f"best_constant_{main}"] = judged.constants[best].scores[main].value
+    row |= {"best_constant": best, "learnt": judged.verdict.learnt}
+    return row | {"num_labels": judged.scores.num_labels, "num_clusters": judged.scores.num_clusters}
+
+
+def _in_order(others: dict, scored: dict) -> dict:
+    """Returns one row: what was trained, the scores, then time, device and command."""
+    last = ("minutes", "device", "versions", "command")
+    return {
+        **{name: value for name, value in others.items() if name not in last},
+        **scored,
+        **{name: others[name] for name in last},
+    }
+
+
+def result_row(run: Run, config, table: Table, model, state, split: str, judged: Judged) -> dict:
     """Returns the run as one row of a results table, in the order of its columns."""
     environment = run.read_json(run.environment)
     num_training = len(table.split("train"))
     batch_size = min(config.train.batch_size, num_training)
-    row = {
+    others = {
         "model": config.model.name,
         "task": config.task,
         "data": table.name,
         "split": split,
         "image_size": "x".join(map(str, config.data.image_size)),
         "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
         "images_seen": state.epoch * (num_training // batch_size) * batch_size,
         "parameters": int(sum(np.prod(weight.shape) for weight in model.trainable_weights)),
         "seed": config.seed,
-        **scores.flat(),
+        "minutes": round(state.seconds / 60, 1),
+        "device": environment["device"],
+        "versions": " ".join(f"{name}={version}" for name, version in environment["versions"].items()),
+        "command": environment["command"],
     }
-    main = next(iter(scores.scores))  # accuracy, or the exact match ratio
-    row[f"majority_{main}"] = baseline.scores[main].value
-    row["num_clusters"] = scores.num_clusters
-    row["minutes"] = round(state.seconds / 60, 1)
-    row["device"] = environment["device"]
-    row["versions"] = " ".join(f"{name}={version}" for name, version in environment["versions"].items())
-    row["command"] = environment["command"]
-    return row
+    return _in_order(others, score_columns(config.task, judged))
 
 
 def append_result(run: Run, path) -> None:
     """Adds a run's row to a results table, making the table where it does not exist.
 
-    Raises: RunError: the run has no result yet, its row is already there, or the table has other columns.
+    Columns that the table lacks are added to it, empty in its older rows; columns of it that the run
+    lacks stay empty in the new one.
+
+    Raises: RunError: the run has no result yet, its row is already there, or the file is no results table.
     """
     path = pathlib.Path(path)
     if not run.result.exists():
@@ -102,23 +172,30 @@ def append_result(run: Run, path) -> None:
     row = pd.read_csv(run.result, dtype=str, keep_default_na=False)
     if path.exists():
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if list(table.columns) != list(row.columns):
-            other = sorted(set(table.columns) ^ set(row.columns))
-            raise RunError(f"{path} has other columns than this run ({', '.join(other[:5])}). Give another file.")
+        if not {"model", "task", "command"} <= set(table.columns) or set(table["task"]) - {row["task"].iloc[0]}:
+            raise RunError(f"{path} is no table of {row['task'].iloc[0]} results. Give another file.")
+        columns = [*row.columns, *(name for name in table.columns if name not in row.columns)]
+        row = row.reindex(columns=columns, fill_value="")
+        table = table.reindex(columns=columns, fill_value="")
         if (table == row.iloc[0]).all(axis=1).any():
             raise RunError(f"{path} already holds this run's row.")
         row = pd.concat([table, row], ignore_index=True)
     write_frame(path, row)
 
 
-def write_figures(run: Run, judged: dict, state) -> None:
-    """Writes the loss curves, and a confusion matrix of each split where the task has one."""
-    curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
-    figures.save_figure(curves, run.figures / "history.png")
-    for name, (scores, _) in judged.items():
-        if scores.confusion is not None:
-            figure = figures.plot_confusion(scores.confusion.counts, list(scores.per_class), f"{name} split")
+def write_figures(run: Run, judged: dict[str, Judged]) -> None:
+    """Writes, of each split, the confusion matrix or the scores a label, the reliability diagram and risk-coverage."""
+    for name, part in judged.items():
+        title = f"{name} split"
+        if part.scores.confusion is not None:
+            figure = figures.plot_confusion(part.scores.confusion.counts, list(part.scores.per_class), title)
             figures.save_figure(figure, run.figures / f"confusion_{name}.png")
+        else:
+            figures.save_figure(figures.plot_per_class(part.scores, title), run.figures / f"per_class_{name}.png")
+        figures.save_figure(
+            figures.plot_reliability(part.scores.reliability, title), run.figures / f"reliability_{name}.png"
+        )
+        figures.save_figure(figures.plot_risk_coverage(part.risk, title), run.figures / f"risk_coverage_{name}.png")
 
 
 def write_history(path: pathlib.Path, rows: list[dict]) -> None:

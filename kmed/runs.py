@@ -57,6 +57,11 @@ class Run:
         return self.folder / "model.keras"
 
     @property
+    def fitted(self) -> pathlib.Path:
+        """Calibration, thresholds and prediction sets, fitted on the validation split."""
+        return self.folder / "calibration.json"
+
+    @property
     def metrics(self) -> pathlib.Path:
         """Final scores with intervals."""
         return self.folder / "metrics.json"
@@ -70,6 +75,11 @@ class Run:
     def predictions(self) -> pathlib.Path:
         """One row a picture of the validation and test splits."""
         return self.folder / "predictions.csv"
+
+    @property
+    def report(self) -> pathlib.Path:
+        """All of it as one page to look at."""
+        return self.folder / "report.html"
 
     @property
     def result(self) -> pathlib.Path:

@@ -19,6 +19,7 @@ class Task:
 
     Attributes:
       name: "multiclass" or "multilabel".
+      exclusive: whether each image has exactly one class.
       activation: what turns logits into probabilities, "softmax" or "sigmoid".
       losses: the legal names of a loss, the default first.
       make_loss: (name="auto", *, label_smoothing=0.0, positive_weights=None) -> keras loss of (labels, probs);
@@ -29,6 +30,7 @@ class Task:
     """
 
     name: str
+    exclusive: bool
     activation: str
     losses: tuple[str, ...]
     make_loss: collections.abc.Callable
@@ -160,6 +162,7 @@ def _score_multilabel(*arguments, **settings):
 TASKS = {
     "multiclass": Task(
         name="multiclass",
+        exclusive=True,
         activation="softmax",
         losses=("crossentropy",),
         make_loss=_multiclass_loss,
@@ -169,6 +172,7 @@ TASKS = {
     ),
     "multilabel": Task(
         name="multilabel",
+        exclusive=False,
         activation="sigmoid",
         losses=("bce", "weighted_bce", "focal", "asymmetric"),
         make_loss=_multilabel_loss,

@@ -8,6 +8,7 @@ from kmed.data.sources import load_table
 from kmed.data.splits import assign_splits, check_no_leak, read_splits
 from kmed.data.table import SPLITS, Table
 from kmed.errors import ConfigError, suggest
+from kmed.intervals import check_clusters
 from kmed.progress import say
 from kmed.tasks import check_labels
 
@@ -48,7 +49,7 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
     """Returns (table, unreadable): the readable pictures, split, and the ones left out.
 
     Raises: DataError: unreadable files (unless `data.skip_unreadable`), a class with too few groups,
-      a splits file of other data, a group on two sides.
+      a splits file of other data, a group on two sides. ScoreError: val or test of one cluster.
     """
     settings = config.data
     check_labels(config.task, table.labels)
@@ -60,6 +61,8 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
             table, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction, seed=config.seed
         )
     check_no_leak(table)
+    for name in {"val", "test"} & set(table.rows["split"]):  # told now, and not after hours of training
+        check_clusters(table.split(name).rows["cluster"])
     for name in sorted(set(table.rows["split"]) - {*SPLITS, "test_simple"}):
         note = f"Split {name!r} is neither trained on nor judged, unless `kmed evaluate` is asked to."
         table = table.with_notes(note + suggest(name, SPLITS))

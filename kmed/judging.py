@@ -1,0 +1,176 @@
+"""From predictions to all that is said of them: fitted on validation, judged on a split, in figures and words."""
+
+import dataclasses
+
+import numpy as np
+
+from kmed.calibration import Calibration, fit_platt, fit_temperature
+from kmed.intervals import MIN_CLUSTERS, check_clusters
+from kmed.predictions import Predictions
+from kmed.priors import Prior, Verdict, constant_scores, judge_against_constants
+from kmed.scores import Scores
+from kmed.selective import (
+    PredictionSets,
+    RiskCoverage,
+    confidence,
+    conformal_thresholds,
+    prediction_sets,
+    risk_coverage,
+)
+from kmed.tasks import get_task
+from kmed.thresholds import Thresholds, choose_thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What was fitted on the validation split beside the weights, and is part of the model from then on.
+
+    Attributes:
+      calibration: of the probabilities.
+      thresholds: a label.
+      set_thresholds: (K,), of the conformal prediction sets.
+      coverage: the one these were made for.
+    """
+
+    calibration: Calibration
+    thresholds: Thresholds
+    set_thresholds: np.ndarray
+    coverage: float
+
+    def to_dict(self) -> dict:
+        """Returns all of it, for `kmed.files.write_json`."""
+        names = self.calibration.class_names
+        sets = {"coverage": self.coverage, "values": dict(zip(names, self.set_thresholds.tolist()))}
+        return {
+            "calibration": self.calibration.to_dict(),
+            "thresholds": self.thresholds.to_dict(),
+            "prediction_sets": sets,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict, class_names) -> "Fitted":
+        """Returns what `to_dict` gave. Raises ScoreError where it is of other labels."""
+        sets = fields["prediction_sets"]
+        thresholds = Thresholds.from_dict(fields["thresholds"], class_names)
+        calibration = Calibration.from_dict(fields["calibration"], class_names)
+        values = np.array([sets["values"][name] for name in class_names])
+        return cls(calibration, thresholds, values, sets["coverage"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Everything that is said of one split.
+
+    Attributes:
+      scores: of the model.
+      constants: name -> Scores of the constant predictors.
+      verdict: whether the model is better than they are.
+      risk: its risk-coverage curve.
+      sets: its prediction sets; None on the split they were fitted on.
+      subgroups: column -> value -> Scores; values in fewer than two clusters are left out.
+      too_small: "column = value" of those.
+    """
+
+    scores: Scores
+    constants: dict[str, Scores]
+    verdict: Verdict
+    risk: RiskCoverage
+    sets: PredictionSets | None
+    subgroups: dict[str, dict[str, Scores]]
+    too_small: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Returns all of it, for `kmed.files.write_json`."""
+        return {
+            **self.scores.to_dict(),
+            "constants": {name: _overall(scores) for name, scores in self.constants.items()},
+            "verdict": self.verdict.to_dict(),
+            "risk_coverage": self.risk.to_dict(),
+            "prediction_sets": self.sets and self.sets.to_dict(),
+            "subgroups": {
+                column: {value: _overall(scores) for value, scores in values.items()}
+                for column, values in self.subgroups.items()
+            },
+            "subgroups_too_small": list(self.too_small),
+        }
+
+
+def _overall(scores: Scores) -> dict:
+    told = scores.to_dict()
+    return {key: told[key] for key in ("num_images", "num_clusters", "scores", "counts", "left_out")}
+
+
+def fit_on_validation(validation: Predictions, settings) -> Fitted:
+    """Returns calibration, thresholds and prediction sets, all from the validation split.
+
+    Args:
+      validation: its predictions.
+      settings: kmed.config.EvaluateConfig.
+    """
+    exclusive = get_task(validation.task).exclusive
+    labels, probs, names = validation.labels, validation.probs, validation.class_names
+    return Fitted(
+        calibration=(fit_temperature if exclusive else fit_platt)(labels, probs, names),
+        thresholds=choose_thresholds(labels, probs, names, settings.thresholds, settings.sensitivity),
+        set_thresholds=conformal_thresholds(labels, probs, settings.coverage, exclusive=exclusive),
+        coverage=settings.coverage,
+    )
+
+
+def judge_split(predictions: Predictions, prior: Prior, settings, seed: int, fitted: Fitted | None = None) -> Judged:
+    """Returns everything that is said of a split.
+
+    Args:
+      predictions: of the split alone.
+      prior: what the training labels tell.
+      settings: kmed.config.EvaluateConfig.
+      seed: of the resamples.
+      fitted: what was fitted on another split; None on that split itself, where tuned scores would flatter.
+    Raises: ScoreError: no pictures, or fewer than two clusters.
+    """
+    check_clusters(predictions.clusters)
+    task, names = get_task(predictions.task), predictions.class_names
+    draws = {"num_resamples": settings.num_resamples, "level": settings.level, "seed": seed}
+    scores = _score(predictions, fitted, draws)
+    constants = constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
+    known = ~np.isnan(predictions.labels).all(axis=1)
+    kept = predictions.take(known)
+    wrong = (~np.isnan(kept.labels) & (kept.decided() != (kept.labels == 1))).any(axis=1)
+    sets = None
+    if fitted is not None:
+        sets = prediction_sets(kept.labels, kept.probs, fitted.set_thresholds, names, fitted.coverage, scores.resamples)
+    subgroups, too_small = _subgroups(predictions, fitted, draws)
+    return Judged(
+        scores=scores,
+        constants=constants,
+        verdict=judge_against_constants(scores, constants, predictions.probs),
+        risk=risk_coverage(wrong, confidence(kept.probs, exclusive=task.exclusive), scores.resamples),
+        sets=sets,
+        subgroups=subgroups,
+        too_small=too_small,
+    )
+
+
+def _score(predictions, fitted, draws) -> Scores:
+    more = {}
+    if fitted is not None:
+        more = {
+            "thresholds": fitted.thresholds.values,
+            "calibrated": fitted.calibration.apply(predictions.probs),
+        }
+    score = get_task(predictions.task).score
+    return score(predictions.labels, predictions.probs, predictions.clusters, predictions.class_names, **more, **draws)
+
+
+def _subgroups(predictions, fitted, draws):
+    told, too_small = {}, []
+    for column, values in predictions.subgroups.items():
+        told[column] = {}
+        for value in sorted(set(values)):
+            part = predictions.take(values == value)
+            part = part.take(~np.isnan(part.labels).all(axis=1))
+            if len(set(part.clusters)) < MIN_CLUSTERS:
+                too_small.append(f"{column} = {value}")
+            else:
+                told[column][value] = _score(part, fitted, draws)
+    return told, tuple(too_small)
