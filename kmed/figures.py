@@ -11,8 +11,9 @@ from kmed.files import replacing
 
 # Okabe & Ito's palette: told apart with any colour vision; validation is also thicker, with round marks.
 _TRAIN, _VAL, _BEST = "#0072B2", "#D55E00", "#595959"
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 _MAX_NUMBERED = 20  # above this many classes the numbers in the cells of a confusion matrix cannot be read
-_NOT_PLOTTED = {"epoch", "seconds", "time", "learning_rate"}
+NOT_PLOTTED = {"epoch", "seconds", "time", "learning_rate"}
 
 
 def plot_history(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
@@ -29,7 +30,7 @@ def plot_history(history: pd.DataFrame, best_epoch: int | None = None) -> Figure
             f"A history needs a column epoch and one row or more. Received: columns={list(history.columns)}."
         )
     numbers = history.select_dtypes("number").columns
-    names = dict.fromkeys(str(name).removeprefix("val_") for name in numbers if name not in _NOT_PLOTTED)
+    names = dict.fromkeys(str(name).removeprefix("val_") for name in numbers if name not in NOT_PLOTTED)
     if not names:
         raise RunError(f"The history has nothing to draw. Received: columns={list(history.columns)}.")
     ordered = sorted(names, key=lambda name: name != "loss")
@@ -136,6 +137,56 @@ def _draw_intervals(axes, scores, color, offset=0.0, marker="o"):
     axes.grid(alpha=0.3, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("open marks: fewer than 20 clusters", fontsize=8)
+
+
+def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
+    """Returns the losses of several runs over the epochs: training thin and dashed, validation thick.
+
+    Args:
+      histories: name -> history with the columns epoch, loss and val_loss.
+    """
+    figure = _figure(7.5, 4.2)
+    axes = figure.subplots()
+    for index, (name, history) in enumerate(histories.items()):
+        color = _PALETTE[index % len(_PALETTE)]
+        style = {"color": color, "marker": "o" if len(history) == 1 else ""}
+        axes.plot(history["epoch"], history["loss"], lw=1, ls="--", **style)
+        axes.plot(history["epoch"], history["val_loss"], lw=2, label=name, **style)
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.set_title("loss: validation (thick), training (dashed)", fontsize=12)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_compared(runs: dict, constants: dict[str, float]) -> Figure:
+    """Returns one panel a score, in which each run is a mark with its interval.
+
+    Args:
+      runs: name of the run -> {name of the score: kmed.intervals.Score}.
+      constants: name of the score -> what the best constant predictor reaches, drawn as a dashed line.
+    """
+    num_columns = min(3, len(constants))
+    num_rows = -(-len(constants) // num_columns)
+    figure = _figure(3.6 * num_columns + 1, num_rows * (0.36 * len(runs) + 1.5))
+    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True).ravel()
+    for axes, (name, line) in zip(panels, constants.items()):
+        for row, scores in enumerate(runs.values()):
+            score, color = scores[name], _PALETTE[row % len(_PALETTE)]
+            axes.plot([score.low, score.high], [row, row], color=color, lw=2, alpha=0.6)
+            axes.plot(score.value, row, "o", color=color, mfc="white" if score.few_clusters else color)
+        axes.axvline(line, color=_BEST, lw=1, ls="--")
+        axes.set_title(name.replace("_", " "), fontsize=11)
+        axes.grid(alpha=0.3, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(runs)), list(runs))
+    panels[0].invert_yaxis()
+    for axes in panels[len(constants) :]:
+        axes.remove()
+    figure.supxlabel("dashed: the best constant predictor; open marks: fewer than 20 clusters", fontsize=9)
+    return figure
 
 
 def plot_reliability(reliability: dict, title: str = "") -> Figure:

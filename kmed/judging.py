@@ -131,7 +131,7 @@ def judge_split(predictions: Predictions, prior: Prior, settings, seed: int, fit
     check_clusters(predictions.clusters)
     task, names = get_task(predictions.task), predictions.class_names
     draws = {"num_resamples": settings.num_resamples, "level": settings.level, "seed": seed}
-    scores = _score(predictions, fitted, draws)
+    scores = score_predictions(predictions, fitted, draws)
     constants = constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
     known = ~np.isnan(predictions.labels).all(axis=1)
     kept = predictions.take(known)
@@ -151,7 +151,11 @@ def judge_split(predictions: Predictions, prior: Prior, settings, seed: int, fit
     )
 
 
-def _score(predictions, fitted, draws) -> Scores:
+def score_predictions(predictions: Predictions, fitted: Fitted | None, draws: dict) -> Scores:
+    """Returns the Scores of predictions, with those of tuned thresholds and calibration where they are `fitted`.
+
+    `draws` are num_resamples, level and seed of the intervals.
+    """
     more = {}
     if fitted is not None:
         more = {
@@ -172,5 +176,5 @@ def _subgroups(predictions, fitted, draws):
             if len(set(part.clusters)) < MIN_CLUSTERS:
                 too_small.append(f"{column} = {value}")
             else:
-                told[column][value] = _score(part, fitted, draws)
+                told[column][value] = score_predictions(part, fitted, draws)
     return told, tuple(too_small)

@@ -45,7 +45,9 @@ def brier_score(labels, probs, resamples: Resamples, *, exclusive: bool) -> Scor
     known = ~np.isnan(labels)
     squares = np.where(known, (probs - np.nan_to_num(labels)) ** 2, 0).sum(axis=1)  # (N,)
     if exclusive:
-        value = sklearn.metrics.brier_score_loss(labels.argmax(axis=1), probs, labels=np.arange(labels.shape[1]))
+        told = probs / probs.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a hair, which scikit-learn minds
+        classes = np.arange(labels.shape[1])
+        value = sklearn.metrics.brier_score_loss(labels.argmax(axis=1), told, labels=classes, scale_by_half=False)
         return mean_score(resamples, value, squares)
     value = sklearn.metrics.brier_score_loss(labels[known], probs[known], pos_label=1)
     return mean_score(resamples, value, squares, known.sum(axis=1))

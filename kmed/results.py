@@ -165,22 +165,32 @@ def append_result(run: Run, path) -> None:
 
     Raises: RunError: the run has no result yet, its row is already there, or the file is no results table.
     """
+    if not append_results([run], path):
+        raise RunError(f"{path} already holds this run's row.")
+
+
+def append_results(runs: list[Run], path) -> int:
+    """Adds the rows of several runs, as `append_result` does, and returns how many were not there yet."""
     path = pathlib.Path(path)
-    if not run.result.exists():
-        raise RunError(f"{run.folder} has no result.csv: the run is not finished, or its data had no test split.")
+    for run in runs:
+        if not run.result.exists():
+            raise RunError(f"{run.folder} has no result.csv: the run is not finished. Finish it with --resume.")
     # As text, so that what is there stays as it is, to the last digit.
-    row = pd.read_csv(run.result, dtype=str, keep_default_na=False)
-    if path.exists():
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if not {"model", "task", "command"} <= set(table.columns) or set(table["task"]) - {row["task"].iloc[0]}:
-            raise RunError(f"{path} is no table of {row['task'].iloc[0]} results. Give another file.")
+    rows = [pd.read_csv(run.result, dtype=str, keep_default_na=False) for run in runs]
+    table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else rows[0].iloc[:0]
+    tasks = set(table.get("task", [""])) | {row["task"].iloc[0] for row in rows}
+    if len(tasks) > 1:
+        raise RunError(f"{path} is no table of {rows[0]['task'].iloc[0]} results. Give another file.")
+    added = 0
+    for row in rows:
         columns = [*row.columns, *(name for name in table.columns if name not in row.columns)]
-        row = row.reindex(columns=columns, fill_value="")
-        table = table.reindex(columns=columns, fill_value="")
-        if (table == row.iloc[0]).all(axis=1).any():
-            raise RunError(f"{path} already holds this run's row.")
-        row = pd.concat([table, row], ignore_index=True)
-    write_frame(path, row)
+        row, table = (frame.reindex(columns=columns, fill_value="") for frame in (row, table))
+        if not (table == row.iloc[0]).all(axis=1).any():
+            table = pd.concat([table, row], ignore_index=True)
+            added += 1
+    if added:
+        write_frame(path, table)
+    return added
 
 
 def write_figures(run: Run, judged: dict[str, Judged]) -> None:

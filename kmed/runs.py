@@ -118,9 +118,9 @@ class Run:
             raise RunError(f"{path} cannot be read: {error}. The run folder is damaged.") from None
 
 
-def default_folder(data: str, model: str) -> pathlib.Path:
-    """Returns a new folder's name under saved_models/, from data, model and time."""
-    name = f"{data}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+def default_folder(*words: str) -> pathlib.Path:
+    """Returns a new folder's name under saved_models/, from such words as data and model, and the time."""
+    name = "-".join([*words, time.strftime("%Y%m%d-%H%M%S")])
     folder, count = DEFAULT_FOLDER / name, 2
     while folder.exists():
         folder, count = DEFAULT_FOLDER / f"{name}-{count}", count + 1

@@ -7,6 +7,8 @@ Each command prints its figures, and writes them as rows of a CSV where --out is
     python scripts/benchmark.py pipeline --data data/blood_cells
     python scripts/benchmark.py dtype
     python scripts/benchmark.py memory --data data/blood_cells
+    python scripts/benchmark.py scores
+    python scripts/benchmark.py audit --data data/blood_cells
 """
 
 import pathlib
@@ -139,6 +141,47 @@ def memory(data, config, out):
     report([row("memory", "kmed train resnet18, 1 epoch", peak / 1e9, "GB (peak resident)")], out)
 
 
+@main.command()
+@click.option("--sizes", default="1121x15,25596x14", show_default=True, help="Pictures x labels, each.")
+@OUT
+def scores(sizes, out):
+    """All scores of a multilabel split with intervals, constants and subgroups: seconds and memory."""
+    rows = []
+    for size in sizes.split(","):
+        num_images, num_labels = map(int, size.split("x"))
+        code = SCORING.format(num_images=num_images, num_labels=num_labels)
+        printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        seconds, peak = map(float, printed.split()[-2:])
+        rows.append(row("scores", f"{size}, 1,000 resamples", seconds, "s"))
+        rows.append(row("scores", f"{size}, 1,000 resamples", peak, "GB (peak resident)"))
+    report(rows, out)
+
+
+# In a process of its own, so that the peak of memory is that of the scoring.
+SCORING = """
+import resource, time
+import numpy as np, pandas as pd
+from kmed.config import EvaluateConfig
+from kmed.judging import fit_on_validation, judge_split
+from kmed.predictions import Predictions
+from kmed.priors import count_prior
+rng = np.random.default_rng(0)
+n, k = {num_images}, {num_labels}
+labels = (rng.random((n, k)) < rng.uniform(0.01, 0.2, k)).astype(float)
+probs = np.clip(0.1 + 0.2 * labels + rng.normal(0, 0.1, (n, k)), 0, 1)
+patients = rng.integers(0, max(2, n // 4), n).astype(str)
+rows = pd.DataFrame(dict(path=np.arange(n).astype(str), split="test", group=patients, cluster=patients))
+for name, values in (("sex", ["F", "M"]), ("view", ["AP", "PA"])):
+    rows["subgroup_" + name] = rng.choice(values, n)
+names = tuple("label%02d" % index for index in range(k))
+predictions = Predictions(rows, labels, probs, names, "multilabel")
+settings = EvaluateConfig()
+start = time.perf_counter()
+judge_split(predictions, count_prior(labels, names), settings, 0, fit_on_validation(predictions, settings))
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+"""
+
+
 def training_step(name: str, dtype: str, model_options=None):
     """Returns a function that runs a number of training steps as `kmed train` does, input aside."""
     import tensorflow as tf
@@ -149,7 +192,7 @@ def training_step(name: str, dtype: str, model_options=None):
 
     with runtime.dtype_policy(dtype):
         model = build_model(name, 4, image_size=IMAGE_SIZE, **(model_options or {}))
-        start_phase(model, Config(), epoch=0, steps=10**6)
+        start_phase(model, Config(), drawn_table(), epoch=0, steps=10**6)
     rng = np.random.default_rng(0)
     images = tf.constant(rng.integers(0, 256, (BATCH_SIZE, *IMAGE_SIZE, 3)), tf.float32)
     labels = tf.one_hot(rng.integers(0, 4, BATCH_SIZE), 4)
@@ -161,6 +204,14 @@ def training_step(name: str, dtype: str, model_options=None):
         return time.perf_counter() - start
 
     return run
+
+
+def drawn_table():
+    """Returns a Table of four classes without pictures, for what a training step asks of its data."""
+    from kmed.data.table import Table
+
+    rows = pd.DataFrame({name: list("abcd") for name in ("path", "group", "cluster", "split")})
+    return Table(rows, np.eye(4, dtype=np.float32), tuple("abcd"), "multiclass", "drawn")
 
 
 def in_turn(candidates: dict, steps: int) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Scoring a run again: moved data, other data, and what stands in predictions.csv."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,8 +9,9 @@ from PIL import Image
 import kmed
 from kmed.config import load_config
 from kmed.data.sources import load_table
-from kmed.errors import DataError, RunError
-from kmed.evaluation import prediction_rows
+from kmed.errors import DataError, RunError, ScoreError
+from kmed.evaluation import judge
+from kmed.predictions import make_predictions
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +25,28 @@ def finished(small_npz, tmp_path_factory):
 def test_data_may_have_moved(finished, small_npz, tmp_path):
     moved = tmp_path / "moved.npz"
     moved.write_bytes(small_npz.read_bytes())
-    scores, baseline = kmed.evaluate(finished.folder, data=moved)
-    again, _ = kmed.evaluate(finished.folder)
-    assert scores.flat() == again.flat()
-    assert baseline.scores["accuracy"].value == pytest.approx(1 / 3)
+    judged = judge(finished.folder, data=moved)
+    assert judged.scores.flat() == kmed.evaluate(finished.folder).flat()
+    assert judged.constants["majority class"].scores["accuracy"].value == pytest.approx(1 / 3)
+
+
+def test_thresholds_of_other_labels_are_refused(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    fitted = folder / "calibration.json"
+    fitted.write_text(fitted.read_text().replace('"blue"', '"violet"'))
+    with pytest.raises(ScoreError, match="thresholds are of other labels: without .'blue'., with .'violet'."):
+        kmed.evaluate(folder)
+
+
+def test_a_test_split_of_one_cluster_is_refused_before_training(small_npz, tmp_path):
+    with np.load(small_npz) as archive:
+        arrays = dict(archive)
+    arrays["group"] = arrays["cluster"] = np.where(arrays["split"] == "test", "one", arrays["group"])
+    np.savez(tmp_path / "one.npz", **arrays)
+    with pytest.raises(ScoreError, match=r"36 pictures of 1 cluster\(s\)"):
+        kmed.fit(load_config(overrides=[f"data.path={tmp_path / 'one.npz'}"]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_pictures_and_other_classes_are_refused(finished, small_npz, tmp_path):
@@ -57,10 +78,11 @@ def test_a_damaged_model_is_one_line(finished, tmp_path):
 def test_prediction_rows_by_hand(small_npz):
     table = load_table(small_npz).take(np.arange(2))
     probs = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]])
-    frame = prediction_rows(table, probs, load_config())
+    frame = make_predictions(table, probs).to_frame()
     assert list(frame["predicted"]) == ["green", "red"]
     assert list(frame["label"]) == ["red", "red"]
     assert list(frame["prob_blue"]) == [0.2, 0.2]
+    assert list(frame["label_red"]) == [1, 1]
 
 
 def test_a_picture_damaged_since_training_is_one_line(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics
 
 from kmed.errors import ScoreError
-from kmed.intervals import Resamples, Score, draw_resamples
+from kmed.intervals import Resamples, Score, check_clusters, draw_resamples, mean_score
 
 
 def draw(num_images=60, num_clusters=9, seed=0):
@@ -29,6 +29,43 @@ def test_auroc_of_each_draw_equals_scikit_learn(seed):
         assert area == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_of_each_draw_equals_scikit_learn(seed):
+    labels, probs, clusters = draw(seed=seed)
+    resamples = draw_resamples(clusters, 30, seed=seed)
+    known = ~np.isnan(labels)
+    values = resamples.average_precision(labels, probs)
+    for counts, value in zip(resamples.counts, values, strict=True):
+        weight = counts[resamples.index][known]
+        expected = sklearn.metrics.average_precision_score(labels[known], probs[known], sample_weight=weight)
+        assert value == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_precision_by_hand_and_without_positives():
+    labels, probs = np.array([1.0, 0, 1, 0]), np.array([0.9, 0.8, 0.7, 0.1])
+    resamples = Resamples(index=np.arange(4), counts=np.array([[1, 1, 1, 1], [0, 2, 0, 2]]), level=0.95)
+    np.testing.assert_allclose(resamples.average_precision(labels, probs), [(1 + 2 / 3) / 2, np.nan])
+    assert np.isnan(resamples.average_precision(np.full(4, np.nan), probs)).all()
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(40), 5)
+    hard = np.repeat(rng.random(40), 5)  # what both models share
+    first = mean_score(draw_resamples(clusters, 300), np.mean(hard + 0.1), hard + 0.1)
+    second = mean_score(draw_resamples(clusters, 300), np.mean(hard), hard)
+    gap = draw_resamples(clusters, 300).difference(first, second)
+    assert (gap.value, gap.low, gap.high) == (pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1))
+    assert first.low < second.high  # the intervals of the two overlap all the same
+
+
+@pytest.mark.parametrize("clusters", [[], ["a"], ["a", "a"]])
+def test_fewer_than_two_clusters_cannot_be_judged(clusters):
+    with pytest.raises(ScoreError, match=f"{len(clusters)} pictures of {len(set(clusters))} cluster"):
+        check_clusters(clusters)
+    check_clusters(["a", "b"])
+
+
 def test_auroc_by_hand():
     labels, probs = np.array([1.0, 0, 0, 1]), np.array([0.8, 0.8, 0.1, 0.4])
     resamples = Resamples(index=np.arange(4), counts=np.array([[1, 1, 1, 1], [2, 0, 2, 0], [0, 2, 2, 0]]), level=0.95)
@@ -46,8 +83,10 @@ def test_chunks_do_not_change_the_results(monkeypatch):
     labels, probs, clusters = draw()
     resamples = draw_resamples(clusters, 25)
     whole = resamples.auroc(labels, probs), resamples.sums(probs[:, None])
+    precision = resamples.average_precision(labels, probs)
     monkeypatch.setattr("kmed.intervals._CHUNK_NUMBERS", 130)
     np.testing.assert_array_equal(resamples.auroc(labels, probs), whole[0])
+    np.testing.assert_array_equal(resamples.average_precision(labels, probs), precision)
     np.testing.assert_allclose(resamples.sums(probs[:, None]), whole[1], rtol=1e-14)
 
 

@@ -10,7 +10,7 @@ import sklearn.metrics
 from kmed.errors import ScoreError
 from kmed.files import write_json
 from kmed.intervals import draw_resamples
-from kmed.scores import format_scores, majority_scores, score_multiclass, score_multilabel
+from kmed.scores import score_multiclass, score_multilabel
 
 NAMES = ("a", "b", "c")
 RATES = ("precision", "recall", "f1")
@@ -47,8 +47,18 @@ def oracle_multiclass(labels, probs, weight=None):
     for average in ("macro", "micro"):
         for name, value in oracle_rates(truth, guess, average, weight).items():
             expected[f"{name}_{average}"] = value
-    expected["auroc_macro"] = sklearn.metrics.roc_auc_score(labels, probs, average="macro", sample_weight=weight)
+    expected |= oracle_ranking(labels, probs, weight)
+    expected["brier"] = sklearn.metrics.brier_score_loss(truth, probs, sample_weight=weight, labels=[0, 1, 2])
     return expected
+
+
+def oracle_ranking(labels, probs, weight=None):
+    """Returns the macro means of AUROC and average precision."""
+    settings = {"average": "macro", "sample_weight": weight}
+    return {
+        "auroc_macro": sklearn.metrics.roc_auc_score(labels, probs, **settings),
+        "average_precision_macro": sklearn.metrics.average_precision_score(labels, probs, **settings),
+    }
 
 
 def oracle_multilabel(labels, probs, weight=None):
@@ -61,8 +71,13 @@ def oracle_multilabel(labels, probs, weight=None):
     for average in ("samples", "macro", "micro"):
         for name, value in oracle_rates(labels, guesses, average, weight).items():
             expected[f"{name}_{average}"] = value
-    expected["auroc_macro"] = sklearn.metrics.roc_auc_score(labels, probs, average="macro", sample_weight=weight)
+    expected |= oracle_ranking(labels, probs, weight)
+    flat_weight = None if weight is None else np.repeat(weight, labels.shape[1])
+    expected["brier"] = sklearn.metrics.brier_score_loss(labels.ravel(), probs.ravel(), sample_weight=flat_weight)
     return expected
+
+
+NOT_SCIKIT_LEARNS = {"ece", "auroc_macro_common"}  # tested in test_reliability.py and below
 
 
 def values_of(scores):
@@ -86,11 +101,13 @@ def test_values_and_intervals_equal_a_loop_of_scikit_learn(case, seed):
     draw, score, oracle = CASES[case]
     labels, probs, clusters = draw(seed=seed)
     scores = score(labels, probs, clusters, NAMES, num_resamples=40, seed=seed)
-    assert set(scores.scores) == set(oracle(labels, probs))
-    assert values_of(scores) == pytest.approx(oracle(labels, probs))
+    assert set(scores.scores) - NOT_SCIKIT_LEARNS == set(oracle(labels, probs))
+    values = {name: value for name, value in values_of(scores).items() if name not in NOT_SCIKIT_LEARNS}
+    assert values == pytest.approx(oracle(labels, probs))
     resamples = draw_resamples(clusters, 40, seed=seed)
     loop = [oracle(labels, probs, counts[resamples.index]) for counts in resamples.counts]
-    for name, value in scores.scores.items():
+    for name in values:
+        value = scores.scores[name]
         low, high = np.quantile([row[name] for row in loop], [0.025, 0.975])
         assert (value.low, value.high) == (pytest.approx(low), pytest.approx(high)), name
         assert value.num_undefined == 0
@@ -106,13 +123,19 @@ def test_class_scores_equal_a_loop_of_scikit_learn(case):
     weights = [None, *(counts[resamples.index] for counts in resamples.counts)]
     for k, name in enumerate(NAMES):
         rows = [oracle_rates(labels[:, k], guesses[:, k], "binary", weight) for weight in weights]
-        areas = [sklearn.metrics.roc_auc_score(labels[:, k], probs[:, k], sample_weight=weight) for weight in weights]
+        areas = {
+            key: [measure(labels[:, k], probs[:, k], sample_weight=weight) for weight in weights]
+            for key, measure in (
+                ("auroc", sklearn.metrics.roc_auc_score),
+                ("average_precision", sklearn.metrics.average_precision_score),
+            )
+        }
         for key, of_class in scores.per_class[name].items():
-            expected = areas if key == "auroc" else [row[key] for row in rows]
+            expected = areas[key] if key in areas else [row[key] for row in rows]
             assert of_class.value == pytest.approx(expected[0])
             assert (of_class.low, of_class.high) == pytest.approx(tuple(np.quantile(expected[1:], [0.025, 0.975])))
             with_and_without = [len(set(clusters[labels[:, k] == value])) for value in (1, 0)]
-            assert of_class.num_clusters == (min(with_and_without) if key == "auroc" else with_and_without[0])
+            assert of_class.num_clusters == (min(with_and_without) if key in areas else with_and_without[0])
 
 
 def test_confusion_equals_scikit_learn():
@@ -136,7 +159,7 @@ def test_order_of_images_does_not_matter(case):
     order = np.random.default_rng(9).permutation(len(labels))
     first = score(labels, probs, clusters, NAMES, num_resamples=30)
     second = score(labels[order], probs[order], clusters[order], NAMES, num_resamples=30)
-    assert values_of(first) == pytest.approx(values_of(second))
+    assert values_of(first) == pytest.approx(values_of(second), nan_ok=True)
     np.testing.assert_allclose(ends_of(first), ends_of(second))
 
 
@@ -145,10 +168,10 @@ def test_order_of_classes_does_not_matter(case):
     draw, score, _ = CASES[case]
     labels, probs, clusters = draw()
     probs = probs + np.random.default_rng(0).random(probs.shape) * 1e-6  # the first of tied classes would win
-    probs = np.clip(probs, 0, 1)
+    probs = np.clip(probs, 0, 1) if case == "multilabel" else probs / probs.sum(axis=1, keepdims=True)
     first = score(labels, probs, clusters, NAMES, num_resamples=30)
     second = score(labels[:, ::-1], probs[:, ::-1], clusters, NAMES[::-1], num_resamples=30)
-    assert values_of(first) == pytest.approx(values_of(second))
+    assert values_of(first) == pytest.approx(values_of(second), nan_ok=True)
     assert first.per_class["a"] == second.per_class["a"]
 
 
@@ -156,7 +179,7 @@ def test_integers_equal_one_hot():
     labels, probs, clusters = draw_multiclass()
     first = score_multiclass(labels, probs, clusters, NAMES, num_resamples=20)
     second = score_multiclass(labels.argmax(axis=1), probs, clusters, NAMES, num_resamples=20)
-    assert first.to_dict() == second.to_dict()
+    assert json.dumps(first.to_dict()) == json.dumps(second.to_dict())
 
 
 def test_masked_equals_filtered():
@@ -199,11 +222,75 @@ def test_multilabel_by_hand():
     assert values["auroc_macro"] == 1
 
 
-def test_thresholds_a_label():
+def test_tuned_thresholds_have_names_of_their_own():
     labels, probs, clusters = draw_multilabel(unknown=0)
-    scores = score_multilabel(labels, probs, clusters, NAMES, thresholds=[0.2, 0.5, 0.8], num_resamples=5)
-    expected = oracle_rates(labels, probs >= [0.2, 0.5, 0.8], "macro")
-    assert scores.scores["f1_macro"].value == pytest.approx(expected["f1"])
+    plain = score_multilabel(labels, probs, clusters, NAMES, num_resamples=20)
+    scores = score_multilabel(labels, probs, clusters, NAMES, thresholds=[0.2, 0.5, 0.8], num_resamples=20)
+    guesses = probs >= [0.2, 0.5, 0.8]
+    assert scores.scores["f1_macro_tuned"].value == pytest.approx(oracle_rates(labels, guesses, "macro")["f1"])
+    assert scores.scores["hamming_loss_tuned"].value == pytest.approx(sklearn.metrics.hamming_loss(labels, guesses))
+    assert scores.per_class["a"]["recall_tuned"].value == pytest.approx(
+        sklearn.metrics.recall_score(labels[:, 0], guesses[:, 0])
+    )
+    assert {name: score for name, score in scores.scores.items() if not name.endswith("_tuned")} == plain.scores
+    same = score_multilabel(labels, probs, clusters, NAMES, thresholds=[0.5] * 3, num_resamples=20)
+    assert same.scores["exact_match_ratio_tuned"] == same.scores["exact_match_ratio"]
+
+
+def test_tuned_thresholds_of_one_class_weigh_the_probabilities():
+    labels, probs, clusters = draw_multiclass()
+    scores = score_multiclass(labels, probs, clusters, NAMES, thresholds=[0.6, 0.3, 0.1], num_resamples=5)
+    guess = (probs / [0.6, 0.3, 0.1]).argmax(axis=1)
+    expected = sklearn.metrics.accuracy_score(labels.argmax(axis=1), guess)
+    assert scores.scores["accuracy_tuned"].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_calibrated_probabilities_have_names_of_their_own(case):
+    draw, score, _ = CASES[case]
+    labels, probs, clusters = draw()
+    other = probs**2 if case == "multilabel" else probs**2 / np.sum(probs**2, axis=1, keepdims=True)
+    scores = score(labels, probs, clusters, NAMES, calibrated=other, num_resamples=20)
+    alone = score(labels, other, clusters, NAMES, num_resamples=20)
+    assert scores.scores["brier_calibrated"] == alone.scores["brier"]
+    assert scores.scores["ece_calibrated"] == alone.scores["ece"]
+    assert set(scores.reliability) == {"raw", "calibrated"}
+
+
+def test_no_finding_is_a_label_but_no_finding():
+    labels, probs, clusters = draw_multilabel(unknown=0)
+    names = ["a", "No Finding", "c"]
+    scores = score_multilabel(labels, probs, clusters, names, num_resamples=20)
+    findings = score_multilabel(labels[:, [0, 2]], probs[:, [0, 2]], clusters, ["a", "c"], num_resamples=20)
+    for name in ("auroc_macro", "average_precision_macro", "f1_macro"):
+        assert scores.scores[name] == findings.scores[name]
+    guesses = probs >= 0.5
+    assert scores.scores["exact_match_ratio"].value == pytest.approx(np.mean((guesses == labels).all(axis=1)))
+    assert scores.scores["hamming_loss"].value == pytest.approx(np.mean(guesses != labels))
+    assert scores.num_labels == scores.to_dict()["num_labels"] == 3
+    labels[:, 1] = 1
+    assert score_multilabel(labels, probs, clusters, names, num_resamples=5).left_out == ()
+
+
+def test_common_findings_are_those_of_twenty_clusters():
+    labels, probs, clusters = draw_multilabel(num_images=400, num_clusters=60, unknown=0.1)
+    rare = np.flatnonzero(labels[:, 2] == 1)[10:]
+    labels[rare, 2] = 0
+    scores = score_multilabel(labels, probs, clusters, NAMES, num_resamples=20)
+    assert scores.per_class["c"]["auroc"].few_clusters
+    expected = np.mean([scores.per_class[name]["auroc"].value for name in ("a", "b")])
+    assert scores.scores["auroc_macro_common"].value == pytest.approx(expected)
+    assert not scores.scores["auroc_macro_common"].few_clusters
+    assert scores.scores["auroc_macro"].few_clusters
+
+
+def test_counts_beside_each_class():
+    labels, probs, clusters = draw_multilabel()
+    counts = score_multilabel(labels, probs, clusters, NAMES, num_resamples=5).counts
+    for k, name in enumerate(NAMES):
+        held = labels[:, k] == 1
+        known = int((~np.isnan(labels[:, k])).sum())
+        assert counts[name] == {"positives": held.sum(), "known": known, "clusters": len(set(clusters[held]))}
 
 
 def test_absent_class_is_undefined_left_out_and_told():
@@ -247,7 +334,8 @@ def test_one_cluster_gives_values_without_intervals():
     labels, probs, _ = draw_multiclass()
     scores = score_multiclass(labels, probs, ["one"] * len(labels), NAMES, num_resamples=10)
     assert scores.num_clusters == 1
-    assert values_of(scores) == pytest.approx(oracle_multiclass(labels, probs))
+    expected = oracle_multiclass(labels, probs)
+    assert {name: values_of(scores)[name] for name in expected} == pytest.approx(expected)
     assert np.isnan(ends_of(scores)).all()
     assert np.isnan(scores.confusion.high).all()
 
@@ -257,25 +345,10 @@ def test_wider_level_and_same_seed(case):
     draw, score, _ = CASES[case]
     arguments = (*draw(), NAMES)
     first, again = score(*arguments, num_resamples=50, seed=5), score(*arguments, num_resamples=50, seed=5)
-    assert ends_of(first) == ends_of(again)
-    low, high = np.array(ends_of(score(*arguments, num_resamples=50, seed=5, level=0.5))).T
-    first_low, first_high = np.array(ends_of(first)).T
-    assert (first_low <= low).all() and (high <= first_high).all()
-
-
-def test_majority_comes_from_the_training_labels():
-    train = np.array([2, 2, 2, 0, 1])
-    labels = np.array([0, 0, 1, 2])
-    scores = majority_scores(score_multiclass, train, labels, range(4), NAMES, num_resamples=10)
-    assert scores.scores["accuracy"].value == 1 / 4
-    assert scores.per_class["c"]["recall"].value == 1
-    assert scores.scores["auroc_macro"].value == 0.5
-    train = np.array([[1, 0, np.nan], [1, np.nan, np.nan], [0, 0, np.nan]])
-    labels = np.array([[1.0, 0, 0], [0, 1, 0]])
-    scores = majority_scores(score_multilabel, train, labels, range(2), NAMES, num_resamples=10)
-    assert scores.scores["hamming_loss"].value == pytest.approx(2 / 6)  # says a, and neither b nor c
-    with pytest.raises(ScoreError, match="0 training images"):
-        majority_scores(score_multilabel, np.zeros((0, 3)), labels, range(2), NAMES)
+    np.testing.assert_array_equal(ends_of(first), ends_of(again))
+    wide, narrow = np.array(ends_of(first)), np.array(ends_of(score(*arguments, num_resamples=50, seed=5, level=0.5)))
+    defined = ~np.isnan(wide).any(axis=1)
+    assert (wide[defined, 0] <= narrow[defined, 0]).all() and (narrow[defined, 1] <= wide[defined, 1]).all()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -298,21 +371,10 @@ def test_multiclass_row_has_the_promised_columns():
         "accuracy",
         *(f"{rate}_{average}" for rate in RATES for average in ("macro", "micro")),
         "auroc_macro",
+        "average_precision_macro",
+        "brier",
+        "ece",
     ]
-
-
-def test_table_tells_intervals_marks_and_the_majority():
-    labels, probs, _ = draw_multiclass()
-    clusters = np.where(labels[:, 2] == 1, 0, np.arange(len(labels)))  # class c is in one cluster
-    scores = score_multiclass(labels, probs, clusters, NAMES, num_resamples=50)
-    majority = majority_scores(score_multiclass, labels, labels, clusters, NAMES, num_resamples=50)
-    lines = {line.split()[0]: line for line in format_scores(scores, majority).splitlines() if line}
-    accuracy = scores.scores["accuracy"]
-    assert f"{accuracy.value:.3f}  {accuracy.low:.3f} to {accuracy.high:.3f}" in lines["accuracy"]
-    assert f"{majority.scores['accuracy'].value:.3f}" in lines["accuracy"]
-    assert "few clusters" not in lines["accuracy"]
-    assert "few clusters (1)" in lines["c"] and "(none)" in lines["c"]
-    assert "95 % interval" in lines["score"]
 
 
 GOOD = {"labels": [0, 1, 2], "probs": np.full((3, 3), 1 / 3), "clusters": [0, 1, 2], "class_names": NAMES}

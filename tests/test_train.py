@@ -32,6 +32,10 @@ MADE = [
     "environment.json",
     "figures/history.png",
     "figures/confusion_test.png",
+    "figures/reliability_test.png",
+    "figures/risk_coverage_test.png",
+    "calibration.json",
+    "summary.txt",
 ]
 
 
@@ -55,10 +59,16 @@ def test_a_run_leaves_all_that_is_needed(tiny, tmp_path):
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"} <= set(history)
 
     row = pd.read_csv(run.result).iloc[0]
-    first = ["model", "task", "data", "split", "image_size", "epochs", "images_seen", "parameters", "seed"]
-    last = ["majority_accuracy", "num_clusters", "minutes", "device", "versions", "command"]
-    assert list(row.index[:9]) == first
-    assert list(row.index[-6:]) == last
+    first = [
+        "model", "task", "data", "split", "image_size", "epochs", "best_epoch", "images_seen", "parameters", "seed",
+        "accuracy", "accuracy_low", "accuracy_high", "precision_macro",
+    ]  # fmt: skip
+    last = [
+        "best_constant_accuracy", "best_constant", "learnt", "num_labels", "num_clusters",
+        "minutes", "device", "versions", "command",
+    ]  # fmt: skip
+    assert list(row.index[: len(first)]) == first
+    assert list(row.index[-len(last) :]) == last
     assert row["images_seen"] == 2 * 64  # 72 training pictures, 4 full batches of 16, 2 epochs
     for score in ("accuracy", "precision_macro", "recall_micro", "f1_macro", "auroc_macro"):
         assert row[f"{score}_low"] <= row[score] <= row[f"{score}_high"]
@@ -70,9 +80,12 @@ def test_a_run_leaves_all_that_is_needed(tiny, tmp_path):
     assert row["accuracy"] == pytest.approx((test["label"] == test["predicted"]).mean())
     metrics = json.loads(run.metrics.read_text())
     assert metrics["test"]["scores"]["accuracy"]["value"] == pytest.approx(row["accuracy"])
-    assert metrics["test"]["majority"]["scores"]["accuracy"]["value"] == pytest.approx(row["majority_accuracy"])
+    best = metrics["test"]["constants"][row["best_constant"]]["scores"]["accuracy"]["value"]
+    assert best == pytest.approx(row["best_constant_accuracy"])
+    assert metrics["training"]["num_images"] == 72
 
-    scores, _ = kmed.evaluate(run.folder)
+    scores = kmed.evaluate(run.folder)
+    assert scores.flat() == pytest.approx({name: row[name] for name in scores.flat()})
     assert scores.scores["accuracy"].value == pytest.approx(row["accuracy"])
     with pytest.raises(RunError, match="holds another run"):
         kmed.fit(load_config(overrides=tiny), out=run.folder)
