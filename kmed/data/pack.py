@@ -13,6 +13,7 @@ from kmed.errors import DataError
 from kmed.files import replacing
 from kmed.progress import track
 
+METADATA = "metadata_"  # before the names of further columns, such as sex and age
 KEYS = ("images", "labels", "class_names", "task", "name", "grouped", *COLUMNS)
 
 
@@ -21,7 +22,7 @@ def pack(
 ) -> pathlib.Path:
     """Writes the table with decoded pictures as one .npz and returns its path.
 
-    Pictures are written one by one, so the memory needed is that of one. Metadata columns stay behind.
+    Pictures are written one by one, so the memory needed is that of one. Metadata columns come along, as text.
 
     Args:
       table: any table.
@@ -70,6 +71,10 @@ def read_npz(path: pathlib.Path, *, class_names=None, task: str | None = None) -
 
 def _describe(table):
     columns = {name: table.rows[name].to_numpy().astype(np.str_) for name in COLUMNS}
+    others = [name for name in table.rows.columns if name not in COLUMNS]
+    columns |= {
+        f"{METADATA}{name}": table.rows[name].fillna("").astype(str).to_numpy().astype(np.str_) for name in others
+    }
     return {
         "labels": table.labels.astype(np.float32),
         "class_names": np.array(table.class_names, dtype=np.str_),
@@ -92,7 +97,9 @@ def _from_pack(arrays, task, class_names):
             f"The pack must hold one uint8 picture a label, {len(arrays['labels'])} in all. "
             f"Received: {arrays['images'].dtype} {arrays['images'].shape}."
         )
-    rows = pd.DataFrame({name: arrays[name].astype(object) for name in COLUMNS})
+    columns = {name: arrays[name] for name in COLUMNS}
+    columns |= {name.removeprefix(METADATA): values for name, values in arrays.items() if name.startswith(METADATA)}
+    rows = pd.DataFrame({name: values.astype(object) for name, values in columns.items()})
     return Table(
         rows, arrays["labels"], names, stored, str(arrays["name"]),
         images=arrays["images"], grouped=bool(arrays["grouped"]),

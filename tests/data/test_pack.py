@@ -42,7 +42,8 @@ def test_a_pack_is_the_table_and_its_pictures(table, tmp_path, fit, interpolatio
         np.testing.assert_array_equal(image, read_image(file, (16, 24), fit, interpolation))
     np.testing.assert_array_equal(back.labels, table.labels)
     assert back.labels.dtype == np.float32
-    pd.testing.assert_frame_equal(back.rows, table.rows[list(COLUMNS)], check_dtype=False)
+    pd.testing.assert_frame_equal(back.rows[list(COLUMNS)], table.rows[list(COLUMNS)], check_dtype=False)
+    assert back.rows["age"].tolist() == ["0", "1", "2", "3", "4"]
     for name in ("class_names", "task", "name", "grouped"):
         assert getattr(back, name) == getattr(table, name)
     assert load_table(path, name="mine").name == "mine"
