@@ -80,7 +80,7 @@ def test_models_lists_all_of_them():
         (["train", "--set", "train.epoch=3"], 2, "Did you mean 'train.epochs'?"),
         (["train", "--epochs", "many"], 2, "train.epochs"),
         (["train", "--task", "multilable"], 2, "'multiclass' or 'multilabel'"),
-        (["train", "--task", "multilabel"], 2, "Give --data"),
+        (["data", "demo", "drawn", "--task", "multilable"], 2, "Did you mean 'multilabel'?"),
         (["train", "--data", "nowhere"], 1, "nowhere"),
         (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["train", "--resume", "nowhere"], 1, "nowhere"),

@@ -8,7 +8,7 @@ from kmed.config import Config, load_config, setting_names
 from kmed.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = [*sorted((ROOT / "configs").glob("*.yaml")), ROOT / "kmed" / "demo.yaml"]
+CONFIGS = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "kmed").glob("demo_*.yaml"))]
 
 
 def test_defaults_file_and_overrides_win_in_that_order(tmp_path):

@@ -16,15 +16,13 @@ from kmed.tasks import check_labels
 def open_table(config) -> Table:
     """Returns the table that `config.data` names, not yet checked for broken files nor split.
 
-    Raises: DataError: the data cannot be used; ConfigError: the demo data do not fit the task.
+    Raises: DataError: the data cannot be used; ConfigError: settings for other data than the demo.
     """
     settings = config.data
     if settings.path is None and settings.name is not None:
         raise ConfigError(f"The settings are for {settings.name!r}, but no data are given: give --data.")
     if settings.path is None:
-        if config.task != "multiclass":
-            raise ConfigError(f"The built-in demo data are multiclass. Received: task={config.task!r}. Give --data.")
-        path = ensure_demo(seed=0)
+        path = ensure_demo(seed=0, task=config.task)
         say(f"No --data given: using the built-in demo data in {path}.")
     else:
         path = settings.path

@@ -1,21 +1,24 @@
-"""The demo data are the same for the same seed, in the real set's layout, and not solved by colours."""
+"""The demo data of both tasks: drawn once, redrawn for another seed, and never over other people's files."""
 
 import hashlib
+import json
 import pathlib
 
-import numpy as np
 import pytest
-from PIL import Image
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from click.testing import CliRunner
 
+import kmed
+from kmed.cli import main
 from kmed.data import demo
-from kmed.data.demo import draw_demo, ensure_demo
+from kmed.data.demo import DEMOS, draw_demo, ensure_demo
+from kmed.data.prepare import open_table
 from kmed.data.sources import load_table
-from kmed.data.splits import assign_splits
-from kmed.errors import DataError
+from kmed.errors import ConfigError, DataError
+
+FEW = {
+    "multiclass": {"num_train": 4, "num_test": 4, "image_size": (32, 32)},
+    "multilabel": {"num_patients": 6, "image_size": (32, 32)},
+}
 
 
 def digest(folder):
@@ -23,98 +26,74 @@ def digest(folder):
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    return load_table(draw_demo(tmp_path_factory.mktemp("demo") / "full"))
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """Makes ensure_demo draw a few pictures in an empty folder; returns the (task, seed) of each drawing."""
+    monkeypatch.chdir(tmp_path)
+    drawings = []
+    for task, small in FEW.items():
+        whole = DEMOS[task]
+
+        def draw(folder, *, seed, task=task, whole=whole, small=small):
+            drawings.append((task, seed))
+            return whole.draw(folder, seed=seed, **small)
+
+        def marker(seed, whole=whole, small=small):
+            return whole.marker(seed, **small)
+
+        monkeypatch.setitem(DEMOS, task, demo.Demo(whole.folder, whole.about, draw, marker))
+    return drawings
 
 
-def test_the_seed_decides_every_file(tmp_path):
-    settings = {"num_train": 8, "num_test": 8, "image_size": (48, 64)}
-    one = digest(draw_demo(tmp_path / "one", seed=4, **settings))
-    assert one == digest(draw_demo(tmp_path / "two", seed=4, **settings))
-    other = digest(draw_demo(tmp_path / "other", seed=5, **settings))
-    assert len(one) == 8 + 8 + 2
-    assert not {value for name, value in one.items() if name.endswith(".jpeg")} & set(other.values())
+def test_every_task_has_demo_data_and_settings_of_its_own():
+    assert set(DEMOS) == set(kmed.tasks.TASKS)
+    for task in DEMOS:
+        assert kmed.load_config(pathlib.Path(kmed.__file__).with_name(f"demo_{task}.yaml")).task == task
 
 
-def test_layout_counts_and_groups(drawn):
-    assert drawn.class_names == demo.CLASS_NAMES
-    counts = drawn.counts()
-    assert counts.loc["train", list(demo.CLASS_NAMES)].tolist() == [150] * 4
-    assert counts.loc["test", list(demo.CLASS_NAMES)].tolist() == [50] * 4
-    assert counts.loc["test", "clusters"] >= 20
-    assert drawn.grouped
-    assert all(path.startswith(("TRAIN/", "TEST/")) for path in drawn.rows["path"])
-    assert list(drawn.rows["group"]) == [pathlib.PurePath(path).stem.split("_")[0] for path in drawn.rows["path"]]
-    assert any("groups.csv" in note for note in drawn.notes)
-    with Image.open(drawn.files[0]) as image:
-        assert (image.size, image.mode) == ((160, 120), "RGB")
+@pytest.mark.parametrize(("task", "folder"), [("multiclass", "data/demo"), ("multilabel", "data/demo_xrays")])
+def test_the_demo_is_drawn_once_and_redrawn_for_another_seed(few, task, folder):
+    for seed in (0, 0, 1, 1, 0):
+        assert ensure_demo(seed, task) == pathlib.Path(folder)
+        assert json.loads((pathlib.Path(folder) / "demo.json").read_text())["seed"] == seed
+    assert few == [(task, 0), (task, 1), (task, 0)]
 
 
-def test_slides_hold_several_types_and_never_cross_the_split(drawn):
-    types = drawn.rows.assign(type=drawn.class_indices).groupby("group")["type"].nunique()
-    assert types.median() >= 3
-    assert drawn.rows.groupby("group")["split"].nunique().max() == 1
-    assert not any("left out" in note for note in assign_splits(drawn).notes)
+@pytest.mark.parametrize("task", DEMOS)
+def test_a_run_without_data_opens_the_demo_of_its_task(few, task):
+    table = open_table(kmed.load_config(overrides=[f"task={task}"]))
+    assert (table.task, table.name, table.grouped) == (task, DEMOS[task].folder, True)
+    assert few == [(task, 0)]
 
 
-def test_colours_do_not_tell_the_types(drawn):
-    """Mean colours and colour histograms, judged on other slides, stay far from what the shapes give."""
-    pixels = np.stack([np.asarray(Image.open(file)) for file in drawn.files])
-    train = (drawn.rows["split"] == "train").to_numpy()
-    labels = drawn.class_indices
-    moments = np.concatenate([pixels.mean((1, 2)), pixels.std((1, 2))], axis=1)
-    edges = np.linspace(0, 256, 33)
-    histograms = np.stack([[np.histogram(image[..., c], edges)[0] for c in range(3)] for image in pixels])
-    for features in (moments, histograms.reshape(len(pixels), -1)):
-        linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-        for model in (linear, RandomForestClassifier(200, random_state=0)):
-            assert model.fit(features[train], labels[train]).score(features[~train], labels[~train]) < 0.6
-
-
-@pytest.mark.parametrize("kind", demo.CLASS_NAMES)
-def test_nuclei_have_the_area_asked_whatever_their_shape(kind):
-    y, x = np.mgrid[-60:61, -60:61].astype(float)
-    for seed in range(5):
-        mask = demo._nucleus(np.random.default_rng(seed), kind, 1500.0, x, y)
-        assert mask.sum() == pytest.approx(1500, rel=0.05)
-
-
-def test_a_folder_of_other_files_is_left_as_it_is(tmp_path):
+@pytest.mark.parametrize("task", DEMOS)
+def test_a_folder_of_other_files_is_left_as_it_is(tmp_path, task):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="did not draw"):
-        draw_demo(tmp_path / "mine", num_train=4, num_test=4)
+        draw_demo(tmp_path / "mine", task=task, **FEW[task])
     assert digest(tmp_path).keys() == {"mine/thesis.txt"}
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+def test_a_drawing_replaces_an_earlier_one_whole(tmp_path):
+    smears = digest(draw_demo(tmp_path / "demo", **FEW["multiclass"]))
+    xrays = digest(draw_demo(tmp_path / "demo", task="multilabel", **FEW["multilabel"]))
+    assert set(smears) & set(xrays) == {"demo.json"}
+    assert digest(draw_demo(tmp_path / "demo", **FEW["multiclass"])) == smears
 
-    monkeypatch.setattr(demo, "draw_picture", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        draw_demo(tmp_path / "demo", num_train=4, num_test=4)
+
+def test_a_misspelt_task_draws_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for draw in (lambda: ensure_demo(task="multilable"), lambda: draw_demo("here", task="multilable")):
+        with pytest.raises(ConfigError, match="Did you mean 'multilabel'"):
+            draw()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("settings", [{"num_train": 3}, {"num_test": 0}, {"image_size": (16, 64)}])
-def test_sizes_that_cannot_be_drawn(tmp_path, settings):
-    with pytest.raises(DataError, match=f"Received: .*{next(iter(settings))}"):
-        draw_demo(tmp_path / "demo", **settings)
-
-
-def test_the_demo_is_drawn_once_and_redrawn_for_another_seed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    seeds = []
-
-    def draw_few(folder, *, seed):
-        seeds.append(seed)
-        draw_demo(folder, num_train=4, num_test=4, seed=seed, image_size=(32, 32))
-        demo.write_json(folder / demo.MARKER, demo._marker(seed, 600, 200, (120, 160)))
-        return folder
-
-    monkeypatch.setattr(demo, "draw_demo", draw_few)
-    for seed in (0, 0, 1, 1, 0):
-        assert ensure_demo(seed) == pathlib.Path("data/demo")
-    assert seeds == [0, 1, 0]
+@pytest.mark.parametrize("task", DEMOS)
+def test_the_command_draws_what_it_then_names(few, task):
+    result = CliRunner().invoke(main, ["data", "demo", "drawn", "--task", task, "--seed", "3"])
+    assert result.exit_code == 0, result.output
+    assert f"kmed train --task {task} --data drawn" in result.output
+    assert few == [(task, 3)]
+    assert load_table("drawn").task == task

@@ -1,0 +1,34 @@
+"""The folder of drawn demo data: marked as kmed's own, written whole or not at all, nobody else's files touched."""
+
+import contextlib
+import json
+import pathlib
+
+from kmed.errors import DataError
+from kmed.files import replacing, write_json
+
+MARKER = "demo.json"
+
+
+def is_drawn(folder, marker: dict) -> bool:
+    """Returns whether the folder holds what `marker` says: the same drawing with the same settings."""
+    path = pathlib.Path(folder) / MARKER
+    return path.is_file() and path.read_text(encoding="utf-8") == json.dumps(marker, indent=2) + "\n"
+
+
+@contextlib.contextmanager
+def drawing(folder, marker: dict):
+    """Yields an empty folder to draw into; on success it is marked and takes the place of `folder`.
+
+    Args:
+      folder: what to write. Demo data drawn before are replaced.
+      marker: plain settings that decide every file, kept as demo.json.
+    Raises: DataError: the folder holds files that kmed did not draw.
+    """
+    folder = pathlib.Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+        raise DataError(f"{folder} holds files that kmed did not draw, and is left as it is. Choose another folder.")
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+        write_json(temporary / MARKER, marker)
