@@ -138,21 +138,22 @@ def judge_against_constants(scores: Scores, constants: dict[str, Scores], probs:
     if constant:
         sentence = f"Its outputs are the same for every picture: it has {LEARNT_NOTHING}."
     elif ranks and decides:
-        sentence = f"It is better than every constant predictor: {beside}, {_ranked(area)}."
+        sentence = f"It is better than every constant predictor: {beside}, {_ranked(ranking, area)}."
     elif ranks:
         sentence = (
-            f"It ranks pictures better than chance ({_ranked(area)}), but its decisions are no better than those of "
+            f"It ranks pictures better than chance ({_ranked(ranking, area)}), but its decisions are no better than those of "
             f"a constant predictor ({beside})."
         )
     elif decides:
-        sentence = f"Its decisions are better than any constant predictor's ({beside}); its {_ranked(area)}."
+        sentence = f"Its decisions are better than any constant predictor's ({beside}); its {_ranked(ranking, area)}."
     else:
-        sentence = f"It has {LEARNT_NOTHING}: {beside}, {_ranked(area)}."
+        sentence = f"It has {LEARNT_NOTHING}: {beside}, {_ranked(ranking, area)}."
     return Verdict(ranks or decides, constant, main, best, gain, ranking, sentence)
 
 
-def _ranked(area: Score) -> str:
-    return f"AUROC macro {area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
+def _ranked(name: str, area: Score) -> str:
+    words = "mean AUROC of the common findings" if name.endswith("_common") else "AUROC macro"
+    return f"{words} {area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
 
 
 def _words(name: str) -> str:
