@@ -17,19 +17,21 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kmed", "kmed.*"]),
-    package_data={"kmed": ["data/*.csv.xz", "models/*.csv", "demo.yaml"]},
+    package_data={"kmed": ["data/*.csv.xz", "models/*.csv", "demo_*.yaml", "templates/*"]},
     install_requires=[
         "keras>=3.15,<4",
         "tensorflow>=2.21,<3",
         "tensorboard>=2.20",  # no longer installed with TensorFlow
         "keras-hub>=0.32,<1",
-        "scikit-learn>=1.6",
+        "scikit-learn>=1.7",
         "scipy>=1.13",
         "iterative-stratification>=0.1.9",
         "pandas>=2.2",
+        "tabulate>=0.9",  # pandas writes Markdown with it
         "numpy>=2.0",
         "matplotlib>=3.9",
         "pillow>=11",
+        "opencv-python-headless>=4.10",
         "click>=8.1",
         "pydantic>=2.8",
         "pyyaml>=6",

@@ -21,6 +21,8 @@ _EXPORTS = {
     "load_model": "kmed.evaluation",
     "predict": "kmed.evaluation",
     "evaluate": "kmed.evaluation",
+    "explain": "kmed.explanation",
+    "overlay": "kmed.explanation",
     "rescore": "kmed.results",
     "fit": "kmed.train",
     "resume": "kmed.train",

@@ -1,19 +1,14 @@
 """The command line: read the arguments, call one function, turn an error into one line."""
 
-import contextlib
 import pathlib
-import sys
 
 import click
 
 import kmed
-from kmed.errors import ConfigError, KmedError, suggest
-from kmed.progress import configure, say
-
-# The demo pictures are small and few, and want a longer training on a smaller size than the defaults.
-DEMO_CONFIG = pathlib.Path(__file__).with_name("demo.yaml")
-
-PATH = click.Path(path_type=pathlib.Path)
+from kmed.cli_data import data
+from kmed.commands import PATH, Commands, one_line_errors
+from kmed.errors import ConfigError
+from kmed.progress import configure
 
 # Flag of `kmed train` -> setting. `--set` reaches every other one.
 FLAGS = {
@@ -27,36 +22,6 @@ FLAGS = {
     "batch_size": "train.batch_size",
     "lr": "train.learning_rate",
 }
-
-
-class Commands(click.Group):
-    """A group that lists its commands in the order of work, and names the nearest one to a misspelt one."""
-
-    def list_commands(self, ctx):
-        """Returns the commands' names in the order they were added."""
-        return list(self.commands)
-
-    def resolve_command(self, ctx, args):
-        """Finds a command, or says which one is near."""
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            ctx.fail(f"There is no command {args[0]!r}.{suggest(args[0], self.commands)}")
-        return super().resolve_command(ctx, args)
-
-
-@contextlib.contextmanager
-def one_line_errors():
-    """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code."""
-    try:
-        yield
-    except KmedError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a full disk or a forbidden folder, met outside kmed's own writing
-        click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        click.echo("Interrupted. A run that has finished an epoch goes on by: kmed train --resume RUN", err=True)
-        sys.exit(130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -114,6 +79,7 @@ def train(config, settings, out, resume, append, quiet, **flags):
     \b
     Examples:
       kmed train --model resnet18 --task multiclass
+      kmed train --model vit --task multilabel
       kmed train --config configs/blood_cells.yaml --data data/blood_cells --model efficientnetb0
       kmed train --data my_pictures --set data.group='regex:(patient\\d+)' --set augment.level=medium
       kmed train --resume saved_models/latest
@@ -129,7 +95,9 @@ def train(config, settings, out, resume, append, quiet, **flags):
             raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
         settings = load_config(config, overrides) if resume is None else None
         if settings is not None and config is None and settings.data.path is None:
-            settings = load_config(DEMO_CONFIG, overrides)
+            # The demo pictures are small and few, and want a longer training on a smaller size than the defaults.
+            demo_config = pathlib.Path(__file__).with_name(f"demo_{settings.task}.yaml")
+            settings = load_config(demo_config, overrides)
         load_backend()
         from kmed import results
         from kmed import train as training
@@ -139,6 +107,7 @@ def train(config, settings, out, resume, append, quiet, **flags):
         click.echo(f"Run folder: {run.folder}")
         if append:
             results.append_result(run, append)
+        draw_page(run)
 
 
 @main.command()
@@ -180,6 +149,96 @@ def evaluate(run, split, data, rescore, settings, append):
             click.echo(describe(evaluation.judge(run, split, data=data), split))
         if append:
             results.append_result(finished_run(run), append)
+        if rescore:
+            draw_page(finished_run(run))
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.option("--data", metavar="PATH", help="Where the pictures are now, if they have moved.")
+def report(run, data):
+    """Draw a finished run's report.html anew: one page that needs nothing else, to read, print and pass on.
+
+    `kmed train` draws it too; so does `kmed evaluate --rescore`, and `kmed compare` one of all its runs.
+
+    \b
+    Examples:
+      kmed report saved_models/latest
+      kmed report saved_models/blood --data /mnt/blood_cells
+    """
+    with one_line_errors():
+        from kmed.runs import finished_run
+        from kmed.runtime import load_backend
+
+        finished = finished_run(run)
+        load_backend()
+        draw_page(finished, data=data)
+
+
+def draw_page(run, **options):
+    """Writes a run's page and says where it is; last of all, so that nothing is lost where it fails."""
+    from kmed.report import write_report
+
+    click.echo(f"Report: {write_report(run, **options)}")
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
+@click.option("--out", metavar="DIR", type=PATH, help="The folder that is made.  [saved_models/comparison-TIME]")
+@click.option("--split", default="test", show_default=True, help="The split that is compared: test or val.")
+@click.option("--different-pictures", is_flag=True, help="Compare runs that were scored on different pictures too.")
+@click.option("--append", metavar="CSV", help="Add the runs' rows to a table of results; rows it holds are skipped.")
+def compare(runs, out, split, different_pictures, append):
+    """Compare finished runs on the same test pictures: a table, figures, and which pairs the data tell apart.
+
+    \b
+    Examples:
+      kmed compare saved_models/blood_resnet18 saved_models/blood_vit
+      kmed compare saved_models/nih_* --out comparison --append results/nih_cxr.csv
+    """
+    with one_line_errors():
+        from kmed import compare as comparing
+        from kmed import results
+        from kmed.report import write_comparison
+        from kmed.runs import default_folder, finished_run
+
+        comparison = comparing.compare(runs, different_pictures=different_pictures, split=split)
+        folder = out or default_folder("comparison")
+        made = [*comparing.write_files(comparison, folder), write_comparison(comparison, folder)]
+        click.echo((folder / "comparison.md").read_text(encoding="utf-8"))
+        for file in made:
+            click.echo(f"Made: {file}")
+        if append:
+            added = results.append_results([finished_run(run) for run in runs], append)
+            click.echo(f"Added to {append}: {added} of {len(runs)} rows.")
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.argument("images", metavar="[IMAGE]...", nargs=-1, type=PATH)
+@click.option("--class", "class_name", metavar="NAME", help="The class to explain.  [each picture's most probable one]")
+@click.option("--data", metavar="PATH", help="Where the run's pictures are now, if they have moved.")
+@click.option("--out", metavar="DIR", type=PATH, help="Where the maps go.  [RUN/figures/explain]")
+def explain(run, images, class_name, data, out):
+    """Show which part of a picture speaks for a class: Grad-CAM, or the relevance of a vit's patches.
+
+    Without IMAGE: the test pictures that the model is surest of, wrongly and rightly, and some drawn at random.
+
+    \b
+    Examples:
+      kmed explain saved_models/latest
+      kmed explain saved_models/blood smear.jpeg --class MONOCYTE --out looked_at
+    """
+    with one_line_errors():
+        from kmed.runs import finished_run
+        from kmed.runtime import load_backend
+
+        finished_run(run)
+        load_backend()
+        from kmed.explain_run import explain_run
+
+        for path in explain_run(run, images, class_name=class_name, data=data, out=out):
+            click.echo(f"Made: {path}")
 
 
 @main.command()
@@ -203,128 +262,7 @@ def models():
         click.echo(facts.to_string(index=False))
 
 
-@main.group(cls=Commands)
-def data():
-    """Look at, draw, pack and download data.
-
-    \b
-    Examples:
-      kmed data show data/blood_cells
-      kmed data demo my_demo
-    """
-
-
-@data.command()
-@click.argument("folder", metavar="DIR", type=PATH)
-@click.option("--seed", default=0, show_default=True, help="Of every draw.")
-def demo(folder, seed):
-    """Draw the built-in demo data: blood smears of four cell types.
-
-    \b
-    Example:
-      kmed data demo my_demo
-    """
-    with one_line_errors():
-        from kmed.data.demo import draw_demo
-
-        draw_demo(folder, seed=seed)
-        click.echo(f"Drawn: {folder}. Train on it: kmed train --data {folder}")
-
-
-def table_options(command):
-    """Adds the options that say what the data are."""
-    options = [
-        click.option("--config", metavar="FILE", help="A YAML file whose data section is used."),
-        click.option(
-            "--set",
-            "settings",
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="Any setting (data.group=patient_id); repeatable.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-@data.command()
-@click.argument("path", metavar="DATA")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=PATH,
-    help="Where the pictures go.  [NAME_shown]",
-)
-@table_options
-def show(path, out, config, settings):
-    """Count classes, groups and splits; draw a contact sheet and the split's bar chart.
-
-    \b
-    Example:
-      kmed data show data/blood_cells --out blood_cells_shown
-    """
-    with one_line_errors():
-        from kmed.data.show import show as show_table
-
-        table = split_table(path, config, settings)
-        made = show_table(table, out or pathlib.Path(f"{table.name}_shown"))
-        for file in made:
-            click.echo(f"Made: {file}")
-
-
-@data.command()
-@click.argument("path", metavar="DATA")
-@click.argument("out", metavar="OUT.npz", type=PATH)
-@click.option("--image-size", metavar="HxW", required=True, help="Height and width to resize to.")
-@table_options
-def pack(path, out, image_size, config, settings):
-    """Put pictures, labels, groups and splits into one npz file, for training without TensorFlow.
-
-    \b
-    Example:
-      kmed data pack data/blood_cells blood_cells.npz --image-size 120x160
-    """
-    with one_line_errors():
-        from kmed.config import load_config
-        from kmed.data.pack import pack as pack_table
-
-        settings = (*settings, ("data.image_size", image_size))
-        reading = load_config(config, settings).data
-        table = split_table(path, config, settings)
-        packed = pack_table(table, out, reading.image_size, fit=reading.fit, interpolation=reading.interpolation)
-        click.echo(f"Packed: {packed}. Train on it: kmed train --data {packed}")
-
-
-@data.command()
-@click.argument("name", type=click.Choice(["blood-cells", "nih-sample"]))
-@click.argument("folder", metavar="DIR", type=PATH)
-def download(name, folder):
-    """Download a public data set from Kaggle, saying its size and licence first.
-
-    \b
-    Example:
-      kmed data download blood-cells data/blood_cells
-    """
-    with one_line_errors():
-        from kmed.data.download import download as download_set
-
-        download_set(name, folder)
-        click.echo(f"Downloaded: {folder}")
-
-
-def split_table(path, config, settings):
-    """Returns the table of `path`, read, checked and split as the settings say."""
-    from kmed.config import load_config
-    from kmed.data.prepare import open_table, prepare_table
-
-    resolved = load_config(config, [*settings, ("data.path", path)])
-    table, _ = prepare_table(open_table(resolved), resolved)
-    for note in table.notes:
-        say(note)
-    say("")
-    click.echo(table.counts().to_string())
-    return table
+main.add_command(data)
 
 
 if __name__ == "__main__":

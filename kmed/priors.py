@@ -141,8 +141,8 @@ def judge_against_constants(scores: Scores, constants: dict[str, Scores], probs:
         sentence = f"It is better than every constant predictor: {beside}, {_ranked(ranking, area)}."
     elif ranks:
         sentence = (
-            f"It ranks pictures better than chance ({_ranked(ranking, area)}), but its decisions are no better than those of "
-            f"a constant predictor ({beside})."
+            f"It ranks pictures better than chance ({_ranked(ranking, area)}), but its decisions are no better than "
+            f"those of a constant predictor ({beside})."
         )
     elif decides:
         sentence = f"Its decisions are better than any constant predictor's ({beside}); its {_ranked(ranking, area)}."

@@ -20,12 +20,16 @@ LEVELS = {
     "data.sources": 2, "data.demo": 2, "data.splits": 2, "data.audit": 2, "data.augment": 2, "data.images": 2,
     "data.blood_cells": 2, "data.folders": 2, "data.csv_labels": 2, "data.groups": 2, "data.pack": 2,
     "data.show": 2, "data.download": 2,
+    "data.demo_folder": 2, "data.demo_patients": 2, "data.demo_smears": 2, "data.demo_xrays": 2,
+    "data.fingerprints": 2, "data.visual_words": 2, "data.alignment": 2, "data.near_duplicates": 2, "data.leaks": 2,
+    "data.audit_sheet": 2, "data.audit_report": 2,
     "models.registry": 1, "models.resnet": 2, "models.densenet": 2, "models.efficientnet": 2, "models.vit": 2,
     "runs": 2, "checkpoint": 2, "predictions": 2,
     "data.pipeline": 3, "data.prepare": 3, "models.origin": 3, "models.weights": 3, "models": 3, "models.facts": 3,
     "judging": 3, "evaluation": 3,
-    "summary": 4, "results": 4, "tensorboard": 4, "train": 4,
-    "cli": 6, "__main__": 6,
+    "page": 2, "gallery": 4, "report": 5, "summary": 4, "results": 4, "compare": 5, "tensorboard": 4, "train": 4,
+    "explanation": 4, "explain_run": 5,
+    "commands": 5, "cli_data": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

@@ -1,6 +1,8 @@
-"""Pictures that cannot be read, found before a training run stumbles over them."""
+"""What each file is: readable or not, its size and mode, its content's digest."""
 
 import concurrent.futures
+import hashlib
+import io
 import os
 
 import pandas as pd
@@ -26,6 +28,21 @@ def find_unreadable(table: Table) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["path", "reason"], dtype=object)
 
 
+def inspect_files(table: Table) -> pd.DataFrame:
+    """Returns one row a picture: path, reason (why it cannot be read, or ""), height, width, mode, bytes, digest.
+
+    height and width (pixels, as stored) and mode (Pillow's: "RGB", "L", "I;16", ...) are 0 and "" where
+    the file is no picture; digest is the SHA-256 of its bytes, "" where there is none.
+    """
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+        sources = table.files if table.images is None else table.images
+        facts = list(track(pool.map(_inspect, sources), "Reading files", len(table)))
+    columns = ["reason", "height", "width", "mode", "bytes", "digest"]
+    frame = pd.DataFrame(facts, columns=columns)
+    frame.insert(0, "path", table.rows["path"].to_numpy())
+    return frame
+
+
 def check_readable(table: Table, skip_unreadable: bool = False) -> tuple[Table, pd.DataFrame]:
     """Returns the table without unreadable pictures, and the DataFrame (path, reason) of those.
 
@@ -45,6 +62,24 @@ def check_readable(table: Table, skip_unreadable: bool = False) -> tuple[Table, 
         raise DataError(f"{count}. Nothing is left.")
     kept = table.take(~table.rows["path"].isin(bad["path"]).to_numpy())
     return kept.with_notes(f"Left out: {count}."), bad
+
+
+def _inspect(source):
+    """Returns (reason, height, width, mode, bytes, digest) of a file or of pixels in memory."""
+    if not isinstance(source, os.PathLike):
+        content = source.tobytes()
+        return "", *source.shape[:2], "RGB", len(content), hashlib.sha256(content).hexdigest()
+    try:
+        content = source.read_bytes()
+    except OSError:
+        return _reason(source), 0, 0, "", 0, ""
+    reason, height, width, mode = _reason(source), 0, 0, ""
+    try:
+        with Image.open(io.BytesIO(content)) as image:  # the header alone
+            (width, height), mode = image.size, image.mode
+    except UNREADABLE:
+        reason = reason or "it is no picture"
+    return reason, height, width, mode, len(content), hashlib.sha256(content).hexdigest()
 
 
 def _reason(path):

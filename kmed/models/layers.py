@@ -192,7 +192,8 @@ class Attention(keras.layers.Layer):
     Args:
       num_heads: D must be a multiple of it.
       dropout: rate on the attention weights in training.
-    Input and output: (N, T, D).
+    Input and output: (N, T, D). `gates`, where given, are factors (N, heads, T, T) on the attention
+    weights: the gradient by them, at 1, tells how much each weight matters.
     """
 
     def __init__(self, num_heads, dropout=0.0, **kwargs):
@@ -208,14 +209,15 @@ class Attention(keras.layers.Layer):
         self.qkv.build(input_shape)
         self.proj.build(input_shape)
 
-    def call(self, x, training=False):
+    def call(self, x, training=False, gates=None):
         _, num_tokens, width = x.shape
         head_dim = width // self.num_heads
         qkv = ops.reshape(self.qkv(x), (-1, num_tokens, 3, self.num_heads, head_dim))  # (N, T, 3, heads, d)
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # each (N, heads, T, d)
         # The scale goes on the queries: T * d products instead of T * T.
         scores = ops.matmul(q * head_dim**-0.5, ops.swapaxes(k, -1, -2))  # (N, heads, T, T)
-        weights = self.drop(ops.softmax(scores, axis=-1), training=training)
+        weights = ops.softmax(scores, axis=-1)
+        weights = self.drop(weights if gates is None else weights * gates, training=training)
         mixed = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))  # (N, T, heads, d)
         return self.proj(ops.reshape(mixed, (-1, num_tokens, width)))  # (N, T, D)
 

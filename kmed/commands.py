@@ -1,0 +1,41 @@
+"""What all commands share: how they are listed, and how an error becomes one line."""
+
+import contextlib
+import pathlib
+import sys
+
+import click
+
+from kmed.errors import KmedError, suggest
+
+PATH = click.Path(path_type=pathlib.Path)
+
+
+class Commands(click.Group):
+    """A group that lists its commands in the order of work, and names the nearest one to a misspelt one."""
+
+    def list_commands(self, ctx):
+        """Returns the commands' names in the order they were added."""
+        return list(self.commands)
+
+    def resolve_command(self, ctx, args):
+        """Finds a command, or says which one is near."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"There is no command {args[0]!r}.{suggest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code."""
+    try:
+        yield
+    except KmedError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # a full disk or a forbidden folder, met outside kmed's own writing
+        click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. A run that has finished an epoch goes on by: kmed train --resume RUN", err=True)
+        sys.exit(130)

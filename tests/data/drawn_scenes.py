@@ -1,0 +1,50 @@
+"""Drawn scenes for the tests of the audit: blobs of all sizes on a soft ground, and turned copies of them."""
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from kmed.data.table import Table
+
+
+def draw_scene(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
+    """Returns uint8 (height, width, 3): a scene that differs with the seed."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    scene = np.full((height, width, 3), (225, 215, 220), np.uint8)
+    for _ in range(height * width // 1200):
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        axes = tuple(int(size) for size in rng.integers(4, 26, 2))
+        color = tuple(int(value) for value in rng.integers(60, 230, 3))
+        cv2.ellipse(scene, centre, axes, float(rng.uniform(0, 180)), 0, 360, color, -1, cv2.LINE_AA)
+    return cv2.GaussianBlur(scene, (0, 0), 1.0)
+
+
+def turn(picture: np.ndarray, angle: float = 0, shift=(0, 0), shear: float = 0, flip: bool = False) -> np.ndarray:
+    """Returns a turned (degrees), shifted (pixels), sheared and perhaps mirrored copy with black corners."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+    matrix[0, 1] += shear
+    matrix[:, 2] += shift
+    turned = cv2.warpAffine(picture, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(turned[:, ::-1]) if flip else turned
+
+
+def save(picture: np.ndarray, path, quality: int = 92) -> None:
+    """Writes a JPEG; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, quality=quality)
+
+
+def memory_table(pictures, labels=None, splits=None) -> Table:
+    """Returns a Table of pictures in memory, all of one size, with classes a and b."""
+    names = [str(number) for number in range(len(pictures))]
+    labels = [0] * len(pictures) if labels is None else labels
+    splits = [""] * len(pictures) if splits is None else splits
+    rows = pd.DataFrame({"path": names, "group": names, "cluster": names, "split": splits})
+    return Table(
+        rows, np.eye(2, dtype=np.float32)[labels], ("a", "b"), "multiclass", "drawn", images=np.stack(pictures)
+    )
