@@ -35,8 +35,8 @@ def explain(model: keras.Model, images, class_indices=None) -> np.ndarray:
 
     Each map is divided by its largest value, so maps of two pictures or classes do not compare in
     strength. A map that tells no place apart, because nothing speaks for the class or everything does
-    alike, is all zeros. A nearly even map is as informative as it looks: EfficientNet, whose
-    squeeze-and-excitation spreads over the whole map what was seen in one place, is prone to it.
+    alike, is all zeros. A nearly even map is as informative as it looks: it tells little. An EfficientNet
+    trained for few steps gave such maps, perhaps since squeeze-and-excitation spreads what it saw.
 
     Pictures are explained a few at a time. A vit needs most memory: about 3 GB for one picture of
     1,201 tokens (240x320) with 6 blocks of 16 heads, a sixteenth of that at half the size.

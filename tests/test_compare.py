@@ -55,7 +55,16 @@ def make_run(folder, task="multiclass", skill=1.0, model="vit", seed=0, names=No
         run.history, [{"epoch": 1, "loss": 1.0, "val_loss": 1.1}, {"epoch": 2, "loss": 0.8, "val_loss": 1.0}]
     )
     judged = results.write_scores(run, config, predictions, count_prior(labels, names))
-    told = {"model": model, "task": task, "image_size": "8x8", "epochs": 2, "images_seen": 9, "parameters": 5}
+    told = {
+        "model": model,
+        "task": task,
+        "data": "drawn",
+        "split": "test",
+        "image_size": "8x8",
+        "epochs": 2,
+        "images_seen": 9,
+        "parameters": 5,
+    }
     told |= results.score_columns(task, judged["test"])
     told |= {"minutes": 1.5, "device": "none", "versions": "none", "command": f"kmed train --out {folder}"}
     results.write_frame(run.result, pd.DataFrame([told]))
