@@ -294,6 +294,10 @@ def _conclusions(runs, pairs, ranked_by, paired) -> list[str]:
                     else ": " + "; ".join(f"{row['first']} over {row['second']}" for _, row in told.iterrows()) + "."
                 )
             )
+            sentences.append(
+                "The intervals tell how the scores move with the pictures; another training run of the same model moves "
+                "them too, and is not in them."
+            )
             if len(ranked) > 1:
                 sentences.append(
                     f"The intervals are not corrected for the {len(ranked)} comparisons: about one pair in twenty "

@@ -157,6 +157,44 @@ def scores(sizes, out):
     report(rows, out)
 
 
+@main.command()
+@click.option("--sizes", default="1000,4000,12444", show_default=True, help="Files drawn of TRAIN and TEST, each.")
+@click.option("--keep", type=click.Path(path_type=pathlib.Path), help="A folder for what the last audit found.")
+@DATA
+@OUT
+def audit(data, sizes, keep, out):
+    """The leak audit on so many files, and how its time grows; on the blood cells, beside the map that kmed ships."""
+    from sklearn.metrics import adjusted_rand_score
+
+    from kmed.data.audit_report import write_audit
+    from kmed.data.leaks import audit as audit_table
+    from kmed.data.sources import load_table
+
+    table = load_table(data)
+    table = table.take(table.rows["split"].isin(["train", "test"]).to_numpy())
+    rows, last = [], None
+    for size in map(int, sizes.split(",")):
+        chosen = np.sort(np.random.default_rng(0).permutation(len(table))[:size])
+        start = time.perf_counter()
+        found = audit_table(table.take(chosen))
+        seconds = time.perf_counter() - start
+        told = found.table.rows
+        growth = {} if last is None else {"ratio_to": f"{last[0]} files", "ratio": seconds / last[1]}
+        rows.append(row("audit", f"{len(chosen)} files", seconds, "s", **growth))
+        for name, truth, ids in (
+            ("photographs", told["cluster"], found.photograph),
+            ("groups", told["group"], found.group),
+        ):
+            score = adjusted_rand_score(truth, ids)
+            rows.append(row("audit", f"{len(chosen)} files, {name}", score, "adjusted Rand index"))
+        last = (len(chosen), seconds)
+    if keep is not None:
+        write_audit(found, keep)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rows.append(row("audit", f"{last[0]} files", peak / 1e9, "GB (peak resident)"))
+    report(rows, out)
+
+
 # In a process of its own, so that the peak of memory is that of the scoring.
 SCORING = """
 import resource, time

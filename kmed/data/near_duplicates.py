@@ -36,7 +36,7 @@ WEAK_DETAIL = 0.75
 MIN_FEATURES = 20
 MAX_REPRESENTATIVES = 6
 FIRST_CANDIDATES = 3
-SECOND_CANDIDATES = 20
+SECOND_CANDIDATES = 40
 BATCH = 64
 SAMPLE = 300
 
@@ -100,6 +100,7 @@ class _Search:
         self.representatives = []  # rows of each photograph
         self.index, self.entries = Index(), []  # entry -> (row, mirrored)
         self.links = {}  # (first, second) -> Alignment
+        self.refused = set()  # (first, second, mirrored) compared in vain
         self.featureless = []
 
     def find_photographs(self):
@@ -124,20 +125,27 @@ class _Search:
     def compare_photographs(self):
         """Compares representatives of different photographs, which finds shared spots and copies met too early."""
         rows = [row for rows in self.representatives for row in rows]
-        asked = {}
+        asked = []
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             described = list(self.pool.map(self._describe, batch))
             for row, similarity in zip(batch, self.index.similar(sparse.vstack(described, format="csr"))):
-                for other, mirrored in self._candidates(row, similarity, self.entries, SECOND_CANDIDATES, 4):
-                    pair = (min(row, other), max(row, other))
-                    if pair not in self.links:
-                        asked[(*pair, mirrored)] = None
-        found = track(self.pool.map(self._link, *zip(*asked)), "Comparing photographs", len(asked)) if asked else ()
-        for (first, second, _), alignment in zip(asked, found):
-            known = self.links.get((first, second))  # a pair may have been asked for plain and mirrored
-            if alignment is not None and (known is None or known.inliers < alignment.inliers):
-                self.links[first, second] = alignment
+                near = self._candidates(row, similarity, self.entries, SECOND_CANDIDATES)
+                asked += [(row, other, mirrored) for other, _ in near for mirrored in (False, True)]
+        self._ask(asked, "Comparing photographs")
+        # A small overlap is seen by few of the pairs, and words find fewer still: look at all where one is.
+        linked = {tuple(sorted(self.photograph[list(pair)])) for pair in self.links}
+        self._ask(
+            [
+                (row, other, mirrored)
+                for first, second in sorted(linked)
+                if first != second
+                for row in self.representatives[first]
+                for other in self.representatives[second]
+                for mirrored in (False, True)
+            ],
+            "Following links",
+        )
 
     def result(self) -> NearDuplicates:
         """Returns the verdict over all links."""
@@ -162,7 +170,7 @@ class _Search:
     def _recognise(self, row, similarity, entries):
         """Returns (photograph or None, [((first, second), Alignment)]) of the most similar entries."""
         links = []
-        for other, mirrored in self._candidates(row, similarity, entries, FIRST_CANDIDATES, 1):
+        for other, mirrored in self._candidates(row, similarity, entries, FIRST_CANDIDATES):
             first, second = sorted((row, other))
             alignment = self._link(first, second, mirrored)
             if alignment is not None:
@@ -171,21 +179,31 @@ class _Search:
                     return self.photograph[other], links
         return None, links
 
-    def _candidates(self, row, similarity, entries, num_wanted, num_each):
-        """Returns the (row, mirrored) of the entries most similar to a row, of other photographs than its own."""
+    def _candidates(self, row, similarity, entries, num_wanted):
+        """Returns the (row, mirrored) most similar to a row in each of the most similar photographs but its own."""
         wanted = min(len(similarity), 2 * MAX_REPRESENTATIVES * (num_wanted + 1))
         nearest = np.argpartition(-similarity, wanted - 1)[:wanted]
         nearest = nearest[np.lexsort((nearest, -similarity[nearest]))]
-        taken, found = collections.Counter(), []
+        found = {}
         for entry in nearest:
-            other, mirrored = entries[entry]
-            photograph = self.photograph[other]
-            if similarity[entry] > 0 and photograph != self.photograph[row] and taken[photograph] < num_each:
-                taken[photograph] += 1
-                found.append((other, mirrored))
+            photograph = self.photograph[entries[entry][0]]
+            if similarity[entry] > 0 and photograph != self.photograph[row]:
+                found.setdefault(photograph, entries[entry])
                 if len(found) == num_wanted:
                     break
-        return found
+        return list(found.values())
+
+    def _ask(self, asked, label):
+        """Adds the links among (row, other, mirrored), but for pairs that are linked already."""
+        ordered = ((min(row, other), max(row, other), mirrored) for row, other, mirrored in asked)
+        asked = [one for one in dict.fromkeys(ordered) if one[:2] not in self.links and one not in self.refused]
+        found = track(self.pool.map(self._link, *zip(*asked)), label, len(asked)) if asked else ()
+        for one, alignment in zip(asked, found):
+            known = self.links.get(one[:2])  # found both plain and mirrored: by chance one of them
+            if alignment is None:
+                self.refused.add(one)
+            elif known is None or known.inliers < alignment.inliers:
+                self.links[one[:2]] = alignment
 
     def _link(self, first, second, mirrored):
         alignment = align(self.fingerprints[first], self.fingerprints[second], mirrored)
