@@ -295,8 +295,8 @@ def _conclusions(runs, pairs, ranked_by, paired) -> list[str]:
                 )
             )
             sentences.append(
-                "The intervals tell how the scores move with the pictures; another training run of the same model moves "
-                "them too, and is not in them."
+                "The intervals tell how the scores move with the pictures; another training run of the model moves "
+                "them too, which no interval here tells."
             )
             if len(ranked) > 1:
                 sentences.append(
