@@ -42,6 +42,6 @@ setup(
         "kagglehub>=1.0.2",
         "huggingface_hub>=0.25",
     ],
-    extras_require={"dev": ["pytest>=8", "ruff>=0.9", "jax>=0.5"]},
+    extras_require={"dev": ["pytest>=8", "ruff>=0.9", "jax>=0.5", "mapie>=1.0"]},
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},
 )
