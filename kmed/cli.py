@@ -197,10 +197,14 @@ def compare(runs, out, split, different_pictures, append):
       kmed compare saved_models/nih_* --out comparison --append results/nih_cxr.csv
     """
     with one_line_errors():
+        from kmed.runs import default_folder, finished_run
+        from kmed.runtime import load_backend
+
+        finished = [finished_run(run) for run in runs]
+        load_backend()
         from kmed import compare as comparing
         from kmed import results
         from kmed.report import write_comparison
-        from kmed.runs import default_folder, finished_run
 
         comparison = comparing.compare(runs, different_pictures=different_pictures, split=split)
         folder = out or default_folder("comparison")
@@ -209,7 +213,7 @@ def compare(runs, out, split, different_pictures, append):
         for file in made:
             click.echo(f"Made: {file}")
         if append:
-            added = results.append_results([finished_run(run) for run in runs], append)
+            added = results.append_results(finished, append)
             click.echo(f"Added to {append}: {added} of {len(runs)} rows.")
 
 
