@@ -28,6 +28,7 @@ PAIRED = {
 }
 LOWER_IS_BETTER = frozenset({"hamming_loss"})
 DESCRIBED = ("image_size", "epochs", "images_seen", "parameters", "minutes")
+TOLD = (*DESCRIBED, "data", "best_epoch", "device", "command")  # what a comparison tells of a run's result.csv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +210,11 @@ def _compared(name, run, predictions, draws) -> Compared:
     told = run.read_json(run.metrics)
     if "training" not in told:
         raise RunError(f"{run.metrics} does not tell the counts of the training labels. Train the run again.")
+    row = pd.read_csv(run.result, dtype=str, keep_default_na=False).iloc[0].to_dict()
+    if missing := [name for name in TOLD if name not in row]:
+        raise RunError(
+            f"{run.result} lacks {', '.join(missing)}: another version of kmed made it. Train the run again."
+        )
     prior, task = Prior.from_dict(told["training"]), get_task(predictions.task)
     names = predictions.class_names
     constants = constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
@@ -218,7 +224,7 @@ def _compared(name, run, predictions, draws) -> Compared:
         scores=scores,
         constants=constants,
         verdict=judge_against_constants(scores, constants, predictions.probs),
-        row=pd.read_csv(run.result, dtype=str, keep_default_na=False).iloc[0].to_dict(),
+        row=row,
         history=pd.read_csv(run.history),
     )
 

@@ -62,6 +62,7 @@ def make_run(folder, task="multiclass", skill=1.0, model="vit", seed=0, names=No
         "split": "test",
         "image_size": "8x8",
         "epochs": 2,
+        "best_epoch": 2,
         "images_seen": 9,
         "parameters": 5,
     }
@@ -172,6 +173,14 @@ def test_one_run_or_the_same_twice_or_an_unfinished_one(tmp_path):
     other.model.unlink()
     with pytest.raises(RunError, match="holds no trained model yet"):
         compare.compare([run.folder, other.folder])
+
+
+def test_a_run_of_another_version_is_one_line(tmp_path):
+    folders = [make_run(tmp_path / name, seed=seed).folder for seed, name in enumerate(("one", "two"))]
+    row = pd.read_csv(folders[1] / "result.csv").drop(columns="best_epoch")
+    row.to_csv(folders[1] / "result.csv", index=False)
+    with pytest.raises(RunError, match="result.csv lacks best_epoch: another version"):
+        compare.compare(folders)
 
 
 def test_few_clusters_do_not_rank(tmp_path):
