@@ -37,6 +37,8 @@ MIN_FEATURES = 20
 MAX_REPRESENTATIVES = 6
 FIRST_CANDIDATES = 3
 SECOND_CANDIDATES = 40
+# Where thousands of pictures are all different, each gets fewer candidates, so that the work does not run away.
+ALL_CANDIDATES, FEWEST_CANDIDATES = 100_000, 10
 BATCH = 64
 SAMPLE = 300
 
@@ -125,12 +127,13 @@ class _Search:
     def compare_photographs(self):
         """Compares representatives of different photographs, which finds shared spots and copies met too early."""
         rows = [row for rows in self.representatives for row in rows]
+        num_wanted = min(SECOND_CANDIDATES, max(FEWEST_CANDIDATES, ALL_CANDIDATES // max(1, len(rows))))
         asked = []
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             described = list(self.pool.map(self._describe, batch))
             for row, similarity in zip(batch, self.index.similar(sparse.vstack(described, format="csr"))):
-                near = self._candidates(row, similarity, self.entries, SECOND_CANDIDATES)
+                near = self._candidates(row, similarity, self.entries, num_wanted)
                 asked += [(row, other, mirrored) for other, _ in near for mirrored in (False, True)]
         self._ask(asked, "Comparing photographs")
         # A small overlap is seen by few of the pairs, and words find fewer still: look at all where one is.
