@@ -10,7 +10,7 @@ from kmed.errors import DataError, RunError
 from kmed.intervals import check_clusters
 from kmed.judging import Fitted, Judged, judge_split
 from kmed.predictions import make_predictions
-from kmed.priors import count_prior
+from kmed.priors import Prior, count_prior
 from kmed.progress import say
 from kmed.runs import Run, finished_run
 from kmed.scores import Scores
@@ -68,10 +68,14 @@ def judge(run_folder, split: str = "test", *, data=None) -> Judged:
     check_clusters(part.rows["cluster"])
     say(f"Scoring {len(part)} pictures of split {split!r} ...")
     predictions = make_predictions(part, predict(load_model(run.model), part, config), config.evaluate.subgroups)
-    training = table.split("train")
-    prior = count_prior(training.labels, table.class_names, training.rows["group"].nunique())
     fitted = None if split == "val" else read_fitted(run)
-    return judge_split(predictions, prior, config.evaluate, config.seed, fitted)
+    return judge_split(predictions, training_prior(table), config.evaluate, config.seed, fitted)
+
+
+def training_prior(table: Table) -> Prior:
+    """Returns what the training split of a table tells about its labels."""
+    training = table.split("train")
+    return count_prior(training.labels, table.class_names, training.rows["group"].nunique())
 
 
 def evaluate(run_folder, split: str = "test", *, data=None) -> Scores:

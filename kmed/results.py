@@ -14,7 +14,7 @@ from kmed.errors import ConfigError, RunError
 from kmed.files import replacing, write_json, write_text
 from kmed.judging import Judged
 from kmed.predictions import Predictions, make_predictions, read_predictions
-from kmed.priors import Prior, count_prior
+from kmed.priors import Prior
 from kmed.progress import say
 from kmed.runs import Run, finished_run
 from kmed.summary import describe
@@ -43,10 +43,8 @@ def judge(run: Run, config, table: Table, model, state) -> None:
         say("The data have no test split, so nothing is scored on one.")
     parts = table.take(table.rows["split"].isin(present).to_numpy())
     predictions = make_predictions(parts, evaluation.predict(model, parts, config), config.evaluate.subgroups)
-    training = table.split("train")
-    prior = count_prior(training.labels, table.class_names, training.rows["group"].nunique())
     write_frame(run.predictions, predictions.to_frame())
-    judged = write_scores(run, config, predictions, prior)
+    judged = write_scores(run, config, predictions, evaluation.training_prior(table))
     curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
     figures.save_figure(curves, run.figures / "history.png")
     # Last, since its presence says that the run has ended.
