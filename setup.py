@@ -41,7 +41,13 @@ setup(
         "psutil>=6",
         "kagglehub>=1.0.2",
         "huggingface_hub>=0.25",
+        "ai-edge-litert>=2.0",  # runs TFLite files; tf.lite.Interpreter is on its way out
+        "flatbuffers>=25.1",  # the metadata of TFLite files
     ],
-    extras_require={"dev": ["pytest>=8", "ruff>=0.9", "jax>=0.5", "mapie>=1.0"]},
+    extras_require={
+        "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
+        "dicom": ["pydicom>=3.0"],
+        "dev": ["pytest>=8", "ruff>=0.9", "jax>=0.5", "mapie>=1.0", "kmed[onnx,dicom]"],
+    },
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},
 )

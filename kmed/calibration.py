@@ -10,6 +10,7 @@ from kmed.errors import ScoreError
 
 MIN_POSITIVES = 10  # a label with fewer positives or negatives on validation keeps its probabilities
 _SMALLEST = 1e-7
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,20 @@ class Calibration:
         if self.method == "temperature":
             return scipy.special.softmax(np.log(probs) / self.temperature, axis=1)
         return scipy.special.expit(scipy.special.logit(probs) * np.array(self.slopes) + np.array(self.intercepts))
+
+    def invert(self, calibrated: np.ndarray) -> np.ndarray:
+        """Returns float64 (N, K), the probabilities that `apply` turns into `calibrated`.
+
+        As far as float32 holds them: what calibration made equal to 0 or 1 comes back as its nearest number. A
+        label whose slope is 0 has lost what it was: it stays as it is, the same for every picture.
+        """
+        calibrated = np.asarray(calibrated, np.float64)
+        if self.method == "temperature":
+            return scipy.special.softmax(np.log(np.maximum(calibrated, _TINY)) * self.temperature, axis=1)
+        calibrated = np.clip(calibrated, _TINY, 1 - _SMALLEST)
+        slopes = np.array(self.slopes)
+        odds = (scipy.special.logit(calibrated) - np.array(self.intercepts)) / np.where(slopes > 0, slopes, 1.0)
+        return np.where(slopes > 0, scipy.special.expit(odds), calibrated)
 
     def to_dict(self) -> dict:
         """Returns the fields, for `kmed.files.write_json`."""

@@ -5,6 +5,7 @@ import pathlib
 import click
 
 import kmed
+from kmed import cli_use
 from kmed.cli_data import data
 from kmed.commands import PATH, Commands, one_line_errors
 from kmed.errors import ConfigError
@@ -113,12 +114,14 @@ def train(config, settings, out, resume, append, quiet, **flags):
 @main.command()
 @click.argument("run", type=PATH)
 @click.option("--split", default="test", show_default=True, help="Any split of the run's data: val, test_simple, ...")
+@cli_use.FORMAT
+@cli_use.QUANTIZE
 @click.option("--data", metavar="PATH", help="Where the pictures are now, if they have moved.")
 @click.option("--rescore", is_flag=True, help="Judge again from the stored predictions, and replace the run's scores.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="With --rescore: a setting of evaluate.")
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
-def evaluate(run, split, data, rescore, settings, append):
-    """Score a finished run on one of its splits, predicted afresh.
+def evaluate(run, split, format, quantize, data, rescore, settings, append):
+    """Score a finished run on one of its splits, predicted afresh, by its Keras model or an exported file.
 
     With --rescore no picture is read: predictions.csv is judged again, by other settings of evaluate (thresholds,
     sensitivity, coverage, num_resamples, level).
@@ -127,12 +130,17 @@ def evaluate(run, split, data, rescore, settings, append):
     Examples:
       kmed evaluate saved_models/latest
       kmed evaluate saved_models/blood --split test_simple
+      kmed evaluate saved_models/blood --format tflite --quantize int8
       kmed evaluate saved_models/blood --append results/blood_cells.csv
       kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=youden
     """
     with one_line_errors():
-        if rescore and (data or split != "test"):
-            raise ConfigError("--rescore judges the stored predictions of val and test: give no --data or --split.")
+        if rescore and (data or split != "test" or format != "keras"):
+            raise ConfigError(
+                "--rescore judges the stored predictions of val and test: give no --data, --split or --format."
+            )
+        if append and format != "keras":
+            raise ConfigError("--append adds the run's row, which is the Keras model's: give no --format beside it.")
         if settings and not rescore:
             raise ConfigError("--set goes with --rescore; a run is else judged by its own settings.")
         from kmed.runs import finished_run
@@ -146,7 +154,8 @@ def evaluate(run, split, data, rescore, settings, append):
         if rescore:
             click.echo(results.rescore(run, settings).summary.read_text(encoding="utf-8"))
         else:
-            click.echo(describe(evaluation.judge(run, split, data=data), split))
+            judged = evaluation.judge(run, split, data=data, format=format, quantize=quantize)
+            click.echo(describe(judged, split))
         if append:
             results.append_result(finished_run(run), append)
         if rescore:
@@ -266,6 +275,8 @@ def models():
         click.echo(facts.to_string(index=False))
 
 
+main.add_command(cli_use.export)
+main.add_command(cli_use.benchmark)
 main.add_command(data)
 
 

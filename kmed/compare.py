@@ -9,7 +9,6 @@ import pandas as pd
 
 from kmed import figures
 from kmed.errors import RunError
-from kmed.evaluation import read_fitted
 from kmed.files import write_text
 from kmed.intervals import Score
 from kmed.judging import score_predictions
@@ -18,6 +17,7 @@ from kmed.priors import Prior, Verdict, constant_scores, judge_against_constants
 from kmed.results import STUDY_COLUMNS, write_frame
 from kmed.runs import Run, finished_run
 from kmed.scores import Scores
+from kmed.serving import read_fitted
 from kmed.summary import cell
 from kmed.tasks import get_task
 

@@ -6,14 +6,15 @@ from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits
 from kmed.data.table import Table
-from kmed.errors import DataError, RunError
+from kmed.errors import DataError
 from kmed.intervals import check_clusters
-from kmed.judging import Fitted, Judged, judge_split
+from kmed.judging import Judged, judge_split
 from kmed.predictions import make_predictions
 from kmed.priors import Prior, count_prior
-from kmed.progress import say
+from kmed.progress import say, track
 from kmed.runs import Run, finished_run
 from kmed.scores import Scores
+from kmed.serving import Predictor, check_format, open_model, read_fitted
 
 
 def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) -> np.ndarray:
@@ -32,6 +33,20 @@ def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) ->
         return np.asarray(model.predict(pipeline.evaluation(), verbose=0), np.float32)
 
 
+def predict_calibrated(predictor: Predictor, table: Table, config) -> np.ndarray:
+    """Returns float32 (N, K), what a model in any format says of a table's pictures, in its order.
+
+    Args:
+      predictor: of `kmed.serving.open_model`.
+      table, config: as for `predict`.
+    """
+    pipeline = evaluation_pipeline(table, config, cache="none")
+    steps = -(-len(table) // pipeline.batch_size)
+    with pipeline.clear_errors():
+        batches = track(pipeline.evaluation(), "Predicting", steps)
+        return np.concatenate([predictor.predict(np.asarray(images)) for images, *_ in batches])
+
+
 def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> Pipeline:
     """Returns a split's pictures, read as `config.data` says, to be gone through in order and unaugmented."""
     return Pipeline(
@@ -45,7 +60,7 @@ def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> 
     )
 
 
-def judge(run_folder, split: str = "test", *, data=None) -> Judged:
+def judge(run_folder, split: str = "test", *, data=None, format: str = "keras", quantize: str = "none") -> Judged:
     """Returns all that is said of a finished run on one of its splits, predicted afresh.
 
     The pictures are those that the run's splits.csv names; a split that played no part in training
@@ -56,20 +71,26 @@ def judge(run_folder, split: str = "test", *, data=None) -> Judged:
       split: a split of the run's data.
       data: the folder, CSV or npz to read instead of the one in the run's settings; the pictures'
         names must be the same.
-    Raises: RunError: no such run, or it is not finished. DataError: the pictures are gone, the
+      format, quantize: which of the run's files predicts; see `kmed.serving.open_model`. What an exported
+        file has calibrated is turned back, so its scores stand beside the Keras model's, name by name.
+    Raises: RunError: no such run or export, or it is not finished. DataError: the pictures are gone, the
       classes are others, or the split does not exist.
     """
     run = finished_run(run_folder)
-    config = run.read_config()
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(data)})})
-    table = run_table(run, open_table(config))
+    check_format(format, quantize)
+    predictor = open_model(run, format, quantize)
+    config, table = open_run_table(run, data)
     part = table.split(split)
     check_clusters(part.rows["cluster"])
     say(f"Scoring {len(part)} pictures of split {split!r} ...")
-    predictions = make_predictions(part, predict(load_model(run.model), part, config), config.evaluate.subgroups)
-    fitted = None if split == "val" else read_fitted(run)
-    return judge_split(predictions, training_prior(table), config.evaluate, config.seed, fitted)
+    fitted = read_fitted(run)
+    if predictor.keras_model is not None:
+        probs = predict(predictor.keras_model, part, config)
+    else:
+        probs = fitted.calibration.invert(predict_calibrated(predictor, part, config))
+    predictions = make_predictions(part, probs, config.evaluate.subgroups)
+    prior = training_prior(table)
+    return judge_split(predictions, prior, config.evaluate, config.seed, None if split == "val" else fitted)
 
 
 def training_prior(table: Table) -> Prior:
@@ -78,17 +99,21 @@ def training_prior(table: Table) -> Prior:
     return count_prior(training.labels, table.class_names, training.rows["group"].nunique())
 
 
-def evaluate(run_folder, split: str = "test", *, data=None) -> Scores:
+def evaluate(run_folder, split: str = "test", **options) -> Scores:
     """Returns the `kmed.scores.Scores` of a finished run on one of its splits, predicted afresh; see `judge`."""
-    return judge(run_folder, split, data=data).scores
+    return judge(run_folder, split, **options).scores
 
 
-def read_fitted(run: Run) -> Fitted:
-    """Returns the calibration and thresholds stored in a run.
+def open_run_table(run: Run, data=None):
+    """Returns (config, table), a run's settings and its pictures, split as they were.
 
-    Raises: RunError: there are none. ScoreError: they are of other labels.
+    Args:
+      run: a finished run.
+      data: the folder, CSV or npz to read instead of the one in its settings; None: that one.
+    Raises: DataError: the pictures are gone or the classes are others.
     """
-    return Fitted.from_dict(run.read_json(run.fitted), run.read_json(run.classes)["class_names"])
+    config = run.read_config(data)
+    return config, run_table(run, open_table(config))
 
 
 def run_table(run: Run, table: Table) -> Table:
@@ -97,18 +122,3 @@ def run_table(run: Run, table: Table) -> Table:
     if list(table.class_names) != expected:
         raise DataError(f"The data's classes are {list(table.class_names)}; the run was trained on {expected}.")
     return read_splits(table, run.splits)
-
-
-def load_model(path):
-    """Returns the keras.Model of a `.keras` file, kmed's own layers known to it.
-
-    Raises: RunError: the file is damaged or no Keras model.
-    """
-    import keras
-
-    import kmed.models.layers  # noqa: F401 - registers the layers that the file names
-
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -12,13 +12,14 @@ from PIL import Image
 from kmed.data.images import Pictures, read_image
 from kmed.data.prepare import open_table
 from kmed.errors import DataError, suggest
-from kmed.evaluation import load_model, run_table
+from kmed.evaluation import run_table
 from kmed.explanation import COLOR_MAP, explain, overlay
 from kmed.figures import save_figure
 from kmed.files import replacing
 from kmed.predictions import Predictions, join_names, read_predictions
 from kmed.progress import say
 from kmed.runs import Run, finished_run
+from kmed.serving import load_model
 
 PICTURES_A_KIND = 4
 PAIRS_A_ROW = 3
@@ -45,7 +46,7 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
       >>> explain_run("saved_models/latest", out="looked_at")
     """
     run = finished_run(run_folder)
-    config, class_names = run.read_config(), run.read_json(run.classes)["class_names"]
+    config, class_names = run.read_config(data), run.read_json(run.classes)["class_names"]
     if class_name is not None and class_name not in class_names:
         raise DataError(
             f"The run has no class {class_name!r}.{suggest(class_name, class_names)} "
@@ -56,7 +57,7 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
         images = np.stack([read_image(file, *geometry) for file in files])
         names, truths = [f"picture{number}_{_plain(file)}" for number, file in enumerate(files, 1)], [""] * len(files)
     else:
-        images, names, truths = _telling_pictures(run, config, class_names, data, seed)
+        images, names, truths = _telling_pictures(run, config, class_names, seed)
     model = load_model(run.model)
     say(f"Explaining {len(images)} pictures ...")
     probs = np.asarray(model.predict(images, batch_size=config.evaluate.batch_size, verbose=0))
@@ -73,10 +74,8 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
     return _write(out, images, heat, names, titles)
 
 
-def _telling_pictures(run: Run, config, class_names, data, seed: int):
+def _telling_pictures(run: Run, config, class_names, seed: int):
     """Returns (images, names, true classes) of the surest errors, the surest hits, and some drawn at random."""
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(data)})})
     predictions = read_predictions(run.predictions, class_names, config.task)
     split = "test" if len(predictions.split("test")) else "val"
     predictions = predictions.split(split)

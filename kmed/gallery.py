@@ -100,9 +100,7 @@ def read_pictures(run: Run, answers: list[Answer], table: Table | None = None, d
       data: the folder, CSV or npz to read instead of the one in the run's settings.
     Raises: DataError: the data or a picture are no longer there, or are others.
     """
-    config = run.read_config()
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(data)})})
+    config = run.read_config(data)
     table = evaluation.run_table(run, open_table(config) if table is None else table)
     row_of = {path: row for row, path in enumerate(table.rows["path"])}
     part = table.take(np.array([row_of[answer.path] for answer in answers], np.int64))
@@ -122,7 +120,8 @@ def draw_attention(run: Run, answers: list[Answer], pictures: np.ndarray, model=
     Raises: ModelError: a network that cannot be explained. RunError: the model cannot be loaded.
     """
     from kmed.explanation import explain, overlay  # here, since it loads Keras
+    from kmed.serving import load_model
 
-    model = evaluation.load_model(run.model) if model is None else model
+    model = load_model(run.model) if model is None else model
     heatmaps = explain(model, pictures, np.array([answer.class_index for answer in answers]))  # (N, H, W)
     return np.stack([overlay(image, heatmap) for image, heatmap in zip(pictures, heatmaps, strict=True)])

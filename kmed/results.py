@@ -179,6 +179,20 @@ def append_results(runs: list[Run], path) -> int:
     tasks = set(table.get("task", [""])) | {row["task"].iloc[0] for row in rows}
     if len(tasks) > 1:
         raise RunError(f"{path} is no table of {rows[0]['task'].iloc[0]} results. Give another file.")
+    return append_rows(path, rows, table)
+
+
+def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = None) -> int:
+    """Adds rows to a CSV table, making it where it does not exist, and returns how many were not there yet.
+
+    Args:
+      path: the table.
+      rows: frames of one row each, of text.
+      table: what `path` holds; None: it is read.
+    """
+    path = pathlib.Path(path)
+    if table is None:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else rows[0].iloc[:0]
     added = 0
     for row in rows:
         columns = [*row.columns, *(name for name in table.columns if name not in row.columns)]

@@ -77,6 +77,11 @@ class Run:
         return self.folder / "predictions.csv"
 
     @property
+    def exports(self) -> pathlib.Path:
+        """The model in other formats, each with a JSON of what was checked."""
+        return self.folder / "export"
+
+    @property
     def report(self) -> pathlib.Path:
         """All of it as one page to look at."""
         return self.folder / "report.html"
@@ -106,9 +111,9 @@ class Run:
         """TensorBoard's event files."""
         return self.folder / "logs"
 
-    def read_config(self) -> Config:
-        """Returns the run's settings."""
-        return load_config(self.config)
+    def read_config(self, data=None) -> Config:
+        """Returns the run's settings, its pictures read from the path `data` instead where one is given."""
+        return load_config(self.config, [] if data is None else [("data.path", str(data))])
 
     def read_json(self, path: pathlib.Path) -> dict:
         """Returns the content of one of the run's JSON files. Raises RunError where it is damaged."""

@@ -36,7 +36,7 @@ def load_backend() -> None:
     if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("jax") is not None:
         os.environ.setdefault("KERAS_BACKEND", "jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _captured_stderr() as captured:
+    with captured_stderr() as captured:
         try:
             num_gpus()  # looks for devices, which has messages of its own
         except ModuleNotFoundError as error:
@@ -49,8 +49,12 @@ def load_backend() -> None:
 
 
 @contextlib.contextmanager
-def _captured_stderr():
-    """Keeps what is written to file descriptor 2 from the screen; yields a function that returns it."""
+def captured_stderr():
+    """Keeps what is written to file descriptor 2 from the screen; yields a function that returns it.
+
+    For native libraries that log past Python's streams. Where an error leaves the block, what they wrote is lost
+    unless the caller writes it out.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as file:

@@ -69,3 +69,14 @@ def tiny(small_npz) -> list[str]:
         "train.dtype=float32",
         "evaluate.num_resamples=50",
     ]
+
+
+@pytest.fixture(scope="session")
+def short_run(small_npz, tmp_path_factory):
+    """A finished run of two epochs on `small_npz`: a tiny ViT. Whoever adds files to it removes them."""
+    import kmed
+
+    settings = ["data.image_size=32x40", "model.name=vit", "model.options={width: 16, depth: 1, num_heads: 2}"]
+    settings += ["train.epochs=2", "train.tensorboard=false", "evaluate.num_resamples=50", f"data.path={small_npz}"]
+    settings += ["train.batch_size=16", "train.dtype=float32"]
+    return kmed.fit(kmed.load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "short")

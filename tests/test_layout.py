@@ -24,12 +24,13 @@ LEVELS = {
     "data.fingerprints": 2, "data.visual_words": 2, "data.alignment": 2, "data.near_duplicates": 2, "data.leaks": 2,
     "data.audit_sheet": 2, "data.audit_report": 2,
     "models.registry": 1, "models.resnet": 2, "models.densenet": 2, "models.efficientnet": 2, "models.vit": 2,
-    "runs": 2, "checkpoint": 2, "predictions": 2,
+    "runs": 2, "checkpoint": 2, "predictions": 2, "runners": 2, "tflite_metadata": 2,
     "data.pipeline": 3, "data.prepare": 3, "models.origin": 3, "models.weights": 3, "models": 3, "models.facts": 3,
-    "judging": 3, "evaluation": 3,
+    "judging": 3, "serving": 3, "evaluation": 3, "formats": 3, "latency": 3,
     "page": 2, "gallery": 4, "report": 5, "summary": 4, "results": 4, "compare": 5, "tensorboard": 4, "train": 4,
     "explanation": 4, "explain_run": 5,
-    "commands": 5, "cli_data": 6, "cli": 6, "__main__": 6,
+    "exporting": 4, "benchmarking": 5,
+    "commands": 5, "cli_data": 6, "cli_use": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

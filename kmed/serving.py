@@ -1,0 +1,243 @@
+"""A finished run as it is used: its model in any format, and what is decided from its probabilities.
+
+What leaves kmed gives calibrated probabilities, so here the thresholds are those of calibrated ones.
+"""
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+
+import kmed
+from kmed.errors import ConfigError, RunError, suggest
+from kmed.judging import Fitted
+from kmed.runners import OPENERS
+from kmed.runs import Run
+from kmed.tasks import get_task
+
+FORMATS = {"keras": ".keras", "savedmodel": ".savedmodel", "tflite": ".tflite", "onnx": ".onnx"}
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
+
+# Where the classes of a model may come from. Others are code that the file asks to be imported.
+_KNOWN_MODULES = ("keras", "keras_hub", "kmed", "builtins")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to predict, whatever its format.
+
+    Attributes:
+      format: "keras", "savedmodel", "tflite" or "onnx".
+      path: its file or folder.
+      run_batch: (float32 (B, H, W, 3) in [0, 255]) -> float32 (B, K), calibrated probabilities.
+      max_batch: how many pictures it takes at once: 1 for TFLite, None for any number.
+      keras_model: the keras.Model of format "keras", whose own output is not calibrated; else None.
+    """
+
+    format: str
+    path: pathlib.Path
+    run_batch: object
+    max_batch: int | None = None
+    keras_model: object = None
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Returns float32 (B, K), the calibrated probabilities of raw pictures.
+
+        Args:
+          images: uint8 or float (B, H, W, 3) in [0, 255], in the model's size.
+        """
+        images = np.ascontiguousarray(images, np.float32)
+        if self.max_batch is None or len(images) <= self.max_batch:
+            return np.asarray(self.run_batch(images), np.float32)
+        parts = [images[start : start + self.max_batch] for start in range(0, len(images), self.max_batch)]
+        return np.concatenate([np.asarray(self.run_batch(part), np.float32) for part in parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionRule:
+    """What is said of a picture, from its calibrated probabilities.
+
+    Attributes:
+      task, class_names: the run's.
+      thresholds: (K,), from which calibrated probability on a finding is reported; None with exclusive classes,
+        of which the most probable is.
+      calibration: the run's, to find prediction sets, which were fitted before it.
+      set_thresholds: (K,), of the conformal prediction sets, of probabilities before calibration.
+    """
+
+    task: str
+    class_names: tuple[str, ...]
+    thresholds: np.ndarray | None
+    calibration: object
+    set_thresholds: np.ndarray
+
+    def decide(self, calibrated: np.ndarray) -> np.ndarray:
+        """Returns uint8 (N, K), what is reported."""
+        return get_task(self.task).decode(calibrated, self.thresholds)
+
+    def prediction_sets(self, calibrated: np.ndarray) -> np.ndarray:
+        """Returns uint8 (N, K), the classes in each picture's conformal prediction set."""
+        return (self.calibration.invert(calibrated) >= self.set_thresholds).astype(np.uint8)
+
+
+def decision_rule(run: Run) -> DecisionRule:
+    """Returns how a run's calibrated probabilities become decisions.
+
+    Calibration keeps the order of a label's pictures, so its threshold is calibrated too and finds the same
+    ones. A label that calibration makes constant, since validation showed its order to be wrong, is found in
+    all pictures or in none, whichever is right more often.
+
+    Raises: RunError: the run holds no calibration. ScoreError: it is of other labels.
+    """
+    fitted = read_fitted(run)
+    task, names = run.read_config().task, fitted.calibration.class_names
+    if get_task(task).exclusive:
+        thresholds = None
+    else:
+        constant = np.array(fitted.calibration.slopes) == 0
+        thresholds = fitted.calibration.apply(np.array(fitted.thresholds.values)[None])[0]
+        thresholds = np.where(constant, 0.5, thresholds)
+    return DecisionRule(task, names, thresholds, fitted.calibration, fitted.set_thresholds)
+
+
+def describe(run: Run) -> dict:
+    """Returns what a program needs to feed the model and to read its output; it travels with every export.
+
+    Keys: kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input, output,
+    calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
+    (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence.
+    """
+    config, rule, told = run.read_config(), decision_rule(run), run.read_json(run.metrics)
+    split = "test" if "test" in told else "val"
+    main = told[split]["verdict"]["main"]
+    main = main if get_task(config.task).exclusive else "auroc_macro"
+    score = {key: told[split]["scores"][main][key] for key in ("value", "low", "high")}
+    sizes = {key: told[split][key] for key in ("num_images", "num_clusters")}
+    height, width = config.data.image_size
+    thresholds = None if rule.thresholds is None else dict(zip(rule.class_names, rule.thresholds.tolist(), strict=True))
+    return {
+        "kmed_version": kmed.__version__,
+        "model": config.model.name,
+        "task": config.task,
+        "class_names": list(rule.class_names),
+        "image_size": [height, width],
+        "fit": config.data.fit,
+        "interpolation": config.data.interpolation,
+        "input": f"float32 (batch, {height}, {width}, 3), RGB, raw 0-255; normalisation is inside",
+        "output": f"float32 (batch, {len(rule.class_names)}), calibrated probabilities",
+        "calibrated": True,
+        "thresholds": thresholds,
+        "test_score": {"name": main, **score, **sizes, "split": split},
+        "verdict": told[split]["verdict"]["sentence"],
+    }
+
+
+def read_fitted(run: Run) -> Fitted:
+    """Returns the calibration and thresholds stored in a run.
+
+    Raises: RunError: there are none. ScoreError: they are of other labels.
+    """
+    return Fitted.from_dict(run.read_json(run.fitted), run.read_json(run.classes)["class_names"])
+
+
+def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:
+    """Returns where a run's exported file is, or will be: export/MODEL[-QUANTIZE].SUFFIX.
+
+    Raises: ConfigError: an unknown format or quantization, or one that the format does not have.
+    """
+    check_format(format, quantize)
+    model = run.read_config().model.name
+    stem = model if quantize == "none" else f"{model}-{quantize}"
+    return run.model if format == "keras" else run.exports / f"{stem}{FORMATS[format]}"
+
+
+def check_format(format: str, quantize: str = "none") -> None:
+    """Raises ConfigError unless the format is known and has this quantization."""
+    if format not in FORMATS:
+        raise ConfigError(f"The format is {', '.join(FORMATS)}. Received: {format!r}.{suggest(format, FORMATS)}")
+    if quantize not in QUANTIZATIONS:
+        hint = suggest(quantize, QUANTIZATIONS)
+        raise ConfigError(f"The quantization is {', '.join(QUANTIZATIONS)}. Received: {quantize!r}.{hint}")
+    if quantize != "none" and format != "tflite":
+        raise ConfigError(f"Only tflite is quantized. Received: format {format!r} with quantization {quantize!r}.")
+
+
+def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threads: int | None = None) -> Predictor:
+    """Returns a run's model in one of its formats, ready to predict calibrated probabilities.
+
+    Args:
+      run: a finished run.
+      format: "keras", or one that was exported: "savedmodel", "tflite", "onnx".
+      quantize: of tflite: "none", "float16", "dynamic" or "int8".
+      threads: how many processor cores TFLite and ONNX Runtime may use; None: all.
+    Raises: ConfigError: an unknown format. RunError: it has not been exported, or is damaged.
+    """
+    path = export_path(run, format, quantize)
+    if format == "keras":
+        model, calibration = load_model(path), read_fitted(run).calibration
+        return Predictor(format, path, lambda images: calibration.apply(model.predict_on_batch(images)), None, model)
+    if not path.exists():
+        more = "" if quantize == "none" else f" --quantize {quantize}"
+        raise RunError(
+            f"{run.folder} has no {path.name}. Make it with: kmed export {run.folder} --format {format}{more}"
+        )
+    return open_exported(path, format, threads=threads)
+
+
+def open_exported(path: pathlib.Path, format: str, *, threads: int | None = None) -> Predictor:
+    """Returns an exported file, ready to predict; see `open_model`."""
+    run_batch = OPENERS[format](path, threads)
+    return Predictor(format, path, run_batch, 1 if format == "tflite" else None)
+
+
+def load_model(path):
+    """Returns the keras.Model of a `.keras` file, kmed's own layers known to it.
+
+    Only layers of Keras, KerasHub and kmed are loaded: a Lambda or a class from elsewhere is code of whoever
+    wrote the file.
+
+    Raises: RunError: the file is missing, damaged or no Keras model, or it asks for other code.
+    """
+    import keras
+
+    import kmed.models.layers  # noqa: F401 - registers the layers that the file names
+
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise RunError(f"There is no model {path}. Give a .keras file, such as a run folder's model.keras.")
+    _check_classes(path)
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def _check_classes(path: pathlib.Path) -> None:
+    """Raises RunError where a .keras file names a Lambda or a class of an unknown module; nothing is imported."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            settings = json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} cannot be loaded: it is no .keras file ({error}).") from None
+    for module, name in _classes(settings):
+        foreign = module is not None and module.split(".")[0] not in _KNOWN_MODULES
+        if name == "Lambda" or foreign:
+            origin = f"of the module {module}" if foreign else "which holds code of its own"
+            raise RunError(
+                f"{path} is not loaded: it holds {name}, {origin}, and would run code of whoever wrote the file. "
+                "Give a model of layers of Keras, KerasHub and kmed."
+            )
+
+
+def _classes(settings):
+    """Yields (module or None, class name) of all objects in a .keras file's settings."""
+    if isinstance(settings, dict):
+        if isinstance(settings.get("class_name"), str):
+            yield settings.get("module"), settings["class_name"]
+        for value in settings.values():
+            yield from _classes(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _classes(value)
