@@ -17,7 +17,7 @@ LEVELS = {
     "calibration": 1, "thresholds": 1, "selective": 1, "subgroups": 1, "tasks": 1, "runtime": 1, "figures": 1,
     "averaging": 1, "optimizer": 1, "callbacks": 1, "estimate": 1,
     "data": 1, "data.table": 1, "models.layers": 1,
-    "data.sources": 2, "data.demo": 2, "data.splits": 2, "data.audit": 2, "data.augment": 2, "data.images": 2,
+    "data.sources": 2, "data.demo": 2, "data.splits": 2, "data.audit": 2, "data.augment": 2, "data.images": 2, "data.dicom": 2,
     "data.blood_cells": 2, "data.folders": 2, "data.csv_labels": 2, "data.groups": 2, "data.pack": 2,
     "data.show": 2, "data.download": 2,
     "data.demo_folder": 2, "data.demo_patients": 2, "data.demo_smears": 2, "data.demo_xrays": 2,

@@ -8,7 +8,8 @@ import os
 import pandas as pd
 from PIL import Image
 
-from kmed.data.images import UNREADABLE
+from kmed.data.dicom import is_dicom
+from kmed.data.images import UNREADABLE, read_image
 from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.progress import track
@@ -74,6 +75,9 @@ def _inspect(source):
     except OSError:
         return _reason(source), 0, 0, "", 0, ""
     reason, height, width, mode = _reason(source), 0, 0, ""
+    if is_dicom(source):
+        height, width, mode = (0, 0, "") if reason else (*read_image(source).shape[:2], "DICOM")
+        return reason, height, width, mode, len(content), hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:  # the header alone
             (width, height), mode = image.size, image.mode
@@ -87,6 +91,9 @@ def _reason(path):
     try:
         if path.stat().st_size == 0:
             return "the file is empty"
+        if is_dicom(path):
+            read_image(path)
+            return ""
         with Image.open(path) as image:
             image.draft(None, (1, 1))
             image.load()
@@ -95,5 +102,7 @@ def _reason(path):
         return "the file is missing"
     except Image.UnidentifiedImageError:
         return "it is no picture"
+    except DataError as error:  # of a DICOM file
+        return str(error).removeprefix(f"{path} ")
     except UNREADABLE as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -8,10 +8,11 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from kmed.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}) | DICOM_SUFFIXES
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",

@@ -15,8 +15,9 @@ import numpy as np
 import psutil
 from PIL import Image, ImageOps
 
+from kmed.data.dicom import is_dicom, read_dicom
 from kmed.data.table import Table
-from kmed.errors import DataError, suggest
+from kmed.errors import DataError, KmedError, suggest
 from kmed.files import replacing
 from kmed.progress import say, track
 
@@ -55,7 +56,7 @@ def read_image(
     transparency is laid on black, as is padding; CMYK and palettes become RGB; of several frames
     the first is read. Depths of 16 bits are scaled linearly, 0..65535 -> 0..255, whatever the
     picture holds: a 12-bit picture stored unscaled in 16 bits stays dark, and wants a window
-    chosen before it is stored.
+    chosen before it is stored. DICOM files bring their window: see `kmed.data.dicom.read_dicom`.
 
     Args:
       source: a file's path, or its bytes.
@@ -74,10 +75,13 @@ def read_image(
     is_bytes = isinstance(source, (bytes, bytearray))
     name = f"a picture of {len(source)} bytes" if is_bytes else str(source)
     try:
-        with Image.open(io.BytesIO(source) if is_bytes else source) as image:
-            image.load()
-            plain = _to_plain(ImageOps.exif_transpose(image), name)
-    except DataError:
+        if is_dicom(source):
+            plain = Image.fromarray(read_dicom(source, name))
+        else:
+            with Image.open(io.BytesIO(source) if is_bytes else source) as image:
+                image.load()
+                plain = _to_plain(ImageOps.exif_transpose(image), name)
+    except KmedError:
         raise
     except FileNotFoundError as error:
         raise _missing(name) from error

@@ -1,0 +1,128 @@
+"""DICOM files: stored values -> the grey or colour picture that a viewer would show, by pydicom's own functions."""
+
+import io
+import os
+import pathlib
+
+import numpy as np
+
+from kmed.errors import ConfigError, DataError
+
+SUFFIXES = frozenset({".dcm", ".dicom"})
+_MAGIC_AT, _MAGIC = 128, b"DICM"
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
+def is_dicom(source: str | os.PathLike | bytes) -> bool:
+    """Returns whether a file (by its suffix, or by "DICM" at byte 128) or its bytes (by "DICM") are DICOM."""
+    if isinstance(source, (bytes, bytearray)):
+        return bytes(source[_MAGIC_AT : _MAGIC_AT + 4]) == _MAGIC
+    path = pathlib.Path(source)
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
+
+
+def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
+    """Returns uint8 (H, W) or (H, W, 3), the picture of a DICOM file as a viewer shows it.
+
+    Grey: the modality LUT or rescale slope and intercept, then the first VOI LUT or window of the file (linear,
+    linear exact or sigmoid), or, where there is none, the range of its pixels without padding; MONOCHROME1, in
+    which low is bright, is inverted; padding is black. Colour: RGB, YBR and palettes become RGB. Of several frames
+    the first is read. Pixels that are not square are taken as they are stored.
+
+    Args:
+      source: a file's path, or its bytes.
+      name: what errors call it.
+    Raises: DataError: it is damaged, has no pixels, or is compressed in a way that cannot be read here.
+      ConfigError: pydicom is not installed.
+    """
+    try:
+        import pydicom
+        from pydicom.pixels import pixel_array
+    except ModuleNotFoundError:
+        raise ConfigError(f"{name} is a DICOM file, which pydicom reads: pip install kmed[dicom]") from None
+    try:
+        # By its suffix it is taken for DICOM even without the preamble, which old archives lack.
+        dataset = pydicom.dcmread(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, force=True)
+        if "PixelData" not in dataset:
+            raise DataError(f"{name} holds no pixels: it is no picture, or no DICOM file. Remove it.")
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        stored = pixel_array(dataset, index=0)
+        return _shown(dataset, stored, name)
+    except (DataError, FileNotFoundError):
+        raise
+    except RuntimeError as error:  # what pydicom raises where no decoder is installed
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise DataError(
+            f"{name} is stored as {syntax}, which no installed decoder reads: pip install pylibjpeg[all], or store "
+            f"it uncompressed ({str(error).splitlines()[0]})."
+        ) from None
+    except Exception as error:  # of a damaged file pydicom raises whatever the damaged part leads to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{name} cannot be read as DICOM: {reason}. Repair or remove the file.") from error
+
+
+def _shown(dataset, stored: np.ndarray, name: str) -> np.ndarray:
+    from pydicom.pixels import apply_color_lut
+
+    kind = dataset.PhotometricInterpretation
+    if kind in _GREY:
+        return _grey(dataset, stored)
+    if kind == "PALETTE COLOR":
+        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        return _to_bytes(apply_color_lut(stored, dataset), 0, 2**bits - 1)
+    if kind == "RGB" or kind.startswith("YBR"):  # pydicom turns YBR into RGB
+        return _to_bytes(stored, 0, 2 ** int(dataset.BitsStored) - 1)
+    raise DataError(f"{name} has the photometric interpretation {kind}; read are grey, RGB, YBR and palettes.")
+
+
+def _grey(dataset, stored: np.ndarray) -> np.ndarray:
+    """Returns uint8 (H, W); what the window cuts off is black or white."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    values = apply_modality_lut(stored, dataset)
+    padding = _is_padding(dataset, stored)
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        pixels = _to_bytes(apply_voi_lut(values, dataset, index=0), 0, 2**bits - 1)
+    elif _first(dataset.get("WindowWidth")) is not None and _first(dataset.get("WindowCenter")) is not None:
+        # What lies far outside the window tells which values it gives to black and to white.
+        center, width = float(_first(dataset.WindowCenter)), float(_first(dataset.WindowWidth))
+        ends = np.array([center - 1e6 * width, center + 1e6 * width])
+        with np.errstate(over="ignore"):
+            low, high = apply_voi_lut(ends, dataset, index=0, prefer_lut=False)
+            pixels = _to_bytes(apply_voi_lut(values, dataset, index=0, prefer_lut=False), low, high)
+    else:
+        kept = values[~padding] if not padding.all() else values
+        pixels = _to_bytes(values, kept.min(), kept.max())
+    pixels = 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+    pixels[padding] = 0
+    return pixels
+
+
+def _is_padding(dataset, stored: np.ndarray) -> np.ndarray:
+    """Returns bool (H, W): pixels outside the picture, by Pixel Padding Value and Range Limit."""
+    if "PixelPaddingValue" not in dataset:
+        return np.zeros(stored.shape, bool)
+    ends = [int(dataset.PixelPaddingValue), int(dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue))]
+    return (stored >= min(ends)) & (stored <= max(ends))
+
+
+def _first(value):
+    """Returns the first of several values, as of windows; None where there is none."""
+    if value is None or value == "":
+        return None
+    return value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
+
+
+def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Returns uint8: low -> 0, high -> 255, rounded; all black where they are equal."""
+    if high == low:
+        return np.zeros(values.shape, np.uint8)
+    scaled = (values.astype(np.float64) - low) * (255.0 / (float(high) - float(low)))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
