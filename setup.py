@@ -17,7 +17,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kmed", "kmed.*"]),
-    package_data={"kmed": ["data/*.csv.xz", "models/*.csv", "demo_*.yaml", "templates/*"]},
+    package_data={
+        "kmed": ["data/*.csv.xz", "models/*.csv", "demo_*.yaml", "templates/*", "webapp/*", "webapp/litert/*"]
+    },
     install_requires=[
         "keras>=3.15,<4",
         "tensorflow>=2.21,<3",

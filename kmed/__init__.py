@@ -23,9 +23,11 @@ _EXPORTS = {
     "evaluate": "kmed.evaluation",
     "benchmark": "kmed.benchmarking",
     "export": "kmed.exporting",
+    "classify_files": "kmed.classify",
     "explain": "kmed.explanation",
     "overlay": "kmed.explanation",
     "rescore": "kmed.results",
+    "fit_novelty": "kmed.results",
     "fit": "kmed.train",
     "resume": "kmed.train",
 }

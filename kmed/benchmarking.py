@@ -11,8 +11,8 @@ import pandas as pd
 
 from kmed import formats, runtime
 from kmed.errors import ConfigError, KmedError, RunError
-from kmed.evaluation import open_run_table
-from kmed.exporting import calibration_pictures
+from kmed.evaluation import draw_training_pictures, open_run_table
+from kmed.exporting import NUM_PICTURES
 from kmed.progress import say, track
 from kmed.results import command_line, write_frame
 from kmed.runs import Run, finished_run
@@ -116,7 +116,7 @@ def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, 
                 pictures = None
                 if quantize == "int8":
                     config, table = open_run_table(run, data)
-                    pictures = calibration_pictures(table, config)
+                    pictures = draw_training_pictures(table, config, NUM_PICTURES)
                 calibration, description = read_fitted(run).calibration, describe(run)
                 formats.write(format, model, calibration, path, description, quantize=quantize, pictures=pictures)
             except KmedError as error:

@@ -276,7 +276,9 @@ def models():
 
 
 main.add_command(cli_use.export)
+main.add_command(cli_use.predict)
 main.add_command(cli_use.benchmark)
+main.add_command(cli_use.demo)
 main.add_command(data)
 
 

@@ -3,6 +3,8 @@
 import click
 
 from kmed.commands import PATH, one_line_errors
+from kmed.errors import DataError
+from kmed.files import replacing
 
 FORMAT = click.option(
     "--format",
@@ -78,6 +80,74 @@ def export(run, format, quantize, data, tolerance, pictures, threads, append):
 
 @click.command()
 @click.argument("run", type=PATH)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@FORMAT
+@QUANTIZE
+@click.option("--json", "as_what", flag_value="json", help="A line of JSON a picture.")
+@click.option("--csv", "as_what", flag_value="csv", help="A table with a column a class.")
+@click.option("--out", metavar="FILE", type=PATH, help="Write there, whole or not at all.  [the terminal]")
+@click.option("--explain", metavar="DIR", type=PATH, help="Write PNGs of what spoke for each picture's class.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
+def predict(run, images, format, quantize, as_what, out, explain, batch_size):
+    """Say what a model finds in pictures: files, folders with all below them, or globs.
+
+    Told are the class, or the findings over their thresholds; calibrated probabilities; the conformal prediction set
+    where it differs; and whether a picture is unlike the training data (a photograph, a blank, another kind of
+    picture), so that nothing should be made of the answer. A file that cannot be read is named and the rest goes
+    on; the exit code is then 1.
+
+    \b
+    Examples:
+      kmed predict saved_models/latest smear.jpeg
+      kmed predict saved_models/blood incoming/ --csv --out incoming.csv
+      kmed predict saved_models/xrays 'study/**/*.dcm' --json
+      kmed predict saved_models/blood smear.jpeg --explain looked_at
+      kmed predict saved_models/blood incoming/ --format tflite --quantize int8
+    """
+    with one_line_errors():
+        from kmed.runs import finished_run
+        from kmed.runtime import load_backend
+        from kmed.serving import check_format
+
+        opened = finished_run(run)
+        check_format(format, quantize)
+        load_backend()
+        from kmed import answers, classify
+
+        stream = classify.classify_files(
+            run, images, format=format, quantize=quantize, explain=explain, batch_size=batch_size
+        )
+        counts = {"all": 0, "broken": 0}
+        counted = _counted(stream, counts)
+        if as_what == "csv":
+            lines = answers.as_csv(counted, opened.read_json(opened.classes)["class_names"])
+        else:
+            lines = (answers.as_json if as_what == "json" else answers.as_text)(counted)
+        _write(lines, out)
+        if counts["broken"]:
+            raise DataError(f"{counts['broken']} of {counts['all']} pictures could not be read; they are named above.")
+
+
+def _counted(stream, counts: dict):
+    """Yields the answers, counting them and those with an error."""
+    for answer in stream:
+        counts["all"] += 1
+        counts["broken"] += bool(answer.error)
+        yield answer
+
+
+def _write(lines, out) -> None:
+    if out is None:
+        for line in lines:
+            click.echo(line)
+        return
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    click.echo(f"Made: {out}")
+
+
+@click.command()
+@click.argument("run", type=PATH)
 @click.option(
     "--format", "names", multiple=True, metavar="FORMAT[:KIND]", help="Only these, such as tflite:int8.  [all]"
 )
@@ -120,3 +190,38 @@ def benchmark(run, names, batches, threads, seconds, data, append):
         click.echo(benchmarking.describe_table(table))
         if append:
             results.append_rows(append, [table.iloc[[row]].astype(str) for row in range(len(table))])
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option(
+    "--out", metavar="DIR", type=PATH, required=True, help="The folder that is made; an older demo is replaced."
+)
+@QUANTIZE
+@DATA
+def demo(run, out, quantize, data):
+    """Make a static page that runs the model in the browser, on a phone or a desktop, also without a network.
+
+    Pick, drop, paste or photograph a picture; it never leaves the device. Put the folder on any https host, or look
+    at it on this machine. The TFLite file is the run's exported one; where there is none it is exported and checked.
+
+    \b
+    Examples:
+      kmed demo saved_models/latest --out demo
+      kmed demo saved_models/blood --out demo --quantize int8
+      python -m http.server --directory demo      # then open http://localhost:8000
+    """
+    with one_line_errors():
+        from kmed.runs import finished_run
+        from kmed.runtime import load_backend
+        from kmed.serving import check_format
+
+        finished_run(run)
+        check_format("tflite", quantize)
+        load_backend()
+        from kmed.demo_page import write_demo
+
+        folder = write_demo(run, out, quantize=quantize, data=data)
+        click.echo(
+            f"Made: {folder}. Look at it: python -m http.server --directory {folder}, then http://localhost:8000"
+        )

@@ -113,6 +113,7 @@ class EvaluateConfig(Section):
     thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what the tuned ones aim at, on validation
     sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # wanted, where thresholds is sensitivity
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # wanted of the prediction sets
+    novelty_false_alarms: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.01  # of validation pictures, at training
     subgroups: list[str] | None = None  # columns of the data; none: sex, age and view, where there are any
 
 

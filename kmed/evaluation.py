@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kmed.data.images import Pictures
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits
@@ -9,6 +10,7 @@ from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.intervals import check_clusters
 from kmed.judging import Judged, judge_split
+from kmed.novelty import NUM_REFERENCE, Novelty, feature_model, fit_reference
 from kmed.predictions import make_predictions
 from kmed.priors import Prior, count_prior
 from kmed.progress import say, track
@@ -45,6 +47,41 @@ def predict_calibrated(predictor: Predictor, table: Table, config) -> np.ndarray
     with pipeline.clear_errors():
         batches = track(pipeline.evaluation(), "Predicting", steps)
         return np.concatenate([predictor.predict(np.asarray(images)) for images, *_ in batches])
+
+
+def predict_with_distances(model, table: Table, config, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (probs float32 (N, K), distances float64 (N,)) of one pass; see `predict` and `kmed.novelty`."""
+    pipeline = evaluation_pipeline(table, config, cache="none")
+    both, probs, distances = feature_model(model), [], []
+    with pipeline.clear_errors():
+        for images, *_ in track(pipeline.evaluation(), "Predicting", -(-len(table) // pipeline.batch_size)):
+            features, batch = both.predict_on_batch(images)
+            probs.append(np.asarray(batch, np.float32))
+            distances.append(novelty.distances(np.asarray(images), np.asarray(features)))
+    return np.concatenate(probs), np.concatenate(distances)
+
+
+def novelty_reference(model, table: Table, config) -> Novelty:
+    """Returns the Novelty of a run's training pictures, of which at most 1,000 are drawn, without a threshold yet."""
+    images = draw_training_pictures(table, config, NUM_REFERENCE)
+    features, _ = feature_model(model).predict(images, batch_size=config.evaluate.batch_size, verbose=0)
+    return fit_reference(images, np.asarray(features))
+
+
+def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarray:
+    """Returns uint8 (N, H, W, 3), training pictures drawn without replacement by the run's seed.
+
+    Args:
+      table: a run's pictures, split.
+      config: its settings.
+      num_pictures: N, or as many as there are.
+    """
+    training, reading = table.split("train"), config.data
+    count = min(num_pictures, len(training))
+    rows = np.random.default_rng(config.seed).choice(len(training), count, replace=False)
+    part = training.take(np.sort(rows))
+    pictures = Pictures(part, reading.image_size, "none", fit=reading.fit, interpolation=reading.interpolation)
+    return pictures.gather(np.arange(count))
 
 
 def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> Pipeline:

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from kmed import formats, results, runtime
-from kmed.data.images import Pictures
 from kmed.errors import ConfigError, DataError, KmedError, RunError
-from kmed.evaluation import open_run_table, predict_calibrated
+from kmed.evaluation import draw_training_pictures, open_run_table, predict_calibrated
 from kmed.files import replacing, write_json
 from kmed.intervals import Score
 from kmed.judging import score_predictions
@@ -260,25 +259,9 @@ def _write_and_compare(source: _Source, format: str, quantize: str, path: pathli
 def _write(source: _Source, format: str, quantize: str, path: pathlib.Path) -> None:
     pictures = None
     if quantize == "int8":
-        pictures = calibration_pictures(source.table, source.config, source.num_pictures)
+        pictures = draw_training_pictures(source.table, source.config, source.num_pictures)
     arguments = (source.model, source.calibration, path, source.description)
     formats.write(format, *arguments, quantize=quantize, pictures=pictures)
-
-
-def calibration_pictures(table, config, num_pictures: int = NUM_PICTURES) -> np.ndarray:
-    """Returns uint8 (N, H, W, 3), training pictures drawn without replacement by the run's seed, for int8.
-
-    Args:
-      table: a run's pictures, split.
-      config: its settings.
-      num_pictures: N, at most as many as there are.
-    """
-    training, reading = table.split("train"), config.data
-    count = min(num_pictures, len(training))
-    rows = np.random.default_rng(config.seed).choice(len(training), count, replace=False)
-    part = training.take(np.sort(rows))
-    pictures = Pictures(part, reading.image_size, "none", fit=reading.fit, interpolation=reading.interpolation)
-    return pictures.gather(np.arange(count))
 
 
 def _compare(source: _Source, found: np.ndarray, *, exact: bool) -> dict:

@@ -13,11 +13,13 @@ from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
 from kmed.files import replacing, write_json, write_text
 from kmed.judging import Judged
+from kmed.novelty import false_alarms
 from kmed.predictions import Predictions, make_predictions, read_predictions
 from kmed.priors import Prior
 from kmed.progress import say
 from kmed.runs import Run, finished_run
-from kmed.summary import describe
+from kmed.serving import load_model
+from kmed.summary import describe, describe_novelty
 
 JUDGED = ("val", "test")
 
@@ -42,9 +44,12 @@ def judge(run: Run, config, table: Table, model, state) -> None:
     if "test" not in present:
         say("The data have no test split, so nothing is scored on one.")
     parts = table.take(table.rows["split"].isin(present).to_numpy())
-    predictions = make_predictions(parts, evaluation.predict(model, parts, config), config.evaluate.subgroups)
+    novelty = evaluation.novelty_reference(model, table, config)
+    probs, distances = evaluation.predict_with_distances(model, parts, config, novelty)
+    predictions = make_predictions(parts, probs, config.evaluate.subgroups)
     write_frame(run.predictions, predictions.to_frame())
-    judged = write_scores(run, config, predictions, evaluation.training_prior(table))
+    told = write_novelty(run, config, parts.rows, novelty, distances)
+    judged = write_scores(run, config, predictions, evaluation.training_prior(table), told)
     curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
     figures.save_figure(curves, run.figures / "history.png")
     # Last, since its presence says that the run has ended.
@@ -53,7 +58,53 @@ def judge(run: Run, config, table: Table, model, state) -> None:
     write_frame(run.result, pd.DataFrame([row]))
 
 
-def write_scores(run: Run, config, predictions: Predictions, prior: Prior) -> dict[str, Judged]:
+def write_novelty(run: Run, config, rows: pd.DataFrame, novelty, distances: np.ndarray) -> dict:
+    """Sets the threshold on validation, writes novelty.npz, and returns what metrics.json tells of it.
+
+    Args:
+      run: where to.
+      config: kmed.config.Config.
+      rows: (N, ...) with the columns split and cluster.
+      novelty: kmed.novelty.Novelty of the training pictures.
+      distances: (N,), of the rows' pictures.
+    """
+    splits = rows["split"].to_numpy()
+    novelty = novelty.with_threshold(distances[splits == "val"], config.evaluate.novelty_false_alarms)
+    novelty.save(run.novelty)
+    told = {"wanted": novelty.wanted, "threshold": novelty.threshold, "num_reference": len(novelty.reference)}
+    for name in JUDGED:
+        part = splits == name
+        if part.any():
+            clusters = rows["cluster"].to_numpy()[part]
+            told[name] = false_alarms(novelty.flags(distances[part]), clusters, config.evaluate, config.seed).to_dict()
+    return told
+
+
+def fit_novelty(run_folder, *, data=None) -> Run:
+    """Adds novelty.npz to a finished run that has none, and tells of it in its metrics.json and summary.txt.
+
+    `kmed train` does so itself; this is for runs of earlier versions.
+
+    Args:
+      run_folder: what `kmed train` made.
+      data: the folder, CSV or npz to read instead of the one in the run's settings.
+    Raises: RunError: no such run. DataError: its pictures cannot be read.
+    """
+    run = finished_run(run_folder)
+    config, table = evaluation.open_run_table(run, data)
+    parts = table.take(table.rows["split"].isin(JUDGED).to_numpy())
+    model = load_model(run.model)
+    novelty = evaluation.novelty_reference(model, table, config)
+    _, distances = evaluation.predict_with_distances(model, parts, config, novelty)
+    told = write_novelty(run, config, parts.rows, novelty, distances)
+    write_json(run.metrics, run.read_json(run.metrics) | {"novelty": told})
+    write_text(run.summary, run.summary.read_text(encoding="utf-8") + describe_novelty(told))
+    return run
+
+
+def write_scores(
+    run: Run, config, predictions: Predictions, prior: Prior, novelty: dict | None = None
+) -> dict[str, Judged]:
     """Writes calibration.json, metrics.json, summary.txt and figures from predictions; returns what was judged.
 
     Args:
@@ -61,6 +112,7 @@ def write_scores(run: Run, config, predictions: Predictions, prior: Prior) -> di
       config: kmed.config.Config; its evaluate section says how.
       predictions: of the splits val and test.
       prior: what the training labels tell.
+      novelty: of `write_novelty`, where it is known.
     """
     fitted = judging.fit_on_validation(predictions.split("val"), config.evaluate)
     judged = {}
@@ -73,10 +125,11 @@ def write_scores(run: Run, config, predictions: Predictions, prior: Prior) -> di
             )
     write_json(run.fitted, fitted.to_dict())
     told = {name: {"task": config.task, **part.to_dict()} for name, part in judged.items()}
-    write_json(run.metrics, {"training": prior.to_dict(), **told})
+    more = {} if novelty is None else {"novelty": novelty}
+    write_json(run.metrics, {"training": prior.to_dict(), **told, **more})
     write_figures(run, judged)
     shown = list(judged)[-1]
-    write_text(run.summary, describe(judged[shown], shown) + "\n")
+    write_text(run.summary, describe(judged[shown], shown) + "\n" + describe_novelty(novelty))
     return judged
 
 
@@ -94,13 +147,15 @@ def rescore(run_folder, settings=()) -> Run:
     for setting in settings:
         if not str(setting).startswith("evaluate."):
             raise ConfigError(f"Scoring again takes settings of evaluate alone. Received: {setting!r}.")
+        if str(setting).startswith("evaluate.novelty"):
+            raise ConfigError(f"Distances are not stored, so scoring again cannot change {setting!r}. Train again.")
     config = load_config(run.config, settings)
     told = run.read_json(run.metrics)
     if "training" not in told:
         raise RunError(f"{run.metrics} does not tell the counts of the training labels. Train the run again.")
     names = run.read_json(run.classes)["class_names"]
     predictions = read_predictions(run.predictions, names, config.task)
-    judged = write_scores(run, config, predictions, Prior.from_dict(told["training"]))
+    judged = write_scores(run, config, predictions, Prior.from_dict(told["training"]), told.get("novelty"))
     old = pd.read_csv(run.result, dtype=str, keep_default_na=False).iloc[0]
     scored = score_columns(config.task, list(judged.values())[-1])
     kept = {name: value for name, value in old.items() if name not in scored}

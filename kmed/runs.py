@@ -62,6 +62,11 @@ class Run:
         return self.folder / "calibration.json"
 
     @property
+    def novelty(self) -> pathlib.Path:
+        """What tells pictures unlike the training data; fitted at the end of training."""
+        return self.folder / "novelty.npz"
+
+    @property
     def metrics(self) -> pathlib.Path:
         """Final scores with intervals."""
         return self.folder / "metrics.json"

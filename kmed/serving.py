@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 
 import kmed
-from kmed.errors import ConfigError, RunError, suggest
+from kmed.errors import ConfigError, DataError, RunError, suggest
 from kmed.judging import Fitted
 from kmed.runners import OPENERS
 from kmed.runs import Run
@@ -47,7 +47,10 @@ class Predictor:
 
         Args:
           images: uint8 or float (B, H, W, 3) in [0, 255], in the model's size.
+        Raises: DataError: another number of dimensions or channels.
         """
+        if np.ndim(images) != 4 or np.shape(images)[3] != 3:
+            raise DataError(f"images are (batch, height, width, 3), RGB. Received: shape={np.shape(images)}.")
         images = np.ascontiguousarray(images, np.float32)
         if self.max_batch is None or len(images) <= self.max_batch:
             return np.asarray(self.run_batch(images), np.float32)

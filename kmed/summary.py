@@ -33,6 +33,19 @@ def describe(judged: Judged, split: str) -> str:
     return "\n".join([*lines, "", judged.verdict.sentence])
 
 
+def describe_novelty(told: dict | None) -> str:
+    """Returns the line on how often pictures of the data themselves are flagged as unlike it; "" where unknown."""
+    if told is None:
+        return ""
+    name = "test" if "test" in told else "val"
+    of_split = told[name]
+    few = f"; few clusters ({of_split['num_clusters']})" if of_split["few_clusters"] else ""
+    return (
+        f"Flagged as unlike the training pictures: {of_split['value']:.1%} of {name} ({of_split['low']:.1%} to "
+        f"{of_split['high']:.1%}{few}), by a threshold that flags {told['wanted']:.2%} of validation.\n"
+    )
+
+
 def _overall(scores: Scores, constants: dict[str, Scores]) -> list[str]:
     interval = f"{100 * scores.level:g} % interval"
     rows = [("score", "value", interval, "clusters", *constants, "")]

@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 import psutil
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from kmed.data.dicom import is_dicom, read_dicom
 from kmed.data.table import Table
@@ -86,9 +86,28 @@ def read_image(
     except FileNotFoundError as error:
         raise _missing(name) from error
     except UNREADABLE as error:
+        if channels := _tiff_channels(source):
+            raise DataError(
+                f"{name} has {channels} channels; read are grey, RGB and CMYK, with or without transparency. "
+                "Store the channels that matter as RGB."
+            ) from error
         reason = str(error).replace(name, "it")
         raise DataError(f"{name} cannot be read as a picture: {reason}. Repair or remove the file.") from error
     return _resize(plain, image_size, fit, interpolation)
+
+
+def _tiff_channels(source) -> int:
+    """Returns the channels of a TIFF file that Pillow does not read for having so many; 0 where that is not why."""
+    is_bytes = isinstance(source, (bytes, bytearray))
+    try:
+        with io.BytesIO(source) if is_bytes else pathlib.Path(source).open("rb") as file:
+            directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(directory.next)
+            directory.load(file)
+            channels = int(directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 0))
+    except UNREADABLE:
+        return 0
+    return channels if channels == 2 or channels > 4 else 0
 
 
 def resize_array(

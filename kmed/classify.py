@@ -1,0 +1,192 @@
+"""`kmed predict`: files, folders and globs -> what a run's model says of each picture, as a stream."""
+
+import concurrent.futures
+import dataclasses
+import glob
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from kmed.data.folders import is_image
+from kmed.data.images import read_image
+from kmed.errors import DataError, KmedError
+from kmed.files import replacing
+from kmed.novelty import feature_model, load_novelty
+from kmed.progress import say, track
+from kmed.runs import finished_run
+from kmed.serving import DecisionRule, decision_rule, load_model, open_model, read_fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is said of one file.
+
+    Attributes:
+      path: as it was found.
+      found: the class, or the findings over their thresholds.
+      probs: class name -> calibrated probability.
+      prediction_set: the classes of the conformal prediction set.
+      distance: to the training pictures, see `kmed.novelty`; None where the run or the format cannot tell.
+      unlike_training: whether that is beyond the threshold; None likewise.
+      overlay: the PNG that shows what spoke for the most probable class; None unless asked for.
+      error: why there is no answer, or "".
+    """
+
+    path: str
+    found: tuple[str, ...] = ()
+    probs: dict[str, float] = dataclasses.field(default_factory=dict)
+    prediction_set: tuple[str, ...] = ()
+    distance: float | None = None
+    unlike_training: bool | None = None
+    overlay: str | None = None
+    error: str = ""
+
+
+def find_pictures(sources: Iterable) -> list[str]:
+    """Returns the paths of pictures: files as they are named, folders gone through with all below, globs.
+
+    A folder and a glob give their pictures sorted, known by their suffix; a file is taken whatever its name. What
+    was given twice is there twice.
+
+    Raises: DataError: a source does not exist, or holds no picture.
+    """
+    found = []
+    for source in map(str, sources):
+        path = pathlib.Path(source)
+        if path.is_dir():
+            inside = sorted(str(file) for file in path.rglob("*") if file.is_file() and is_image(file))
+        elif path.exists():
+            inside = [source]
+        else:
+            names = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            inside = sorted(name for name in names if is_image(pathlib.Path(name)))
+        if not inside:
+            is_glob = glob.has_magic(source)
+            reason = "holds no pictures" if path.is_dir() else "matches no picture" if is_glob else "does not exist"
+            raise DataError(f"{source} {reason}. Give pictures, folders or globs such as 'smears/*.png'.")
+        found += inside
+    return found
+
+
+def classify_files(
+    run_folder, sources, *, format: str = "keras", quantize: str = "none", explain=None, batch_size: int = 32
+) -> Iterator[Answer]:
+    """Yields an Answer a picture, in order, holding no more than three batches of pictures at a time.
+
+    A file that cannot be read is answered with its error, and the rest goes on. The next pictures are decoded
+    while the model looks at these.
+
+    Args:
+      run_folder: what `kmed train` made.
+      sources: files, folders or globs; see `find_pictures`.
+      format, quantize: which of the run's files predicts; see `kmed.serving.open_model`. Only the Keras model
+        tells pictures unlike the training data.
+      explain: a folder for PNGs of what spoke for each picture's most probable class; None: none.
+      batch_size: pictures a step.
+    Raises: RunError: no such run or export. DataError: no pictures; at once, not at the first answer.
+    Example:
+      >>> for answer in classify_files("saved_models/latest", ["smears"]):
+      ...     print(answer.path, answer.found)
+    """
+    run = finished_run(run_folder)
+    paths = find_pictures(sources)
+    look = _Model(run, format, quantize, explain)
+    return _stream(paths, look, batch_size)
+
+
+def _stream(paths: list[str], look: "_Model", batch_size: int) -> Iterator[Answer]:
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    with concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures") as pool:
+        coming = [pool.submit(look.read, path) for path in batches[0]]
+        for number, batch in enumerate(track(batches, f"Predicting {len(paths)} pictures, batches", len(batches))):
+            read = [future.result() for future in coming]
+            following = batches[number + 1] if number + 1 < len(batches) else []
+            coming = [pool.submit(look.read, path) for path in following]
+            yield from look.answer(batch, read)
+
+
+class _Model:
+    """A run's model with all that is said beside its probabilities."""
+
+    def __init__(self, run, format: str, quantize: str, explain):
+        config = run.read_config()
+        self.geometry = (config.data.image_size, config.data.fit, config.data.interpolation)
+        self.rule: DecisionRule = decision_rule(run)
+        self.calibration = read_fitted(run).calibration
+        self.predictor = open_model(run, format, quantize)
+        self.novelty, self.both = None, None
+        if self.predictor.keras_model is None:
+            say(f"{format} gives probabilities alone: pictures unlike the training data are not flagged.")
+        elif not run.novelty.exists():
+            say(
+                f"{run.folder} has no {run.novelty.name}: pictures unlike its training data are not flagged. Add it in "
+                f"Python by: kmed.fit_novelty({str(run.folder)!r})"
+            )
+        else:
+            self.novelty, self.both = load_novelty(run.novelty), feature_model(self.predictor.keras_model)
+        self.explained = None
+        if explain is not None:
+            self.explained = self.predictor.keras_model or load_model(run.model)
+            self.folder, self.taken = pathlib.Path(explain), set()
+
+    def read(self, path: str) -> np.ndarray | KmedError:
+        """Returns uint8 (H, W, 3), or why there is none."""
+        try:
+            return read_image(path, *self.geometry)
+        except KmedError as error:
+            return error
+
+    def answer(self, paths: list[str], read: list) -> Iterator[Answer]:
+        """Yields the answers to one batch."""
+        kept = [row for row, image in enumerate(read) if isinstance(image, np.ndarray)]
+        answers = {row: Answer(paths[row], error=str(read[row])) for row in range(len(read)) if row not in kept}
+        if kept:
+            images = np.stack([read[row] for row in kept])
+            told = self._ask(images, [paths[row] for row in kept])
+            answers |= dict(zip(kept, told, strict=True))
+        yield from (answers[row] for row in range(len(read)))
+
+    def _ask(self, images: np.ndarray, paths: list[str]) -> list[Answer]:
+        distances = [None] * len(images)
+        if self.both is not None:
+            features, raw = map(np.asarray, self.both.predict_on_batch(images))
+            probs, distances = self.calibration.apply(raw), self.novelty.distances(images, features).tolist()
+        else:
+            probs = self.predictor.predict(images)
+        found, sets = self.rule.decide(probs), self.rule.prediction_sets(probs)
+        overlays = self._overlays(images, probs, paths) if self.explained is not None else [None] * len(images)
+        names = self.rule.class_names
+        return [
+            Answer(
+                path=path,
+                found=_names(names, found[row]),
+                probs=dict(zip(names, probs[row].astype(float).tolist(), strict=True)),
+                prediction_set=_names(names, sets[row]),
+                distance=distances[row],
+                unlike_training=None if self.novelty is None else bool(self.novelty.flags(distances[row])),
+                overlay=overlays[row],
+            )
+            for row, path in enumerate(paths)
+        ]
+
+    def _overlays(self, images: np.ndarray, probs: np.ndarray, paths: list[str]) -> list[str]:
+        from kmed.explanation import explain, overlay
+
+        heat, made = explain(self.explained, images, probs.argmax(axis=1)), []
+        for image, heatmap, path in zip(images, heat, paths, strict=True):
+            name, count = pathlib.Path(path).stem, 2
+            while name in self.taken:
+                name, count = f"{pathlib.Path(path).stem}-{count}", count + 1
+            self.taken.add(name)
+            file = self.folder / f"{name}.png"
+            with replacing(file) as temporary:
+                Image.fromarray(overlay(image, heatmap)).save(temporary)
+            made.append(str(file))
+        return made
+
+
+def _names(class_names, mask) -> tuple[str, ...]:
+    return tuple(name for name, held in zip(class_names, mask, strict=True) if held)
