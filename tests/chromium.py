@@ -22,7 +22,7 @@ class Chromium:
 
     Attributes:
       requests: URLs that the page asked for, but for itself.
-      complaints: errors, warnings and messages of its console.
+      complaints: errors, warnings and messages of its console, but for those of level "debug".
     """
 
     def __init__(self, width: int = 1280, height: int = 900):
@@ -78,20 +78,38 @@ class Chromium:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.send("Emulation.setEmulatedMedia", features=scheme)
 
-    def open(self, path) -> None:
-        """Loads a file, and waits until it has."""
+    def open(self, place) -> None:
+        """Loads a file or a URL, and waits until it has."""
         self.requests, self.complaints = [], []
-        self._url = path.resolve().as_uri()
+        self._url = place if isinstance(place, str) else place.resolve().as_uri()
         self.send("Page.navigate", url=self._url)
-        end = time.monotonic() + TIMEOUT
-        while self.evaluate("document.readyState + location.href") != f"complete{self._url}":
-            assert time.monotonic() < end, f"{path} did not load"
+        self.wait_for(f"document.readyState + location.href == 'complete' + {json.dumps(self._url)}")
 
     def evaluate(self, expression: str):
-        """Returns the value of a JavaScript expression in the page, which itself may hold none."""
-        told = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Returns the value of a JavaScript expression in the page, or of what it promises."""
+        told = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
+
+    def wait_for(self, expression: str):
+        """Returns the expression's value as soon as it is true; fails if it never is."""
+        end = time.monotonic() + TIMEOUT
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < end, f"it never came true: {expression}"
+            time.sleep(0.02)
+        return value
+
+    def choose(self, selector: str, paths) -> None:
+        """Gives files to a file input, as a reader does who picks them."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=node, files=[str(path.resolve()) for path in paths])
+
+    def press(self, key: str) -> None:
+        """Presses a key that writes nothing, such as Tab."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
+        for kind in ("rawKeyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def screenshot(self) -> bytes:
         """Returns a PNG of the whole page."""
@@ -126,5 +144,7 @@ class Chromium:
     def _note(self, event, told):
         if event == "Network.requestWillBeSent" and told["request"]["url"] not in ("about:blank", self._url):
             self.requests.append(told["request"]["url"])
+        elif event == "Runtime.consoleAPICalled" and told["type"] == "debug":
+            pass
         elif event in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
             self.complaints.append(json.dumps(told))

@@ -1,0 +1,72 @@
+// From a picture file to the pixels that the model sees, as kmed reads them: upright, without its colour profile,
+// transparency laid on black.
+
+import { resize } from "./resize.js";
+
+const STRIP = 2 ** 21; // pixels that are drawn at once: phones refuse canvases of more than 16 million
+
+/** A file that is no picture, or one that this browser cannot read; the message is for the reader. */
+export class PictureError extends Error {}
+
+/**
+ * Returns {width, height, pixels}: the picture's own size, and Uint8Array (H * W * 3) of the size in `description`.
+ *
+ * Throws PictureError where the file cannot be read.
+ */
+export async function readPicture(file, description) {
+  const bitmap = await decode(file);
+  try {
+    const { width, height } = bitmap;
+    const rowsAtOnce = Math.max(Math.floor(STRIP / width), 1);
+    return { width, height, pixels: resize(width, height, rowReader(bitmap, rowsAtOnce), description, rowsAtOnce) };
+  } finally {
+    bitmap.close();
+  }
+}
+
+async function decode(file) {
+  const options = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
+  try {
+    return await createImageBitmap(file, options).catch((error) => {
+      // A browser that does not know these words does by default what they ask for, but for the colour profile.
+      if (error instanceof TypeError) return createImageBitmap(file);
+      throw error;
+    });
+  } catch (error) {
+    const told = "is not a picture that this browser can read. Choose a JPEG, PNG, WebP, GIF or BMP file.";
+    throw new PictureError(told, { cause: error });
+  }
+}
+
+/** Returns readRows(top, num) -> RGBA bytes. Few rows are drawn at a time; the whole picture would not fit a phone. */
+function rowReader(bitmap, rowsAtOnce) {
+  const canvas = document.createElement("canvas");
+  canvas.width = bitmap.width;
+  canvas.height = Math.min(rowsAtOnce, bitmap.height);
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true, colorSpace: "srgb" });
+  context.imageSmoothingEnabled = false;
+  return (top, num) => {
+    try {
+      context.fillStyle = "#000";
+      context.fillRect(0, 0, canvas.width, canvas.height);
+      context.drawImage(bitmap, 0, top, bitmap.width, num, 0, 0, bitmap.width, num);
+      return context.getImageData(0, 0, bitmap.width, num).data;
+    } catch (error) {
+      const size = `${bitmap.width} × ${bitmap.height} pixels`;
+      throw new PictureError(`is too large for this browser: ${size}. Choose a smaller one.`, { cause: error });
+    }
+  };
+}
+
+/** Tells whether pixels come back from a canvas unchanged; some browsers blur them against tracking. */
+export function canvasIsHonest() {
+  const side = 16;
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = side;
+  const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  const drawn = context.createImageData(side, side);
+  drawn.data.forEach((_, i) => (drawn.data[i] = i % 4 === 3 ? 255 : (i * 73) % 256));
+  context.putImageData(drawn, 0, 0);
+  const read = context.getImageData(0, 0, side, side).data;
+  return drawn.data.every((value, i) => value === read[i]);
+}
