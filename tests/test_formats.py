@@ -15,7 +15,7 @@ from kmed.errors import ConfigError, RunError
 from kmed.formats import check_backend, write_onnx, write_savedmodel, write_tflite
 from kmed.models import build_model, list_models
 from kmed.serving import open_exported
-from kmed.tflite_metadata import read_description
+from kmed.tflite_metadata import read_description, with_metadata
 
 NAMES = ("one", "two", "three", "four")
 CALIBRATIONS = {
@@ -97,6 +97,33 @@ def test_int8_is_small_and_keeps_the_head_in_float32(tmp_path):
     rng = np.random.default_rng(5)
     probs = open_exported(path, "tflite").predict(rng.integers(0, 256, (300, 32, 40, 3)))
     assert len(np.unique(probs[:, 0])) > 257  # an int8 output would have 256 steps
+
+
+def test_shared_zero_points_change_nothing_but_the_size():
+    """What is read back of every tensor's quantization is what was written."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    schema = flatbuffer_utils.schema_fb
+    model = schema.ModelT()
+    model.version, model.operatorCodes, model.buffers = 3, [], [schema.BufferT()]
+    graph = schema.SubGraphT()
+    graph.inputs, graph.outputs, graph.operators, graph.tensors = [0], [2], [], []
+    given = [([0.5, 0.25], [0, 0], 0), ([0.1, 0.2], [0, 0], 3), ([0.3], [-7], 0), ([0.4], [-7], 0)]
+    for number, (scale, zero_point, dimension) in enumerate(given):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = f"t{number}", [1, 2], 0
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = scale, zero_point
+        tensor.quantization.quantizedDimension = dimension
+        graph.tensors.append(tensor)
+    model.subgraphs = [graph]
+    written = with_metadata(flatbuffer_utils.convert_object_to_bytearray(model), description("vit", "multiclass"))
+    read = flatbuffer_utils.convert_bytearray_to_object(bytearray(written)).subgraphs[0].tensors
+    for tensor, (scale, zero_point, dimension) in zip(read, given, strict=True):
+        told = tensor.quantization
+        np.testing.assert_allclose(told.scale, scale, rtol=1e-6)
+        assert list(told.zeroPoint) == zero_point and told.quantizedDimension == dimension
+        assert told.min is None and told.max is None
 
 
 def test_int8_without_pictures_is_refused(tmp_path):
