@@ -35,6 +35,20 @@ def test_the_main_command_trains_on_the_demo_data(folder):
     assert (row["model"], row["data"], row["num_clusters"]) == ("resnet18", "demo", 25)
 
 
+def test_the_run_goes_to_the_phone(folder):
+    if not (folder / "saved_models" / "latest").exists():
+        test_the_main_command_trains_on_the_demo_data(folder)
+    lines = [line.split("#")[0].split(" && ")[0].strip() for line in block("phone").splitlines()]
+    assert [line.split()[1] for line in lines] == ["export", "evaluate", "demo"]
+    # After one epoch a class is hardly surer than another, so int8 may move more than is tolerated of a trained model.
+    lines[0] += " --tolerance 100"
+    for line in lines:
+        result = subprocess.run([sys.executable, "-m", *shlex.split(line)], capture_output=True, text=True, cwd=folder)
+        assert result.returncode == 0, (line, result.stderr[-3000:])
+    assert (folder / "saved_models" / "latest" / "export" / "resnet18-int8.tflite").exists()
+    assert (folder / "demo" / "index.html").exists() and (folder / "demo" / "model.tflite").exists()
+
+
 def test_the_python_example_runs(folder):
     if not (folder / "data" / "demo").exists():
         subprocess.run([sys.executable, "-m", "kmed", "data", "demo", "data/demo"], check=True, cwd=folder)
