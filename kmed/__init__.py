@@ -18,7 +18,7 @@ _EXPORTS = {
     "write_splits": "kmed.data.splits",
     "make_dataset": "kmed.data.pipeline",
     "steps_per_epoch": "kmed.data.pipeline",
-    "load_model": "kmed.serving",
+    "load_model": "kmed.models.keras_file",
     "predict": "kmed.evaluation",
     "evaluate": "kmed.evaluation",
     "benchmark": "kmed.benchmarking",

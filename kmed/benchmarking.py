@@ -13,10 +13,11 @@ from kmed import formats, runtime
 from kmed.errors import ConfigError, KmedError, RunError
 from kmed.evaluation import draw_training_pictures, open_run_table
 from kmed.exporting import NUM_PICTURES
+from kmed.models.keras_file import load_model
 from kmed.progress import say, track
 from kmed.results import command_line, write_frame
 from kmed.runs import Run, finished_run
-from kmed.serving import check_format, describe, export_path, load_model, read_fitted
+from kmed.serving import check_format, describe, export_path, read_fitted
 
 CANDIDATES = (
     ("keras", "none"),

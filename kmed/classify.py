@@ -14,10 +14,11 @@ from kmed.data.folders import is_image
 from kmed.data.images import read_image
 from kmed.errors import DataError, KmedError
 from kmed.files import replacing
+from kmed.models.keras_file import load_model
 from kmed.novelty import feature_model, load_novelty
 from kmed.progress import say, track
 from kmed.runs import finished_run
-from kmed.serving import DecisionRule, decision_rule, load_model, open_model, read_fitted
+from kmed.serving import DecisionRule, decision_rule, open_model, read_fitted
 
 
 @dataclasses.dataclass(frozen=True)

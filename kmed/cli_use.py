@@ -125,7 +125,10 @@ def predict(run, images, format, quantize, as_what, out, explain, batch_size):
             lines = (answers.as_json if as_what == "json" else answers.as_text)(counted)
         _write(lines, out)
         if counts["broken"]:
-            raise DataError(f"{counts['broken']} of {counts['all']} pictures could not be read; they are named above.")
+            where = "above" if out is None else f"in {out}"
+            raise DataError(
+                f"{counts['broken']} of {counts['all']} pictures could not be read; they are named {where}."
+            )
 
 
 def _counted(stream, counts: dict):

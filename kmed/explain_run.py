@@ -16,10 +16,10 @@ from kmed.evaluation import run_table
 from kmed.explanation import COLOR_MAP, explain, overlay
 from kmed.figures import save_figure
 from kmed.files import replacing
+from kmed.models.keras_file import load_model
 from kmed.predictions import Predictions, join_names, read_predictions
 from kmed.progress import say
 from kmed.runs import Run, finished_run
-from kmed.serving import load_model
 
 PICTURES_A_KIND = 4
 PAIRS_A_ROW = 3

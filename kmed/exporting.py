@@ -15,10 +15,11 @@ from kmed.files import replacing, write_json
 from kmed.intervals import Score
 from kmed.judging import score_predictions
 from kmed.latency import measure_latency
+from kmed.models.keras_file import load_model
 from kmed.predictions import Predictions, read_predictions
 from kmed.progress import say
 from kmed.runs import Run, finished_run
-from kmed.serving import check_format, decision_rule, describe, export_path, load_model, open_exported, read_fitted
+from kmed.serving import check_format, decision_rule, describe, export_path, open_exported, read_fitted
 from kmed.tasks import get_task
 
 TOLERANCE = 0.5  # points, hundredths of accuracy or macro AUROC

@@ -120,7 +120,7 @@ def draw_attention(run: Run, answers: list[Answer], pictures: np.ndarray, model=
     Raises: ModelError: a network that cannot be explained. RunError: the model cannot be loaded.
     """
     from kmed.explanation import explain, overlay  # here, since it loads Keras
-    from kmed.serving import load_model
+    from kmed.models.keras_file import load_model
 
     model = load_model(run.model) if model is None else model
     heatmaps = explain(model, pictures, np.array([answer.class_index for answer in answers]))  # (N, H, W)

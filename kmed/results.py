@@ -13,12 +13,12 @@ from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
 from kmed.files import replacing, write_json, write_text
 from kmed.judging import Judged
+from kmed.models.keras_file import load_model
 from kmed.novelty import false_alarms
 from kmed.predictions import Predictions, make_predictions, read_predictions
 from kmed.priors import Prior
 from kmed.progress import say
 from kmed.runs import Run, finished_run
-from kmed.serving import load_model
 from kmed.summary import describe, describe_novelty
 
 JUDGED = ("val", "test")

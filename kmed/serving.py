@@ -4,24 +4,20 @@ What leaves kmed gives calibrated probabilities, so here the thresholds are thos
 """
 
 import dataclasses
-import json
 import pathlib
-import zipfile
 
 import numpy as np
 
 import kmed
 from kmed.errors import ConfigError, DataError, RunError, suggest
 from kmed.judging import Fitted
+from kmed.models.keras_file import load_model
 from kmed.runners import OPENERS
 from kmed.runs import Run
 from kmed.tasks import get_task
 
 FORMATS = {"keras": ".keras", "savedmodel": ".savedmodel", "tflite": ".tflite", "onnx": ".onnx"}
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
-
-# Where the classes of a model may come from. Others are code that the file asks to be imported.
-_KNOWN_MODULES = ("keras", "keras_hub", "kmed", "builtins")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,54 +189,3 @@ def open_exported(path: pathlib.Path, format: str, *, threads: int | None = None
     """Returns an exported file, ready to predict; see `open_model`."""
     run_batch = OPENERS[format](path, threads)
     return Predictor(format, path, run_batch, 1 if format == "tflite" else None)
-
-
-def load_model(path):
-    """Returns the keras.Model of a `.keras` file, kmed's own layers known to it.
-
-    Only layers of Keras, KerasHub and kmed are loaded: a Lambda or a class from elsewhere is code of whoever
-    wrote the file.
-
-    Raises: RunError: the file is missing, damaged or no Keras model, or it asks for other code.
-    """
-    import keras
-
-    import kmed.models.layers  # noqa: F401 - registers the layers that the file names
-
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise RunError(f"There is no model {path}. Give a .keras file, such as a run folder's model.keras.")
-    _check_classes(path)
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
-def _check_classes(path: pathlib.Path) -> None:
-    """Raises RunError where a .keras file names a Lambda or a class of an unknown module; nothing is imported."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            settings = json.loads(archive.read("config.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} cannot be loaded: it is no .keras file ({error}).") from None
-    for module, name in _classes(settings):
-        foreign = module is not None and module.split(".")[0] not in _KNOWN_MODULES
-        if name == "Lambda" or foreign:
-            origin = f"of the module {module}" if foreign else "which holds code of its own"
-            raise RunError(
-                f"{path} is not loaded: it holds {name}, {origin}, and would run code of whoever wrote the file. "
-                "Give a model of layers of Keras, KerasHub and kmed."
-            )
-
-
-def _classes(settings):
-    """Yields (module or None, class name) of all objects in a .keras file's settings."""
-    if isinstance(settings, dict):
-        if isinstance(settings.get("class_name"), str):
-            yield settings.get("module"), settings["class_name"]
-        for value in settings.values():
-            yield from _classes(value)
-    elif isinstance(settings, list):
-        for value in settings:
-            yield from _classes(value)

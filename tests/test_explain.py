@@ -10,9 +10,9 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from kmed.errors import DataError, ModelError
-from kmed.evaluation import load_model
 from kmed.explanation import CELL_OFFSETS, CELL_STEP, explain, overlay
 from kmed.models import build_model
+from kmed.models.keras_file import load_model
 from kmed.models.layers import Attention
 from kmed.runtime import dtype_policy
 
@@ -331,7 +331,7 @@ def test_overlay_names_bad_arguments(arguments, message):
 ON_JAX = """
 import sys
 import keras, numpy as np
-from kmed.evaluation import load_model
+from kmed.models.keras_file import load_model
 from kmed.explanation import explain
 assert keras.backend.backend() == "jax"
 np.save(sys.argv[3], explain(load_model(sys.argv[2]), np.load(sys.argv[1]), [2, 0, 1]))

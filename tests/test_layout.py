@@ -23,7 +23,7 @@ LEVELS = {
     "data.demo_folder": 2, "data.demo_patients": 2, "data.demo_smears": 2, "data.demo_xrays": 2,
     "data.fingerprints": 2, "data.visual_words": 2, "data.alignment": 2, "data.near_duplicates": 2, "data.leaks": 2,
     "data.audit_sheet": 2, "data.audit_report": 2,
-    "models.registry": 1, "models.resnet": 2, "models.densenet": 2, "models.efficientnet": 2, "models.vit": 2,
+    "models.registry": 1, "models.keras_file": 2, "models.resnet": 2, "models.densenet": 2, "models.efficientnet": 2, "models.vit": 2,
     "runs": 2, "checkpoint": 2, "predictions": 2, "runners": 2, "tflite_metadata": 2,
     "data.pipeline": 3, "data.prepare": 3, "models.origin": 3, "models.weights": 3, "models": 3, "models.facts": 3,
     "judging": 3, "serving": 3, "evaluation": 3, "formats": 3, "novelty": 3, "latency": 3,

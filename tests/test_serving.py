@@ -9,11 +9,14 @@ import pytest
 
 import kmed
 from kmed.calibration import Calibration
-from kmed.errors import ConfigError, RunError
+from kmed.errors import ConfigError, RunError, WeightsError
 from kmed.files import write_json
+from kmed.models import build_model
+from kmed.models.keras_file import load_model
+from kmed.models.weights import load_weights
 from kmed.predictions import read_predictions
 from kmed.runs import Run
-from kmed.serving import check_format, decision_rule, describe, export_path, load_model, open_model, read_fitted
+from kmed.serving import check_format, decision_rule, describe, export_path, open_model, read_fitted
 
 NAMES = ("a", "b", "c")
 
@@ -118,6 +121,8 @@ def test_a_lambda_is_refused(tmp_path):
     keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save(path)
     with pytest.raises(RunError, match="holds Lambda, which holds code of its own"):
         load_model(path)
+    with pytest.raises(WeightsError, match="holds Lambda, which holds code of its own"):
+        load_weights(build_model("vit", 2, image_size=(16, 16)), path)  # `kmed train --weights` too
 
 
 def test_a_class_of_another_module_is_refused_and_not_imported(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def read_image(
                 f"{name} has {channels} channels; read are grey, RGB and CMYK, with or without transparency. "
                 "Store the channels that matter as RGB."
             ) from error
-        reason = str(error).replace(name, "it")
+        reason = str(error).replace(name, "it").replace("cannot identify image file 'it'", "its format is not known")
         raise DataError(f"{name} cannot be read as a picture: {reason}. Repair or remove the file.") from error
     return _resize(plain, image_size, fit, interpolation)
 

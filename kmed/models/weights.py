@@ -6,8 +6,9 @@ import pathlib
 import keras
 import numpy as np
 
-from kmed.errors import ModelError, WeightsError
+from kmed.errors import ModelError, RunError, WeightsError
 from kmed.models import vit
+from kmed.models.keras_file import load_model
 from kmed.models.origin import Source, locate, normalization_of, same_normalization
 from kmed.models.registry import family_of, resolve_name
 
@@ -109,9 +110,9 @@ def _torch_slots(model: keras.Model) -> list[Slot]:
 def _read_keras(path: pathlib.Path, model: keras.Model):
     """Returns (arrays by path, slots under Keras' own paths, grid of the positions or None)."""
     try:
-        other = keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path} is no readable Keras model: {str(error).splitlines()[0]}") from error
+        other = load_model(path)
+    except RunError as error:
+        raise WeightsError(str(error)) from error
     arrays = {variable.path: keras.ops.convert_to_numpy(variable.value) for variable in other.weights}
     slots = [Slot(variable, variable.path, "keras") for variable in model.weights]
     tokens = _tokens_of(other)
