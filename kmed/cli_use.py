@@ -126,9 +126,7 @@ def predict(run, images, format, quantize, as_what, out, explain, batch_size):
         _write(lines, out)
         if counts["broken"]:
             where = "above" if out is None else f"in {out}"
-            raise DataError(
-                f"{counts['broken']} of {counts['all']} pictures could not be read; they are named {where}."
-            )
+            raise DataError(f"{counts['broken']} of {counts['all']} pictures could not be read; named {where}.")
 
 
 def _counted(stream, counts: dict):

@@ -230,7 +230,7 @@ def test_positions_of_unknown_shape_are_refused(tmp_path):
 @pytest.mark.parametrize(("name", "content"), [("model.safetensors", b"no tensors"), ("model.keras", b"no archive")])
 def test_a_damaged_file_is_named(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{name} is no readable"):
+    with pytest.raises(WeightsError, match=f"{name} (is no readable|cannot be loaded)"):
         load_weights(small(), tmp_path)
 
 
