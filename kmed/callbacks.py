@@ -7,7 +7,7 @@ import time
 import keras
 
 from kmed.errors import KmedError
-from kmed.progress import bar, say
+from kmed.progress import bar, format_time, say
 
 ESTIMATE_AFTER = 10  # steps; the first one compiles and says nothing about the rest
 CHECK_EVERY = 20  # steps; reading the loss waits for the device, so not at every one
@@ -77,10 +77,3 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
                 f"The training loss is {loss}: training has diverged and was stopped. Lower --lr (a tenth is a "
                 "good next try), keep train.clip_norm on, or set train.dtype=float32."
             )
-
-
-def format_time(seconds: float) -> str:
-    """Returns a duration for people: "40 s", "12 min" or "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

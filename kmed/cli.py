@@ -8,7 +8,7 @@ import kmed
 from kmed import cli_use
 from kmed.cli_data import data
 from kmed.commands import PATH, Commands, one_line_errors
-from kmed.errors import ConfigError
+from kmed.errors import ConfigError, RunError
 from kmed.progress import configure
 
 # Flag of `kmed train` -> setting. `--set` reaches every other one.
@@ -40,24 +40,37 @@ def main(quiet):
     configure(quiet)
 
 
+# What `kmed train` and `kmed sweep` share, in the order of their help.
+RECIPE = (
+    click.option("--task", metavar="TASK", help="multiclass or multilabel.  [multiclass]"),
+    click.option("--data", metavar="PATH", help="A folder, a CSV or an npz.  [built-in demo data]"),
+    click.option("--config", metavar="FILE", help="A YAML file of settings, such as configs/blood_cells.yaml."),
+    click.option("--epochs", metavar="N", help="How often the training pictures are seen.  [10]"),
+    click.option("--batch-size", metavar="N", help="Pictures a step.  [32]"),
+    click.option("--image-size", metavar="HxW", help="Height and width that pictures are resized to.  [120x160]"),
+    click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001]"),
+    click.option("--seed", metavar="N", help="Of the split, the weights and every draw.  [0]"),
+    click.option("--weights", metavar="SOURCE", help="imagenet, a safetensors file, or an earlier run.  [random]"),
+    click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Any setting (augment.level=strong); repeatable.",
+    ),
+)
+
+
+def recipe_options(command):
+    """Adds the options of RECIPE to a command."""
+    for option in reversed(RECIPE):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.option("--model", metavar="NAME", help="A network; `kmed models` lists them.  [resnet18]")
-@click.option("--task", metavar="TASK", help="multiclass or multilabel.  [multiclass]")
-@click.option("--data", metavar="PATH", help="A folder, a CSV or an npz.  [built-in demo data]")
-@click.option("--config", metavar="FILE", help="A YAML file of settings, such as configs/blood_cells.yaml.")
-@click.option("--epochs", metavar="N", help="How often the training pictures are seen.  [10]")
-@click.option("--batch-size", metavar="N", help="Pictures a step.  [32]")
-@click.option("--image-size", metavar="HxW", help="Height and width that pictures are resized to.  [120x160]")
-@click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001]")
-@click.option("--seed", metavar="N", help="Of the split, the weights and every draw.  [0]")
-@click.option("--weights", metavar="SOURCE", help="imagenet, a safetensors file, or an earlier run.  [random]")
-@click.option(
-    "--set",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Any setting (augment.level=strong); repeatable.",
-)
+@recipe_options
 @click.option(
     "--out",
     metavar="DIR",
@@ -89,16 +102,11 @@ def train(config, settings, out, resume, append, quiet, **flags):
         configure(True)
     overrides = [*settings, *((FLAGS[name], value) for name, value in flags.items() if value is not None)]
     with one_line_errors():
-        from kmed.config import load_config
         from kmed.runtime import load_backend
 
         if resume is not None and (config or overrides or out):
             raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
-        settings = load_config(config, overrides) if resume is None else None
-        if settings is not None and config is None and settings.data.path is None:
-            # The demo pictures are small and few, and want a longer training on a smaller size than the defaults.
-            demo_config = pathlib.Path(__file__).with_name(f"demo_{settings.task}.yaml")
-            settings = load_config(demo_config, overrides)
+        settings = read_settings(config, overrides) if resume is None else None
         load_backend()
         from kmed import results
         from kmed import train as training
@@ -109,6 +117,76 @@ def train(config, settings, out, resume, append, quiet, **flags):
         if append:
             results.append_result(run, append)
         draw_page(run)
+
+
+def read_settings(config, overrides):
+    """Returns the settings of a YAML file and overrides; of the demo data where none are given."""
+    from kmed.config import load_config
+
+    settings = load_config(config, overrides)
+    if config is None and settings.data.path is None:
+        # The demo pictures are small and few, and want a longer training on a smaller size than the defaults.
+        demo_config = pathlib.Path(__file__).with_name(f"demo_{settings.task}.yaml")
+        settings = load_config(demo_config, overrides)
+    return settings
+
+
+@main.command()
+@click.option("--models", metavar="NAME,NAME,...", help="The networks; `kmed models` lists them.")
+@recipe_options
+@click.option("--out", metavar="DIR", type=PATH, help="The folder of the sweep.  [saved_models/sweep-TIME]")
+@click.option("--resume", metavar="DIR", type=PATH, help="Go on with an interrupted sweep, with its own settings.")
+@click.option("--append", metavar="CSV", help="Add each finished run's row to a table of results.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but results and errors.")
+def sweep(models, config, settings, out, resume, append, quiet, **flags):
+    """Train several models with one recipe on the same split, and compare them.
+
+    Each model has a run folder in the sweep's, made by the `kmed train` command that its row of results names. The same
+    command, or --resume, goes on after an interruption: finished runs are skipped, the interrupted one goes on from its
+    last epoch. At the end stand `kmed compare`'s table, figures and page, in DIR/comparison. A run that fails is named,
+    and the others go on.
+
+    \b
+    Examples:
+      kmed sweep --models resnet18,densenet121,vit --config configs/nih_cxr.yaml --data data/nih_cxr_sample
+      kmed sweep --models resnet18,vit --image-size 64x80 --epochs 3 --out saved_models/drawn
+      kmed sweep --resume saved_models/drawn
+    """
+    if quiet:
+        configure(True)
+    given = {"config": config, **flags}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+    options += [f"--set={setting}" for setting in settings]
+    with one_line_errors(go_on="kmed sweep --resume DIR"):
+        from kmed import sweep as sweeping
+        from kmed.models import check_model
+        from kmed.runs import default_folder
+        from kmed.runtime import load_backend
+
+        if resume is not None and (models or options or out):
+            raise ConfigError("--resume goes on with the sweep's own settings; give no others beside it.")
+        if resume is None and not models:
+            raise ConfigError("Give --models, such as --models resnet18,vit, or --resume DIR.")
+        load_backend()
+        if resume is None:
+            names = [name.strip() for name in models.split(",") if name.strip()]
+            for name in names:  # a mistake is found before hours of training
+                overrides = [*settings, *((FLAGS[key], value) for key, value in flags.items() if value is not None)]
+                read = read_settings(config, [*overrides, (FLAGS["model"], name)])
+                check_model(name, read.data.image_size, read.model.options)
+            plan = sweeping.make_plan(names, options, out or default_folder("sweep"))
+        else:
+            plan = sweeping.read_plan(resume)
+        failed = sweeping.train_all(plan, quiet=quiet)
+        finished = [plan.run(model).folder for model in plan.models if model not in failed]
+        if append:
+            append_rows(finished, append)
+        if len(finished) > 1:
+            show_comparison(finished, plan.folder / "comparison")
+        if failed:
+            raise RunError(
+                f"{len(failed)} of {len(plan.models)} runs failed: {', '.join(failed)}. Their errors are above."
+            )
 
 
 @main.command()
@@ -209,21 +287,33 @@ def compare(runs, out, split, different_pictures, append):
         from kmed.runs import default_folder, finished_run
         from kmed.runtime import load_backend
 
-        finished = [finished_run(run) for run in runs]
+        for run in runs:
+            finished_run(run)
         load_backend()
-        from kmed import compare as comparing
-        from kmed import results
-        from kmed.report import write_comparison
-
-        comparison = comparing.compare(runs, different_pictures=different_pictures, split=split)
-        folder = out or default_folder("comparison")
-        made = [*comparing.write_files(comparison, folder), write_comparison(comparison, folder)]
-        click.echo((folder / "comparison.md").read_text(encoding="utf-8"))
-        for file in made:
-            click.echo(f"Made: {file}")
+        show_comparison(runs, out or default_folder("comparison"), different_pictures=different_pictures, split=split)
         if append:
-            added = results.append_results(finished, append)
-            click.echo(f"Added to {append}: {added} of {len(runs)} rows.")
+            append_rows(runs, append)
+
+
+def show_comparison(runs, folder, **options) -> None:
+    """Compares runs, writes the comparison's files into a folder, and prints its table."""
+    from kmed import compare as comparing
+    from kmed.report import write_comparison
+
+    comparison = comparing.compare(runs, **options)
+    made = [*comparing.write_files(comparison, folder), write_comparison(comparison, folder)]
+    click.echo((folder / "comparison.md").read_text(encoding="utf-8"))
+    for file in made:
+        click.echo(f"Made: {file}")
+
+
+def append_rows(runs, path) -> None:
+    """Adds the rows of finished runs to a table of results; those it holds are skipped."""
+    from kmed import results
+    from kmed.runs import finished_run
+
+    added = results.append_results([finished_run(run) for run in runs], path)
+    click.echo(f"Added to {path}: {added} of {len(runs)} rows.")
 
 
 @main.command()

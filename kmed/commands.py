@@ -26,8 +26,12 @@ class Commands(click.Group):
 
 
 @contextlib.contextmanager
-def one_line_errors():
-    """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code."""
+def one_line_errors(go_on: str = "kmed train --resume RUN"):
+    """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code.
+
+    Args:
+      go_on: the command that goes on with what Ctrl-C has interrupted.
+    """
     try:
         yield
     except KmedError as error:
@@ -37,5 +41,5 @@ def one_line_errors():
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo("Interrupted. A run that has finished an epoch goes on by: kmed train --resume RUN", err=True)
+        click.echo(f"Interrupted. A run that has finished an epoch goes on by: {go_on}", err=True)
         sys.exit(130)

@@ -34,6 +34,13 @@ def say(line: str) -> None:
     logger.info(line)
 
 
+def format_time(seconds: float) -> str:
+    """Returns a duration for people: "40 s", "12 min" or "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def track(items, label: str, total: int | None = None):
     """Yields `items` one by one, showing how far it has come.
 

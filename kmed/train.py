@@ -11,7 +11,7 @@ import numpy as np
 
 from kmed import checkpoint, evaluation, results, runtime
 from kmed.averaging import WeightAverage
-from kmed.callbacks import EpochProgress, StopOnNonFiniteLoss, format_time
+from kmed.callbacks import EpochProgress, StopOnNonFiniteLoss
 from kmed.config import Config
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table, prepare_table, tell
@@ -23,7 +23,7 @@ from kmed.files import replacing, write_json
 from kmed.models import build_model, check_model, resolve_name
 from kmed.models.weights import normalization_of
 from kmed.optimizer import make_optimizer
-from kmed.progress import say
+from kmed.progress import format_time, say
 from kmed.runs import Run, check_vacant, claimed, default_folder, open_run, point_latest, write_classes
 from kmed.tasks import get_task
 from kmed.tensorboard import make_writer
