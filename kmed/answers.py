@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from kmed.classify import Answer
 
+_LAST = ("distance", "threshold", "unlike_training", "overlay", "error")
+
 
 def as_text(answers: Iterator[Answer]) -> Iterator[str]:
     """Yields a line a picture to read: what was found with its probability, and what speaks against trusting it."""
@@ -33,14 +35,14 @@ def as_json(answers: Iterator[Answer]) -> Iterator[str]:
 def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
     """Yields a header and a line a picture; several classes of a picture are joined by "|".
 
-    Columns: path, found, prob_NAME for each class, prediction_set, distance, unlike_training, overlay, error.
+    Columns: path, found, prob_NAME for each class, prediction_set, distance, threshold, unlike_training, overlay,
+    error.
     """
     columns = [f"prob_{name}" for name in class_names]
-    yield _line(["path", "found", *columns, "prediction_set", "distance", "unlike_training", "overlay", "error"])
+    yield _line(["path", "found", *columns, "prediction_set", *_LAST])
     for answer in answers:
         probs = [answer.probs.get(name, "") for name in class_names]
-        last = (answer.distance, answer.unlike_training, answer.overlay, answer.error)
-        told = ["" if value is None else value for value in last]
+        told = ["" if value is None else value for value in (getattr(answer, name) for name in _LAST)]
         yield _line([answer.path, "|".join(answer.found), *probs, "|".join(answer.prediction_set), *told])
 
 

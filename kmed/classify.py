@@ -31,7 +31,8 @@ class Answer:
       probs: class name -> calibrated probability.
       prediction_set: the classes of the conformal prediction set.
       distance: to the training pictures, see `kmed.novelty`; None where the run or the format cannot tell.
-      unlike_training: whether that is beyond the threshold; None likewise.
+      threshold: of the distance; None likewise.
+      unlike_training: whether the distance is beyond it; None likewise.
       overlay: the PNG that shows what spoke for the most probable class; None unless asked for.
       error: why there is no answer, or "".
     """
@@ -41,6 +42,7 @@ class Answer:
     probs: dict[str, float] = dataclasses.field(default_factory=dict)
     prediction_set: tuple[str, ...] = ()
     distance: float | None = None
+    threshold: float | None = None
     unlike_training: bool | None = None
     overlay: str | None = None
     error: str = ""
@@ -167,6 +169,7 @@ class _Model:
                 probs=dict(zip(names, probs[row].astype(float).tolist(), strict=True)),
                 prediction_set=_names(names, sets[row]),
                 distance=distances[row],
+                threshold=None if self.novelty is None else self.novelty.threshold,
                 unlike_training=None if self.novelty is None else bool(self.novelty.flags(distances[row])),
                 overlay=overlays[row],
             )

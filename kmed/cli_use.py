@@ -3,7 +3,7 @@
 import click
 
 from kmed.commands import PATH, one_line_errors
-from kmed.errors import DataError
+from kmed.errors import ConfigError, DataError
 from kmed.files import replacing
 
 FORMAT = click.option(
@@ -83,12 +83,12 @@ def export(run, format, quantize, data, tolerance, pictures, threads, append):
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @FORMAT
 @QUANTIZE
-@click.option("--json", "as_what", flag_value="json", help="A line of JSON a picture.")
-@click.option("--csv", "as_what", flag_value="csv", help="A table with a column a class.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON a picture.")
+@click.option("--csv", "as_csv", is_flag=True, help="A table with a column a class.")
 @click.option("--out", metavar="FILE", type=PATH, help="Write there, whole or not at all.  [the terminal]")
 @click.option("--explain", metavar="DIR", type=PATH, help="Write PNGs of what spoke for each picture's class.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
-def predict(run, images, format, quantize, as_what, out, explain, batch_size):
+def predict(run, images, format, quantize, as_json, as_csv, out, explain, batch_size):
     """Say what a model finds in pictures: files, folders with all below them, or globs.
 
     Told are the class, or the findings over their thresholds; calibrated probabilities; the conformal prediction set
@@ -109,6 +109,8 @@ def predict(run, images, format, quantize, as_what, out, explain, batch_size):
         from kmed.runtime import load_backend
         from kmed.serving import check_format
 
+        if as_json and as_csv:
+            raise ConfigError("--json and --csv are two forms of the same answers: give one of them.")
         opened = finished_run(run)
         check_format(format, quantize)
         load_backend()
@@ -119,10 +121,10 @@ def predict(run, images, format, quantize, as_what, out, explain, batch_size):
         )
         counts = {"all": 0, "broken": 0}
         counted = _counted(stream, counts)
-        if as_what == "csv":
+        if as_csv:
             lines = answers.as_csv(counted, opened.read_json(opened.classes)["class_names"])
         else:
-            lines = (answers.as_json if as_what == "json" else answers.as_text)(counted)
+            lines = (answers.as_json if as_json else answers.as_text)(counted)
         _write(lines, out)
         if counts["broken"]:
             where = "above" if out is None else f"in {out}"

@@ -1,6 +1,7 @@
 """What all commands share: how they are listed, and how an error becomes one line."""
 
 import contextlib
+import os
 import pathlib
 import sys
 
@@ -37,6 +38,9 @@ def one_line_errors(go_on: str = "kmed train --resume RUN"):
     except KmedError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read the output has had enough, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains when it flushes at its end
+        sys.exit(1)
     except OSError as error:  # a full disk or a forbidden folder, met outside kmed's own writing
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
         sys.exit(1)

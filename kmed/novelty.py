@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import zipfile
+import zlib
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from kmed.intervals import Score, draw_resamples, mean_score
 NUM_REFERENCE = 1000  # training pictures that are kept to be compared with
 NEIGHBOUR = 10  # the distance is that to the tenth nearest of them
 LAYER = "pool"
+_STEP = 64  # pictures whose statistics are worked out at once: in float they take ten times their bytes
 _LEAST_SCALE = 0.1  # of the mean scale: a feature that hardly ever moved must not decide alone
 
 
@@ -77,7 +80,7 @@ def load_novelty(path: pathlib.Path) -> Novelty:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name].astype(np.float32) for name in ("center", "scale", "reference")}
             return Novelty(**arrays, threshold=float(stored["threshold"]), wanted=float(stored["wanted"]))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}. The run folder is damaged.") from None
 
 
@@ -126,6 +129,10 @@ def picture_statistics(images: np.ndarray) -> np.ndarray:
 
     All of pixels in [0, 1].
     """
+    return np.concatenate([_statistics(images[start : start + _STEP]) for start in range(0, len(images), _STEP)])
+
+
+def _statistics(images: np.ndarray) -> np.ndarray:
     pixels = np.asarray(images, np.float32) / 255  # (N, H, W, 3)
     grey = pixels.mean(axis=3)  # (N, H, W)
     steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)]

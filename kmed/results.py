@@ -81,9 +81,9 @@ def write_novelty(run: Run, config, rows: pd.DataFrame, novelty, distances: np.n
 
 
 def fit_novelty(run_folder, *, data=None) -> Run:
-    """Adds novelty.npz to a finished run that has none, and tells of it in its metrics.json and summary.txt.
+    """Adds novelty.npz to a finished run, and tells of it in its metrics.json and summary.txt.
 
-    `kmed train` does so itself; this is for runs of earlier versions.
+    `kmed train` does so itself; this is for runs of earlier versions. What the run had is replaced.
 
     Args:
       run_folder: what `kmed train` made.
@@ -98,7 +98,10 @@ def fit_novelty(run_folder, *, data=None) -> Run:
     _, distances = evaluation.predict_with_distances(model, parts, config, novelty)
     told = write_novelty(run, config, parts.rows, novelty, distances)
     write_json(run.metrics, run.read_json(run.metrics) | {"novelty": told})
-    write_text(run.summary, run.summary.read_text(encoding="utf-8") + describe_novelty(told))
+    lines = run.summary.read_text(encoding="utf-8").splitlines(keepends=True)
+    sentence = describe_novelty(told)
+    kept = "".join(line for line in lines if not line.startswith(sentence.split(":")[0]))
+    write_text(run.summary, kept + sentence)
     return run
 
 

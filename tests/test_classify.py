@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -172,6 +174,17 @@ def test_json_lines(short_run, files):
     assert abs(sum(rows[0]["probs"].values()) - 1) < 1e-5 and isinstance(rows[0]["unlike_training"], bool)
 
 
+def test_two_forms_at_once_are_refused(short_run, files):
+    result = command(short_run, files, "--json", "--csv")
+    assert result.exit_code == 2 and "give one of them" in result.output
+
+
+def test_a_reader_that_has_had_enough_is_no_error(short_run, files):
+    line = f"{sys.executable} -m kmed --quiet predict {short_run.folder} {files} | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 1 and "roken pipe" not in done.stderr and "Traceback" not in done.stderr
+
+
 def test_csv_into_a_file_whole_or_not_at_all(short_run, files, tmp_path, monkeypatch):
     out = tmp_path / "made" / "answers.csv"
     assert command(short_run, files, "--csv", "--out", out).exit_code == 0
@@ -188,10 +201,11 @@ def test_csv_into_a_file_whole_or_not_at_all(short_run, files, tmp_path, monkeyp
     assert out.read_bytes() == before and [path.name for path in out.parent.iterdir()] == ["answers.csv"]
 
 
-def test_a_tiff_of_five_channels_is_told(short_run, tmp_path):
-    write_tiff(tmp_path / "five.tif", 5)
-    result = command(short_run, tmp_path / "five.tif")
-    assert result.exit_code == 1 and "has 5 channels" in result.output and "Traceback" not in result.output
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_a_tiff_of_grey_bands_is_told(short_run, tmp_path, channels):
+    write_tiff(tmp_path / "bands.tif", channels)
+    result = command(short_run, tmp_path / "bands.tif")
+    assert result.exit_code == 1 and f"has {channels} channels" in result.output and "Traceback" not in result.output
 
 
 def test_a_wrong_shape_of_arrays_is_told(short_run):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 
 import keras
 import numpy as np
@@ -79,9 +80,31 @@ def test_stored_and_read_it_says_the_same(tmp_path):
     others = made_up(10)
     np.testing.assert_array_equal(read.distances(*others), novelty.distances(*others))
     assert (read.threshold, read.wanted) == (novelty.threshold, 0.05)
-    (tmp_path / "novelty.npz").write_bytes(b"PK damaged")
-    with pytest.raises(RunError, match="The run folder is damaged"):
-        load_novelty(tmp_path / "novelty.npz")
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "flipped", "absent"])
+def test_a_damaged_file_is_one_line(tmp_path, damage):
+    path = tmp_path / "novelty.npz"
+    fit_reference(*made_up(30)).with_threshold(np.arange(100.0), 0.05).save(path)
+    content = path.read_bytes()
+    flipped = content[:60] + bytes(255 ^ byte for byte in content[60:200]) + content[200:]
+    made = {"text": b"PK damaged", "cut": content[: len(content) // 2], "flipped": flipped}
+    path.unlink()
+    if damage in made:
+        path.write_bytes(made[damage])
+    with pytest.raises(RunError, match="The run folder is damaged") as caught:
+        load_novelty(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_statistics_take_little_memory_beside_the_pictures():
+    images = RNG.integers(0, 256, (400, 48, 64, 3)).astype(np.uint8)
+    tracemalloc.start()
+    told = picture_statistics(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * images.nbytes  # all at once they took ten times as much
+    np.testing.assert_array_equal(told[70:75], picture_statistics(images[70:75]))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnetb0", "vit"])
@@ -125,6 +148,8 @@ def test_a_run_without_it_can_be_given_it(short_run, tmp_path):
     assert json.loads(run.metrics.read_text()) == json.loads(before[1])
     assert run.summary.read_text() == before[2]
     assert load_novelty(run.novelty).threshold == load_novelty(short_run.novelty).threshold
+    kmed.fit_novelty(run.folder)  # once more: what was there is replaced
+    assert run.summary.read_text() == before[2]
 
 
 def test_scoring_again_keeps_it(short_run, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from kmed.errors import ConfigError, DataError
 SUFFIXES = frozenset({".dcm", ".dicom"})
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+# What anonymisers leave empty; pydicom takes an element that is there for one that has a value.
+_MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
+# Where enhanced multi-frame objects hold rescale and window, of all frames or of each.
+_FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_FRAME_VALUES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def is_dicom(source: str | os.PathLike | bytes) -> bool:
@@ -32,7 +38,8 @@ def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     Grey: the modality LUT or rescale slope and intercept, then the first VOI LUT or window of the file (linear,
     linear exact or sigmoid), or, where there is none, the range of its pixels without padding; MONOCHROME1, in
     which low is bright, is inverted; padding is black. Colour: RGB, YBR and palettes become RGB. Of several frames
-    the first is read. Pixels that are not square are taken as they are stored.
+    the first is read, with the rescale and window of its functional groups. Pixels that are not square are taken as
+    they are stored.
 
     Args:
       source: a file's path, or its bytes.
@@ -42,9 +49,10 @@ def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     """
     try:
         import pydicom
-        from pydicom.pixels import pixel_array
     except ModuleNotFoundError:
         raise ConfigError(f"{name} is a DICOM file, which pydicom reads: pip install kmed[dicom]") from None
+    # Its warnings on unusual values quote them; in a damaged file they may be a patient's name.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
         # By its suffix it is taken for DICOM even without the preamble, which old archives lack.
         dataset = pydicom.dcmread(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, force=True)
@@ -52,19 +60,55 @@ def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
             raise DataError(f"{name} holds no pixels: it is no picture, or no DICOM file. Remove it.")
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-        stored = pixel_array(dataset, index=0)
-        return _shown(dataset, stored, name)
+        _tidy(dataset)
+        return _shown(dataset, _decode(dataset, name), name)
     except (DataError, FileNotFoundError):
         raise
-    except RuntimeError as error:  # what pydicom raises where no decoder is installed
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise DataError(
-            f"{name} is stored as {syntax}, which no installed decoder reads: pip install pylibjpeg[all], or store "
-            f"it uncompressed ({str(error).splitlines()[0]})."
-        ) from None
     except Exception as error:  # of a damaged file pydicom raises whatever the damaged part leads to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{name} cannot be read as DICOM: {reason}. Repair or remove the file.") from error
+        raise DataError(
+            f"{name} cannot be read as DICOM: {_reason(str(error) or type(error).__name__)}. Repair or remove the file."
+        ) from error
+
+
+def _decode(dataset, name: str) -> np.ndarray:
+    """Returns the stored values of the first frame. Raises DataError where nothing that is installed decodes them."""
+    from pydicom.pixels import get_decoder, pixel_array
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    stored_as = f"{name} is stored as {syntax.name if syntax.is_valid else 'an unknown transfer syntax'}"
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        raise DataError(f"{stored_as}, which pydicom does not read. Store it as images.") from None
+    if not available:
+        raise DataError(
+            f"{stored_as}, which no installed decoder reads: pip install pylibjpeg[all], or store it uncompressed."
+        )
+    try:
+        return pixel_array(dataset, index=0)
+    except RuntimeError as error:  # each decoder that is installed gave up: on the damage, or on what it lacks
+        reason = " ".join(_reason(line) for line in str(error).splitlines())
+        raise DataError(
+            f"{stored_as} and cannot be decoded: {reason}. If other programs show it, pip install pylibjpeg[all]; else "
+            "repair or remove it."
+        ) from error
+
+
+def _tidy(dataset) -> None:
+    """Removes empty elements, and brings the first frame's rescale and window to where those of one frame are."""
+    for keyword in _MAY_BE_EMPTY:
+        if keyword in dataset and dataset[keyword].is_empty:
+            delattr(dataset, keyword)
+    for groups in (dataset.get(keyword) or [] for keyword in _FRAME_GROUPS):
+        for values in (groups[0].get(keyword) or [] for keyword in _FRAME_VALUES if groups):
+            if values:
+                dataset.update(values[0])
+
+
+def _reason(text: str) -> str:
+    """Returns the first line of an error's text, without the element's value that Python quotes at its end."""
+    first = text.strip().splitlines()[0].strip() if text.strip() else "an error without a text"
+    return re.sub(r"<\S+ object at 0x\w+>", "it", first).split(": '")[0].split(": b'")[0]
 
 
 def _shown(dataset, stored: np.ndarray, name: str) -> np.ndarray:
@@ -109,8 +153,10 @@ def _is_padding(dataset, stored: np.ndarray) -> np.ndarray:
     """Returns bool (H, W): pixels outside the picture, by Pixel Padding Value and Range Limit."""
     if "PixelPaddingValue" not in dataset:
         return np.zeros(stored.shape, bool)
-    ends = [int(dataset.PixelPaddingValue), int(dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue))]
-    return (stored >= min(ends)) & (stored <= max(ends))
+    ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
+    # Some writers store it unsigned beside signed pixels: the bits are the same.
+    ends = np.array(ends, np.int64).astype(stored.dtype)
+    return (stored >= ends.min()) & (stored <= ends.max())
 
 
 def _first(value):

@@ -105,9 +105,11 @@ def _tiff_channels(source) -> int:
             file.seek(directory.next)
             directory.load(file)
             channels = int(directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 0))
+            is_grey = directory.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) in (0, 1)
     except UNREADABLE:
         return 0
-    return channels if channels == 2 or channels > 4 else 0
+    # Four are RGB with transparency, or CMYK, but bands of a sensor where they are called grey.
+    return channels if channels == 2 or channels > 4 or (channels == 4 and is_grey) else 0
 
 
 def resize_array(

@@ -171,6 +171,104 @@ def test_files_are_known_by_suffix_or_content(tmp_path):
     assert old.read_bytes()[128:132] != b"DICM" and grey(old) == [[0, 51, 102], [153, 204, 255]]
 
 
+def test_a_damaged_stream_is_not_taken_for_a_missing_decoder(tmp_path):
+    path = write(tmp_path / "a.dcm", np.zeros((8, 8)), bits=8)
+    dataset = pydicom.dcmread(path)
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(stream, "JPEG")
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    for content, reason in (
+        (stream.getvalue()[:-40], "Truncated File Read|truncated"),
+        (b"\xff\xd8" + bytes(60), "identify image file it"),
+    ):
+        dataset.PixelData = pydicom.encaps.encapsulate([content])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(path)
+        with pytest.raises(DataError, match=f"JPEG Baseline.*cannot be decoded: .*({reason})") as caught:
+            read_image(path)
+        assert "\n" not in str(caught.value) and "no installed decoder" not in str(caught.value)
+
+
+def test_what_no_decoder_exists_for_is_told(tmp_path):
+    path = write(tmp_path / "a.dcm", VALUES)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([bytes(64)])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+    dataset.save_as(path)
+    with pytest.raises(DataError, match="is stored as MPEG2 .* which pydicom does not read"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "vr"), [("RescaleSlope", "DS"), ("RescaleIntercept", "DS"), ("PixelPaddingValue", "US")]
+)
+def test_elements_left_empty_are_as_if_absent(tmp_path, name, vr):
+    path = write(tmp_path / "a.dcm", VALUES, RescaleSlope="1", RescaleIntercept="0")
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(name, vr, None)
+    dataset.save_as(path)
+    assert grey(path) == [[0, 51, 102], [153, 204, 255]]
+
+
+def test_padding_stored_unsigned_beside_signed_pixels(tmp_path):
+    values = VALUES - 250
+    values[0, 0] = -2000
+    path = write(tmp_path / "a.dcm", values, signed=True)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new("PixelPaddingValue", "US", 2**16 - 2000)
+    dataset.save_as(path)
+    assert grey(path)[0] == [0, 0, 64] and grey(path)[1][2] == 255
+
+
+@pytest.mark.parametrize("group", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_rescale_and_window_of_functional_groups(tmp_path, group):
+    rescale, window, groups = (pydicom.Dataset() for _ in range(3))
+    rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = "2", "-1000", "HU"
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = "-750", "500", "LINEAR_EXACT"
+    groups.PixelValueTransformationSequence, groups.FrameVOILUTSequence = [rescale], [window]
+    first = VALUES.T  # (3, 2), since a last axis of 3 is taken for colour
+    path = write(tmp_path / "a.dcm", np.stack([first, first + 7]), **{group: [groups] * 2})
+    assert grey(path) == np.array([[0, 102, 204], [255, 255, 255]]).T.tolist()
+
+
+def test_an_error_does_not_quote_the_value_of_an_element(tmp_path):
+    path = write(tmp_path / "a.dcm", VALUES, WindowCenter="250", WindowWidth="201")
+    path.write_bytes(path.read_bytes().replace(b"201 ", b"Doe^"))
+    with pytest.raises(DataError, match="cannot be read as DICOM: could not convert string to float. ") as caught:
+        read_image(path)
+    assert "Doe" not in str(caught.value)
+
+
+def test_a_uid_that_swallowed_the_patient_is_not_quoted(tmp_path, recwarn):
+    path = write(tmp_path / "a.dcm", VALUES)
+    content = bytearray(path.read_bytes())
+    length = content.index(b"\x02\x00\x10\x00UI") + 6  # of the transfer syntax
+    content[length : length + 2] = (360).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    told = "".join([str(caught.value), *(str(warning.message) for warning in recwarn)])
+    assert "secret" not in told and "Nobody" not in told
+
+
+def test_whatever_is_damaged_is_one_line_without_patient_data(tmp_path, recwarn):
+    path = write(tmp_path / "a.dcm", VALUES, WindowCenter="250", WindowWidth="201")
+    content, rng, errors = path.read_bytes(), np.random.default_rng(0), []
+    for _ in range(400):
+        damaged = bytearray(content)
+        for place in rng.integers(132, len(content), rng.integers(1, 6)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_image(path)
+        except DataError as error:
+            errors.append(str(error))
+    assert len(errors) > 20 and not any("\n" in line for line in errors)
+    told = "".join(errors + [str(warning.message) for warning in recwarn])
+    assert "secret" not in told and "Nobody" not in told
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture at all", b"\0" * 128 + b"DICM" + b"\0\1\2" * 50])
 def test_damaged_files_are_one_line_without_patient_data(tmp_path, content):
     path = tmp_path / "a.dcm"
