@@ -11,15 +11,14 @@ from kmed import figures
 from kmed.errors import RunError
 from kmed.files import write_text
 from kmed.intervals import Score
-from kmed.judging import score_predictions
+from kmed.judging import score_constants, score_predictions
 from kmed.predictions import Predictions, read_predictions
-from kmed.priors import Prior, Verdict, constant_scores, judge_against_constants
+from kmed.priors import Prior, Verdict, judge_against_constants
 from kmed.results import STUDY_COLUMNS, write_frame
 from kmed.runs import Run, finished_run
 from kmed.scores import Scores
 from kmed.serving import read_fitted
 from kmed.summary import cell
-from kmed.tasks import get_task
 
 # By which scores pairs of runs are compared; the first that does not rest on few clusters ranks them.
 PAIRED = {
@@ -215,9 +214,7 @@ def _compared(name, run, predictions, draws) -> Compared:
         raise RunError(
             f"{run.result} lacks {', '.join(missing)}: another version of kmed made it. Train the run again."
         )
-    prior, task = Prior.from_dict(told["training"]), get_task(predictions.task)
-    names = predictions.class_names
-    constants = constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
+    constants = score_constants(predictions, Prior.from_dict(told["training"]), draws)
     return Compared(
         name=name,
         run=run,

@@ -10,7 +10,7 @@ from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.intervals import check_clusters
 from kmed.judging import Judged, judge_split
-from kmed.novelty import NUM_REFERENCE, Novelty, feature_model, fit_reference
+from kmed.novelty import NUM_REFERENCE, Novelty, feature_model, fit_reference, picture_statistics
 from kmed.predictions import make_predictions
 from kmed.priors import Prior, count_prior
 from kmed.progress import say, track
@@ -63,9 +63,13 @@ def predict_with_distances(model, table: Table, config, novelty: Novelty) -> tup
 
 def novelty_reference(model, table: Table, config) -> Novelty:
     """Returns the Novelty of a run's training pictures, of which at most 1,000 are drawn, without a threshold yet."""
-    images = draw_training_pictures(table, config, NUM_REFERENCE)
-    features, _ = feature_model(model).predict(images, batch_size=config.evaluate.batch_size, verbose=0)
-    return fit_reference(images, np.asarray(features))
+    pipeline = evaluation_pipeline(_drawn(table, config, NUM_REFERENCE), config, cache="none")
+    both, features, statistics = feature_model(model), [], []
+    with pipeline.clear_errors():
+        for images, *_ in pipeline.evaluation():
+            features.append(np.asarray(both.predict_on_batch(images)[0]))
+            statistics.append(picture_statistics(np.asarray(images)))
+    return fit_reference(np.concatenate(features), np.concatenate(statistics))
 
 
 def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarray:
@@ -76,12 +80,16 @@ def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarra
       config: its settings.
       num_pictures: N, or as many as there are.
     """
-    training, reading = table.split("train"), config.data
+    part, reading = _drawn(table, config, num_pictures), config.data
+    pictures = Pictures(part, reading.image_size, "none", fit=reading.fit, interpolation=reading.interpolation)
+    return pictures.gather(np.arange(len(part)))
+
+
+def _drawn(table: Table, config, num_pictures: int) -> Table:
+    training = table.split("train")
     count = min(num_pictures, len(training))
     rows = np.random.default_rng(config.seed).choice(len(training), count, replace=False)
-    part = training.take(np.sort(rows))
-    pictures = Pictures(part, reading.image_size, "none", fit=reading.fit, interpolation=reading.interpolation)
-    return pictures.gather(np.arange(count))
+    return training.take(np.sort(rows))
 
 
 def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> Pipeline:

@@ -262,7 +262,15 @@ def _write(source: _Source, format: str, quantize: str, path: pathlib.Path) -> N
     if quantize == "int8":
         pictures = draw_training_pictures(source.table, source.config, source.num_pictures)
     arguments = (source.model, source.calibration, path, source.description)
-    formats.write(format, *arguments, quantize=quantize, pictures=pictures)
+    try:
+        formats.write(format, *arguments, quantize=quantize, pictures=pictures)
+    except (KmedError, OSError):
+        raise
+    except Exception as error:  # a converter raises whatever its insides lead to
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"The converter to {format} failed: {words}. Another format may work; nothing was written."
+        ) from error
 
 
 def _compare(source: _Source, found: np.ndarray, *, exact: bool) -> dict:

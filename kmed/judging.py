@@ -132,7 +132,7 @@ def judge_split(predictions: Predictions, prior: Prior, settings, seed: int, fit
     task, names = get_task(predictions.task), predictions.class_names
     draws = {"num_resamples": settings.num_resamples, "level": settings.level, "seed": seed}
     scores = score_predictions(predictions, fitted, draws)
-    constants = constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
+    constants = score_constants(predictions, prior, draws)
     known = ~np.isnan(predictions.labels).all(axis=1)
     kept = predictions.take(known)
     wrong = (~np.isnan(kept.labels) & (kept.decided() != (kept.labels == 1))).any(axis=1)
@@ -164,6 +164,12 @@ def score_predictions(predictions: Predictions, fitted: Fitted | None, draws: di
         }
     score = get_task(predictions.task).score
     return score(predictions.labels, predictions.probs, predictions.clusters, predictions.class_names, **more, **draws)
+
+
+def score_constants(predictions: Predictions, prior: Prior, draws: dict) -> dict[str, Scores]:
+    """Returns name -> Scores of the constant predictors on the same pictures; `draws` as in `score_predictions`."""
+    task, names = get_task(predictions.task), predictions.class_names
+    return constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
 
 
 def _subgroups(predictions, fitted, draws):

@@ -48,7 +48,8 @@ class Novelty:
           images: uint8 or float (N, H, W, 3) in [0, 255].
           features: float (N, D), what `feature_model` gives for them.
         """
-        points = (_join(images, features) - self.center) / self.scale
+        joined = np.concatenate([features, picture_statistics(images)], axis=1).astype(np.float32)
+        points = (joined - self.center) / self.scale
         squares = (points**2).sum(axis=1)[:, None] + (self.reference**2).sum(axis=1) - 2 * points @ self.reference.T
         nearest = min(NEIGHBOUR, len(self.reference)) - 1
         return np.sqrt(np.maximum(np.partition(squares, nearest, axis=1)[:, nearest], 0)).astype(np.float64)
@@ -93,14 +94,14 @@ def feature_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, [model.get_layer(LAYER).output, model.output])
 
 
-def fit_reference(images: np.ndarray, features: np.ndarray) -> Novelty:
+def fit_reference(features: np.ndarray, statistics: np.ndarray) -> Novelty:
     """Returns the Novelty of training pictures, without a threshold yet.
 
     Args:
-      images: uint8 (R, H, W, 3), training pictures.
       features: float (R, D), of `feature_model`.
+      statistics: float (R, 9), of `picture_statistics`.
     """
-    joined = _join(images, features)
+    joined = np.concatenate([features, statistics], axis=1).astype(np.float32)
     center, spread = joined.mean(axis=0), joined.std(axis=0)
     scale = np.empty_like(spread)
     for group in (slice(0, features.shape[1]), slice(features.shape[1], None)):
@@ -139,7 +140,3 @@ def _statistics(images: np.ndarray) -> np.ndarray:
     colourfulness = np.ptp(pixels, axis=3).mean(axis=(1, 2))
     columns = [*steps, colourfulness]
     return np.column_stack([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2)), *columns]).astype(np.float32)
-
-
-def _join(images: np.ndarray, features: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.asarray(features, np.float32), picture_statistics(images)], axis=1)

@@ -110,6 +110,8 @@ def describe(run: Run) -> dict:
     """
     config, rule, told = run.read_config(), decision_rule(run), run.read_json(run.metrics)
     split = "test" if "test" in told else "val"
+    if "verdict" not in told.get(split, {}):
+        raise RunError(f"{run.metrics} tells no verdict: another version of kmed made it. Train the run again.")
     main = told[split]["verdict"]["main"]
     main = main if get_task(config.task).exclusive else "auroc_macro"
     score = {key: told[split]["scores"][main][key] for key in ("value", "low", "high")}

@@ -175,6 +175,24 @@ def test_int8_without_a_training_split_is_refused(run):
         export(run.folder, "tflite", "int8")
 
 
+def test_a_converter_that_fails_is_one_line(run, monkeypatch):
+    def failing(*arguments, **options):
+        raise ValueError("no such operation\nand forty more lines")
+
+    monkeypatch.setattr(formats, "write_onnx", failing)
+    with pytest.raises(RunError, match="The converter to onnx failed: no such operation. Another") as caught:
+        export(run.folder, "onnx")
+    assert "\n" not in str(caught.value) and left(run) == []
+
+
+def test_a_run_of_an_earlier_version_is_told(run):
+    metrics = json.loads(run.metrics.read_text())
+    del metrics["test"]["verdict"]
+    run.metrics.write_text(json.dumps(metrics))
+    with pytest.raises(RunError, match="tells no verdict: another version of kmed made it"):
+        export(run.folder)
+
+
 def test_a_run_without_a_model_is_refused(run):
     run.model.unlink()
     with pytest.raises(RunError, match="holds no trained model yet"):

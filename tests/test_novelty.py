@@ -25,7 +25,7 @@ def made_up(count, features=20):
 
 def test_the_distance_is_that_to_the_tenth_nearest_training_picture():
     images, features = made_up(60)
-    novelty = fit_reference(images, features)
+    novelty = fit_reference(features, picture_statistics(images))
     others, seen = made_up(15)
     points = (np.concatenate([seen, picture_statistics(others)], axis=1) - novelty.center) / novelty.scale
     oracle = NearestNeighbors(n_neighbors=NEIGHBOUR).fit(novelty.reference).kneighbors(points)[0][:, -1]
@@ -37,8 +37,8 @@ def test_the_distance_is_that_to_the_tenth_nearest_training_picture():
 
 def test_both_groups_weigh_alike_whatever_their_units():
     images, features = made_up(60)
-    novelty = fit_reference(images, features)
-    same = fit_reference(images, 1000 * features + 5)
+    novelty = fit_reference(features, picture_statistics(images))
+    same = fit_reference(1000 * features + 5, picture_statistics(images))
     others, seen = made_up(15)
     np.testing.assert_allclose(novelty.distances(others, seen), same.distances(others, 1000 * seen + 5), rtol=1e-2)
     spread = novelty.reference.astype(float).std(axis=0) ** 2
@@ -48,7 +48,7 @@ def test_both_groups_weigh_alike_whatever_their_units():
 def test_a_feature_that_never_moved_does_not_decide_alone():
     images, features = made_up(60)
     features[:, 3] = 0
-    novelty = fit_reference(images, features)
+    novelty = fit_reference(features, picture_statistics(images))
     others, seen = made_up(15)
     seen[:, 3] = 0
     before = novelty.distances(others, seen)
@@ -58,9 +58,9 @@ def test_a_feature_that_never_moved_does_not_decide_alone():
 
 def test_the_threshold_flags_the_wanted_share_of_validation():
     images, features = made_up(60)
-    distances = fit_reference(images, features).distances(*made_up(1000))
+    distances = fit_reference(features, picture_statistics(images)).distances(*made_up(1000))
     for wanted in (0.01, 0.1):
-        novelty = fit_reference(images, features).with_threshold(distances, wanted)
+        novelty = fit_reference(features, picture_statistics(images)).with_threshold(distances, wanted)
         assert novelty.flags(distances).mean() == pytest.approx(wanted, abs=0.001)
 
 
@@ -74,7 +74,7 @@ def test_statistics_by_hand():
 
 def test_stored_and_read_it_says_the_same(tmp_path):
     images, features = made_up(30)
-    novelty = fit_reference(images, features).with_threshold(np.arange(100.0), 0.05)
+    novelty = fit_reference(features, picture_statistics(images)).with_threshold(np.arange(100.0), 0.05)
     novelty.save(tmp_path / "novelty.npz")
     read = load_novelty(tmp_path / "novelty.npz")
     others = made_up(10)
@@ -85,7 +85,8 @@ def test_stored_and_read_it_says_the_same(tmp_path):
 @pytest.mark.parametrize("damage", ["text", "cut", "flipped", "absent"])
 def test_a_damaged_file_is_one_line(tmp_path, damage):
     path = tmp_path / "novelty.npz"
-    fit_reference(*made_up(30)).with_threshold(np.arange(100.0), 0.05).save(path)
+    images, features = made_up(30)
+    fit_reference(features, picture_statistics(images)).with_threshold(np.arange(100.0), 0.05).save(path)
     content = path.read_bytes()
     flipped = content[:60] + bytes(255 ^ byte for byte in content[60:200]) + content[200:]
     made = {"text": b"PK damaged", "cut": content[: len(content) // 2], "flipped": flipped}
