@@ -66,7 +66,9 @@ def benchmark(
         raise ConfigError(
             f"threads and batches are 1 or more, seconds above 0. Received: {threads}, {list(batches)}, {seconds}."
         )
-    rows = []
+    batches, rows = sorted(set(batches)), []  # the peak of memory only grows: the smallest comes first
+    if 1 not in batches and all(format == "tflite" for format, _ in candidates):
+        raise ConfigError(f"TFLite files take one picture at a time: measure batch 1 too. Received: {batches}.")
     with tempfile.TemporaryDirectory() as folder:
         files = _files(run, candidates, pathlib.Path(folder), data)
         for (format, quantize), path in track(files.items(), "Measuring", len(files)):

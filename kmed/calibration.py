@@ -32,6 +32,11 @@ class Calibration:
     intercepts: tuple[float, ...] = ()
     not_fitted: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def constant(self) -> np.ndarray:
+        """bool (K,), the labels that calibration makes the same for every picture (a slope of 0)."""
+        return np.array([slope == 0 for slope in self.slopes] or [False] * len(self.class_names))
+
     def apply(self, probs: np.ndarray) -> np.ndarray:
         """Returns float64 (N, K), the calibrated probabilities; the order of the pictures stays as it is."""
         probs = np.clip(np.asarray(probs, np.float64), _SMALLEST, 1 - _SMALLEST)

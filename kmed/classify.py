@@ -96,25 +96,28 @@ def classify_files(
     """
     run = finished_run(run_folder)
     paths = find_pictures(sources)
-    look = _Model(run, format, quantize, explain)
+    look = _Model(run, format, quantize, explain, paths)
     return _stream(paths, look, batch_size)
 
 
 def _stream(paths: list[str], look: "_Model", batch_size: int) -> Iterator[Answer]:
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    with concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures") as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
+    try:
         coming = [pool.submit(look.read, path) for path in batches[0]]
         for number, batch in enumerate(track(batches, f"Predicting {len(paths)} pictures, batches", len(batches))):
             read = [future.result() for future in coming]
             following = batches[number + 1] if number + 1 < len(batches) else []
             coming = [pool.submit(look.read, path) for path in following]
             yield from look.answer(batch, read)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who stops here does not wait for pictures under way
 
 
 class _Model:
     """A run's model with all that is said beside its probabilities."""
 
-    def __init__(self, run, format: str, quantize: str, explain):
+    def __init__(self, run, format: str, quantize: str, explain, paths: list[str]):
         config = run.read_config()
         self.geometry = (config.data.image_size, config.data.fit, config.data.interpolation)
         self.rule: DecisionRule = decision_rule(run)
@@ -130,10 +133,18 @@ class _Model:
             )
         else:
             self.novelty, self.both = load_novelty(run.novelty), feature_model(self.predictor.keras_model)
+            told = run.read_json(run.metrics).get("novelty", {})
+            split = "test" if "test" in told else "val"
+            of_split = f", as {told[split]['value']:.1%} of its {split} pictures were" if split in told else ""
+            say(
+                f"Flagged is what is farther from the training pictures than {1 - self.novelty.wanted:.0%} of "
+                f"validation{of_split}."
+            )
         self.explained = None
         if explain is not None:
             self.explained = self.predictor.keras_model or load_model(run.model)
-            self.folder, self.taken = pathlib.Path(explain), set()
+            # No source is ever written over, though the folder may be theirs.
+            self.folder, self.taken = pathlib.Path(explain), {pathlib.Path(path).resolve() for path in paths}
 
     def read(self, path: str) -> np.ndarray | KmedError:
         """Returns uint8 (H, W, 3), or why there is none."""
@@ -181,11 +192,11 @@ class _Model:
 
         heat, made = explain(self.explained, images, probs.argmax(axis=1)), []
         for image, heatmap, path in zip(images, heat, paths, strict=True):
-            name, count = pathlib.Path(path).stem, 2
-            while name in self.taken:
-                name, count = f"{pathlib.Path(path).stem}-{count}", count + 1
-            self.taken.add(name)
-            file = self.folder / f"{name}.png"
+            stem, count = pathlib.Path(path).stem, 2
+            file = self.folder / f"{stem}_explained.png"
+            while file.resolve() in self.taken:
+                file, count = self.folder / f"{stem}-{count}_explained.png", count + 1
+            self.taken.add(file.resolve())
             with replacing(file) as temporary:
                 Image.fromarray(overlay(image, heatmap)).save(temporary)
             made.append(str(file))

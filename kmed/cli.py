@@ -101,7 +101,7 @@ def train(config, settings, out, resume, append, quiet, **flags):
     if quiet:
         configure(True)
     overrides = [*settings, *((FLAGS[name], value) for name, value in flags.items() if value is not None)]
-    with one_line_errors():
+    with one_line_errors(go_on="kmed train --resume RUN"):
         from kmed.runtime import load_backend
 
         if resume is not None and (config or overrides or out):
@@ -213,9 +213,10 @@ def evaluate(run, split, format, quantize, data, rescore, settings, append):
       kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=youden
     """
     with one_line_errors():
-        if rescore and (data or split != "test" or format != "keras"):
+        if rescore and (data or split != "test" or (format, quantize) != ("keras", "none")):
             raise ConfigError(
-                "--rescore judges the stored predictions of val and test: give no --data, --split or --format."
+                "--rescore judges the stored predictions of val and test: give no --data, --split, --format "
+                "or --quantize."
             )
         if append and format != "keras":
             raise ConfigError("--append adds the run's row, which is the Keras model's: give no --format beside it.")

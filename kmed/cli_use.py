@@ -1,5 +1,7 @@
 """The commands for a finished run in use: export, predict, benchmark, demo."""
 
+import shlex
+
 import click
 
 from kmed.commands import PATH, one_line_errors
@@ -62,20 +64,22 @@ def export(run, format, quantize, data, tolerance, pictures, threads, append):
         finished_run(run)
         check_format(format, quantize)
         load_backend()
-        from kmed import exporting
+        from kmed import export_record, exporting, results
 
+        if append:
+            results.read_table(append, ("format", "quantize"))  # before minutes of work
         try:
             exported = exporting.export(
                 run, format, quantize, data=data, tolerance=tolerance, num_pictures=pictures, threads=threads
             )
         except exporting.ExportRefused as refused:
             if append:
-                exporting.append_record(refused.record, append)
+                export_record.append_record(refused.record, append)
             raise
-        click.echo(exporting.describe_record(exported.record))
+        click.echo(export_record.describe_record(exported.record))
         click.echo(f"Made: {exported.path}")
         if append:
-            exporting.append_record(exported.record, append)
+            export_record.append_record(exported.record, append)
 
 
 @click.command()
@@ -144,7 +148,14 @@ def _write(lines, out) -> None:
         for line in lines:
             click.echo(line)
         return
-    with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with (
+        replacing(out) as temporary,
+        temporary.open(
+            "w",
+            encoding="utf-8",
+            errors="surrogateescape",  # names of files may be any bytes
+        ) as file,
+    ):
         file.writelines(f"{line}\n" for line in lines)
     click.echo(f"Made: {out}")
 
@@ -182,6 +193,8 @@ def benchmark(run, names, batches, threads, seconds, data, append):
         load_backend()
         from kmed import benchmarking, results
 
+        if append:
+            results.read_table(append, ("format", "batch"))
         table = benchmarking.benchmark(
             run,
             pairs or benchmarking.CANDIDATES,
@@ -226,5 +239,6 @@ def demo(run, out, quantize, data):
 
         folder = write_demo(run, out, quantize=quantize, data=data)
         click.echo(
-            f"Made: {folder}. Look at it: python -m http.server --directory {folder}, then http://localhost:8000"
+            f"Made: {folder}. Look at it: python -m http.server --directory {shlex.quote(str(folder))}, then "
+            "http://localhost:8000"
         )

@@ -27,11 +27,11 @@ class Commands(click.Group):
 
 
 @contextlib.contextmanager
-def one_line_errors(go_on: str = "kmed train --resume RUN"):
+def one_line_errors(go_on: str = ""):
     """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code.
 
     Args:
-      go_on: the command that goes on with what Ctrl-C has interrupted.
+      go_on: the command that goes on with what Ctrl-C has interrupted; "": none does.
     """
     try:
         yield
@@ -45,5 +45,6 @@ def one_line_errors(go_on: str = "kmed train --resume RUN"):
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo(f"Interrupted. A run that has finished an epoch goes on by: {go_on}", err=True)
+        hint = f" A run that has finished an epoch goes on by: {go_on}" if go_on else ""
+        click.echo(f"Interrupted.{hint}", err=True)
         sys.exit(130)

@@ -91,6 +91,15 @@ def check_out(out) -> pathlib.Path:
     ours = (out / DESCRIPTION).is_file() and (out / WORKER).is_file()
     if out.is_dir() and any(out.iterdir()) and not ours:
         raise RunError(f"{out} is not empty and holds no older demo. Choose another --out.")
+    if out.resolve() == pathlib.Path.cwd().resolve():
+        raise RunError(
+            f"--out {out} is the folder this runs in, which is replaced as a whole. Run it from another one."
+        )
+    own = {path.relative_to(WEBAPP).parts[0] for path in WEBAPP.iterdir()} | {MODEL, DESCRIPTION}
+    if ours and (foreign := sorted(path.name for path in out.iterdir() if path.name not in own)):
+        raise RunError(
+            f"{out} holds {', '.join(foreign)} beside an older demo, which would be lost. Choose another --out."
+        )
     return out
 
 

@@ -133,6 +133,9 @@ def judge(run_folder, split: str = "test", *, data=None, format: str = "keras", 
         probs = predict(predictor.keras_model, part, config)
     else:
         probs = fitted.calibration.invert(predict_calibrated(predictor, part, config))
+        lost = [name for name, same in zip(part.class_names, fitted.calibration.constant) if same]
+        if lost:
+            say(f"Calibration made {', '.join(lost)} the same for every picture: an exported file does not rank them.")
     predictions = make_predictions(part, probs, config.evaluate.subgroups)
     prior = training_prior(table)
     return judge_split(predictions, prior, config.evaluate, config.seed, None if split == "val" else fitted)

@@ -2,15 +2,15 @@
 
 import dataclasses
 import pathlib
-import shutil
+import shlex
 import tempfile
 
 import numpy as np
-import pandas as pd
 
 from kmed import formats, results, runtime
 from kmed.errors import ConfigError, DataError, KmedError, RunError
 from kmed.evaluation import draw_training_pictures, open_run_table, predict_calibrated
+from kmed.export_record import export_words, record_path
 from kmed.files import replacing, write_json
 from kmed.intervals import Score
 from kmed.judging import score_predictions
@@ -31,8 +31,8 @@ NEAREST = {
     ("tflite", "dynamic"): [("tflite", "float16"), ("tflite", "none"), ("savedmodel", "none")],
     ("tflite", "float16"): [("tflite", "none"), ("savedmodel", "none")],
     ("tflite", "none"): [("savedmodel", "none")],
-    ("onnx", "none"): [("savedmodel", "none")],
-    ("savedmodel", "none"): [("tflite", "none")],
+    ("onnx", "none"): [("savedmodel", "none"), ("tflite", "none")],
+    ("savedmodel", "none"): [("onnx", "none"), ("tflite", "none")],
 }
 # The score whose change decides, then those told beside it.
 SCORES = {"multiclass": ("accuracy", "f1_macro"), "multilabel": ("auroc_macro", "exact_match_ratio")}
@@ -103,7 +103,8 @@ def export(
       num_pictures: of the training split, drawn to calibrate int8.
       threads: processor cores of the latencies; None: all.
     Raises: ConfigError: an unknown format or quantization, a package that is not installed. RunError: no such
-      run. DataError: its pictures cannot be read. ExportRefused: the file changed the model; it is removed.
+      run. DataError: its pictures cannot be read. ExportRefused: the file changed the model; it is removed, and
+      what an earlier export left under its name stays.
     Example:
       >>> export("saved_models/latest", "tflite", "int8").record["checked"]["agreement"]
     """
@@ -121,85 +122,15 @@ def export(
     formats.check_backend()
     source = _open(run, data, quantize, tolerance, num_pictures, threads)
     path = export_path(run, format, quantize)
-    try:
-        with replacing(path) as temporary:
-            record = _write_and_compare(source, format, quantize, temporary)
-            if not record["checked"]["passed"]:
-                raise ExportRefused("refused", record)
-    except ExportRefused as refused:
-        _remove_older(path)
-        raise ExportRefused(f"{_told(refused.record)} {_nearest(source, format, quantize)}", refused.record) from None
-    record["file"] = path.name
-    if quantize == "int8":
-        _compare_latency(source, record)
+    with replacing(path) as temporary:
+        record = _write_and_compare(source, format, quantize, temporary) | {"file": path.name}
+        if not record["checked"]["passed"]:
+            stays = f" The {path.name} of an earlier export stays." if path.exists() else ""
+            raise ExportRefused(f"{_told(record)} {_nearest(source, format, quantize)}{stays}", record)
+        if quantize == "int8":
+            _compare_latency(source, record)
     write_json(record_path(path), record)
     return Exported(path, record)
-
-
-def record_path(path: pathlib.Path) -> pathlib.Path:
-    """Returns where the JSON beside an exported file is."""
-    return path.with_name(f"{path.name}.json")
-
-
-def result_row(record: dict) -> dict:
-    """Returns an export, kept or refused, as one row of a results table."""
-    checked, latency, description = record["checked"], record["latency"], record["description"]
-    return {
-        "model": description["model"],
-        "task": description["task"],
-        "image_size": "x".join(map(str, description["image_size"])),
-        "format": record["format"],
-        "quantize": record["quantize"],
-        "megabytes": round(record["size_bytes"] / 1e6, 3),
-        "latency_ms": round(latency["median_ms"], 3),
-        "threads": record["threads"],
-        "split": checked["split"],
-        "num_images": checked["num_images"],
-        "largest_difference": checked["largest_difference"],
-        "mean_difference": checked["mean_difference"],
-        "agreement": checked["agreement"],
-        "score": checked["score"],
-        "keras": checked["keras"],
-        "exported": checked["exported"],
-        **{
-            f"change{end}": checked["change"][name] for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))
-        },
-        "tolerance_points": checked["tolerance_points"],
-        "passed": checked["passed"],
-        "device": record["device"],
-        "versions": " ".join(f"{name}={version}" for name, version in record["versions"].items()),
-        "command": record["command"],
-    }
-
-
-def append_record(record: dict, path) -> None:
-    """Adds an export, kept or refused, to a results table."""
-    row = {name: "" if value is None else str(value) for name, value in result_row(record).items()}
-    results.append_rows(path, [pd.DataFrame([row])])
-
-
-def describe_record(record: dict) -> str:
-    """Returns the lines that `kmed export` ends with."""
-    checked, latency = record["checked"], record["latency"]
-    change, name = checked["change"], checked["score"].replace("_", " ")
-    lines = [
-        f"{_words(record)}: {record['size_bytes'] / 1e6:.1f} MB; one picture in {latency['median_ms']:.1f} ms "
-        f"({record['threads']} threads, {record['device']})",
-        f"beside the Keras model, {checked['num_images']} pictures of {checked['split']}, "
-        f"{checked['num_clusters']} clusters:",
-        f"  same decision for {checked['agreement']:.2%}; probabilities differ by {checked['largest_difference']:.2g} "
-        f"at most, {checked['mean_difference']:.2g} on average",
-        f"  {name} {checked['exported']:.4f} against {checked['keras']:.4f}: {100 * change['value']:+.2f} points "
-        f"({100 * change['low']:+.2f} to {100 * change['high']:+.2f}); {checked['tolerance_points']:g} may be lost",
-    ]
-    if record.get("float32"):
-        plain = record["float32"]
-        lines.append(f"  float32: {plain['size_bytes'] / 1e6:.1f} MB, {plain['latency']['median_ms']:.1f} ms a picture")
-    return "\n".join(lines)
-
-
-def _words(record: dict) -> str:
-    return record["format"] if record["quantize"] == "none" else f"{record['format']} {record['quantize']}"
 
 
 def _open(run: Run, data, quantize: str, tolerance: float, num_pictures: int, threads) -> _Source:
@@ -251,7 +182,8 @@ def _write_and_compare(source: _Source, format: str, quantize: str, path: pathli
         "description": source.description,
         "checked": _compare(source, found, exact=quantize == "none"),
         "latency": latency.to_dict(),
-        "threads": source.threads or runtime.num_cores(),
+        # A SavedModel runs on TensorFlow's own threads, which cannot be set once it has begun.
+        "threads": source.threads if source.threads and format != "savedmodel" else runtime.num_cores(),
         "calibration_pictures": min(source.num_pictures, len(source.table.split("train"))) if quantize == "int8" else 0,
         **{key: value for key, value in results.environment().items() if key in ("device", "versions", "command")},
     }
@@ -262,15 +194,7 @@ def _write(source: _Source, format: str, quantize: str, path: pathlib.Path) -> N
     if quantize == "int8":
         pictures = draw_training_pictures(source.table, source.config, source.num_pictures)
     arguments = (source.model, source.calibration, path, source.description)
-    try:
-        formats.write(format, *arguments, quantize=quantize, pictures=pictures)
-    except (KmedError, OSError):
-        raise
-    except Exception as error:  # a converter raises whatever its insides lead to
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RunError(
-            f"The converter to {format} failed: {words}. Another format may work; nothing was written."
-        ) from error
+    formats.write(format, *arguments, quantize=quantize, pictures=pictures)
 
 
 def _compare(source: _Source, found: np.ndarray, *, exact: bool) -> dict:
@@ -280,8 +204,10 @@ def _compare(source: _Source, found: np.ndarray, *, exact: bool) -> dict:
     distance = np.abs(found - expected)
     same = (rule.decide(found) == rule.decide(expected)).all(axis=1)
     draws = {"num_resamples": settings.num_resamples, "level": settings.level, "seed": source.config.seed}
-    exported = dataclasses.replace(source.keras, probs=source.calibration.invert(found))
-    before, after = (score_predictions(each, None, draws) for each in (source.keras, exported))
+    # Both come back from calibrated float32, so that what calibration takes away counts on neither side.
+    pair = (expected.astype(np.float32), found)
+    scored = (dataclasses.replace(source.keras, probs=source.calibration.invert(probs)) for probs in pair)
+    before, after = (score_predictions(each, None, draws) for each in scored)
     main, *others = SCORES[get_task(source.config.task).name]
     change = {name: after.resamples.difference(after.scores[name], before.scores[name]) for name in (main, *others)}
     reasons = _reasons(change[main], main, source.tolerance, float(distance.max()) if exact else 0.0)
@@ -319,18 +245,23 @@ def _reasons(change: Score, name: str, tolerance: float, largest: float) -> list
 
 
 def _told(record: dict) -> str:
-    return f"The export to {_words(record)} is refused and removed: {'; '.join(record['checked']['reasons'])}."
+    return f"The export to {export_words(record)} is refused and removed: {'; '.join(record['checked']['reasons'])}."
 
 
 def _nearest(source: _Source, format: str, quantize: str) -> str:
     """Returns a sentence that names the nearest format that passes; each is tried, and none is kept."""
+    reasons = []
     for other, weaker in NEAREST[format, quantize]:
         with tempfile.TemporaryDirectory() as folder:
             record = _write_and_compare(source, other, weaker, pathlib.Path(folder) / "tried")
         if record["checked"]["passed"]:
             flags = f"--format {other}" + ("" if weaker == "none" else f" --quantize {weaker}")
-            return f"The nearest that passes is: kmed export {source.run.folder} {flags}"
-    return "No other format passes either: the model file and the run's predictions do not belong together."
+            return f"The nearest that passes is: kmed export {shlex.quote(str(source.run.folder))} {flags}"
+        reasons.append(f"{export_words(record)}: {'; '.join(record['checked']['reasons'])}")
+    return (
+        f"No other format passes either ({' / '.join(reasons)}): perhaps model.keras and predictions.csv are of "
+        "different runs."
+    )
 
 
 def _compare_latency(source: _Source, record: dict) -> None:
@@ -357,12 +288,3 @@ def _measure(source: _Source, quantize: str) -> dict:
         predictor = open_exported(path, "tflite", threads=source.threads)
         latency = measure_latency(predictor, source.config.data.image_size)
         return {"size_bytes": path.stat().st_size, "latency": latency.to_dict()}
-
-
-def _remove_older(path: pathlib.Path) -> None:
-    """Removes what an earlier export left under this name, since the model does not hold there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    record_path(path).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ def replacing(path):
       >>> with replacing("table.csv") as temporary:
       ...     frame.to_csv(temporary)
     """
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(path).resolve()  # of a link, what it points to is replaced
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kmed.calibration import Calibration
-from kmed.errors import ConfigError, RunError
+from kmed.errors import ConfigError, KmedError, RunError
 from kmed.runtime import captured_stderr
 from kmed.tflite_metadata import append_files, with_metadata
 
@@ -58,15 +58,26 @@ def write(
     quantize: str = "none",
     pictures: np.ndarray | None = None,
 ) -> None:
-    """Writes "savedmodel", "tflite" or "onnx"; the arguments are those of the functions below."""
-    if format == "savedmodel":
-        write_savedmodel(model, calibration, path, description)
-    elif format == "onnx":
-        write_onnx(model, calibration, path, description)
-    elif format == "tflite":
-        write_tflite(model, calibration, path, description, quantize=quantize, pictures=pictures)
-    else:
-        raise ConfigError(f"What is written is savedmodel, tflite or onnx. Received: {format!r}.")
+    """Writes "savedmodel", "tflite" or "onnx"; the arguments are those of the functions below.
+
+    Raises: RunError: the converter failed. ConfigError: another format, or a package that is not installed.
+    """
+    try:
+        if format == "savedmodel":
+            write_savedmodel(model, calibration, path, description)
+        elif format == "onnx":
+            write_onnx(model, calibration, path, description)
+        elif format == "tflite":
+            write_tflite(model, calibration, path, description, quantize=quantize, pictures=pictures)
+        else:
+            raise ConfigError(f"What is written is savedmodel, tflite or onnx. Received: {format!r}.")
+    except (KmedError, OSError):
+        raise
+    except Exception as error:  # a converter raises whatever its insides lead to
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"The converter to {format} failed: {words}. Another format may work; nothing was written."
+        ) from error
 
 
 # ----- SavedModel -----

@@ -233,11 +233,29 @@ def append_results(runs: list[Run], path) -> int:
             raise RunError(f"{run.folder} has no result.csv: the run is not finished. Finish it with --resume.")
     # As text, so that what is there stays as it is, to the last digit.
     rows = [pd.read_csv(run.result, dtype=str, keep_default_na=False) for run in runs]
-    table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else rows[0].iloc[:0]
-    tasks = set(table.get("task", [""])) | {row["task"].iloc[0] for row in rows}
+    table = read_table(path)
+    tasks = set(table.get("task", [""] if len(table) else [])) | {row["task"].iloc[0] for row in rows}
     if len(tasks) > 1:
         raise RunError(f"{path} is no table of {rows[0]['task'].iloc[0]} results. Give another file.")
     return append_rows(path, rows, table)
+
+
+def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Returns a CSV table as text, without rows or columns where it does not exist yet.
+
+    Raises: RunError: it is no CSV, or lacks the columns `needed`, so it is a table of other rows.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path} cannot be read as a table of results ({reason}). Give another file.") from None
+    if missing := [name for name in needed if name not in table.columns]:
+        raise RunError(f"{path} is a table of other rows: it has no column {missing[0]!r}. Give another file.")
+    return table
 
 
 def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = None) -> int:
@@ -248,10 +266,7 @@ def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = Non
       rows: frames of one row each, of text.
       table: what `path` holds; None: it is read.
     """
-    path = pathlib.Path(path)
-    if table is None:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else rows[0].iloc[:0]
-    added = 0
+    table, added = read_table(path) if table is None else table, 0
     for row in rows:
         columns = [*row.columns, *(name for name in table.columns if name not in row.columns)]
         row, table = (frame.reindex(columns=columns, fill_value="") for frame in (row, table))
@@ -259,7 +274,7 @@ def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = Non
             table = pd.concat([table, row], ignore_index=True)
             added += 1
     if added:
-        write_frame(path, table)
+        write_frame(pathlib.Path(path), table)
     return added
 
 

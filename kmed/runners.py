@@ -14,7 +14,7 @@ def open_savedmodel(path: pathlib.Path, threads: int | None):
         with captured_stderr():
             loaded = tf.saved_model.load(str(path))
         serve = loaded.signatures["serving_default"]
-    except (OSError, KeyError, ValueError, AttributeError) as error:
+    except Exception as error:  # of a damaged one TensorFlow raises whatever the damage leads to
         raise RunError(f"{path} cannot be run as a SavedModel: {str(error).splitlines()[0]}") from None
 
     def run(images):

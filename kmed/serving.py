@@ -5,6 +5,7 @@ What leaves kmed gives calibrated probabilities, so here the thresholds are thos
 
 import dataclasses
 import pathlib
+import shlex
 
 import numpy as np
 
@@ -77,8 +78,12 @@ class DecisionRule:
         return get_task(self.task).decode(calibrated, self.thresholds)
 
     def prediction_sets(self, calibrated: np.ndarray) -> np.ndarray:
-        """Returns uint8 (N, K), the classes in each picture's conformal prediction set."""
-        return (self.calibration.invert(calibrated) >= self.set_thresholds).astype(np.uint8)
+        """Returns uint8 (N, K), the classes in each picture's conformal prediction set.
+
+        A label that calibration makes constant is in every set: nothing speaks against it.
+        """
+        inside = self.calibration.invert(calibrated) >= self.set_thresholds
+        return (inside | self.calibration.constant).astype(np.uint8)
 
 
 def decision_rule(run: Run) -> DecisionRule:
@@ -95,9 +100,8 @@ def decision_rule(run: Run) -> DecisionRule:
     if get_task(task).exclusive:
         thresholds = None
     else:
-        constant = np.array(fitted.calibration.slopes) == 0
         thresholds = fitted.calibration.apply(np.array(fitted.thresholds.values)[None])[0]
-        thresholds = np.where(constant, 0.5, thresholds)
+        thresholds = np.where(fitted.calibration.constant, 0.5, thresholds)
     return DecisionRule(task, names, thresholds, fitted.calibration, fitted.set_thresholds)
 
 
@@ -180,9 +184,9 @@ def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threa
         model, calibration = load_model(path), read_fitted(run).calibration
         return Predictor(format, path, lambda images: calibration.apply(model.predict_on_batch(images)), None, model)
     if not path.exists():
-        more = "" if quantize == "none" else f" --quantize {quantize}"
+        more = f" --format {format}" + ("" if quantize == "none" else f" --quantize {quantize}")
         raise RunError(
-            f"{run.folder} has no {path.name}. Make it with: kmed export {run.folder} --format {format}{more}"
+            f"{run.folder} has no {path.name}. Make it with: kmed export {shlex.quote(str(run.folder))}{more}"
         )
     return open_exported(path, format, threads=threads)
 

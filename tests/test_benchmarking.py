@@ -55,6 +55,16 @@ def test_a_file_that_does_not_run_is_left_out_and_told(run, monkeypatch):
     assert any("cannot be run as TFLite" in line for line in told)
 
 
+def test_the_peak_of_memory_is_that_of_the_smaller_batch_first(run):
+    table = kmed.benchmark(run.folder, [("keras", "none")], batches=(8, 1, 8), threads=1, seconds=0.05)
+    assert table["batch"].tolist() == [1, 8] and table["peak_memory_mb"].is_monotonic_increasing
+
+
+def test_tflite_alone_needs_batch_1(run):
+    with pytest.raises(ConfigError, match="take one picture at a time: measure batch 1 too"):
+        kmed.benchmark(run.folder, [("tflite", "none")], batches=(32,))
+
+
 @pytest.mark.parametrize("options", [{"threads": 0}, {"batches": (0,)}, {"batches": ()}, {"seconds": 0}])
 def test_bad_numbers_are_refused(run, options):
     with pytest.raises(ConfigError, match="threads and batches are 1 or more"):

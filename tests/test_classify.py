@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -98,7 +99,8 @@ def test_an_exported_file_says_the_same(run, files, monkeypatch):
     np.testing.assert_allclose(
         [list(answer.probs.values()) for answer in other], [list(answer.probs.values()) for answer in plain], atol=1e-4
     )
-    assert len(told) == 1 and "are not flagged" in told[0] and other[0].unlike_training is None
+    assert len(told) == 2 and "99% of validation" in told[0] and "are not flagged" in told[1]
+    assert other[0].unlike_training is None
     with pytest.raises(RunError, match="has no vit.onnx"):
         kmed.classify_files(run.folder, [files], format="onnx")
 
@@ -110,6 +112,31 @@ def test_overlays_show_what_spoke_for_the_class(short_run, files, tmp_path):
     answers = list(kmed.classify_files(short_run.folder, [*first, copy], explain=tmp_path / "looked"))
     assert len({answer.overlay for answer in answers}) == 3
     assert all(Image.open(answer.overlay).size == (40, 32) for answer in answers)
+
+
+def test_overlays_never_replace_a_source(short_run, files, tmp_path):
+    sources = [tmp_path / "a.png", tmp_path / "a_explained.png"]
+    for source in sources:
+        shutil.copy(next(files.iterdir()), source)
+    before = [source.read_bytes() for source in sources]
+    answers = list(kmed.classify_files(short_run.folder, sources, explain=tmp_path))
+    assert [source.read_bytes() for source in sources] == before
+    assert [answer.overlay for answer in answers] == [
+        str(tmp_path / "a-2_explained.png"), str(tmp_path / "a_explained_explained.png")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_names_that_are_no_text_or_more_than_a_line(short_run, files, tmp_path, form):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in (b"caf\xe9.png", b"two\nlines.png"):
+        shutil.copy(next(files.iterdir()), folder / os.fsdecode(name))
+    out = tmp_path / "answers.txt"
+    result = command(short_run, folder, *form, "--out", out)
+    assert result.exit_code == 0, result.output
+    if form != ["--csv"]:
+        assert len(out.read_bytes().splitlines()) == 2
 
 
 def test_a_thousand_files_stream_and_broken_ones_are_named(short_run, files, tmp_path, monkeypatch):

@@ -183,7 +183,7 @@ def test_the_version_follows_the_content(small, tmp_path):
     assert version("one") != version("three", class_names=["a", "b", "c", "d"])
 
 
-def test_only_an_older_demo_is_replaced(small, tmp_path):
+def test_only_an_older_demo_is_replaced(small, tmp_path, monkeypatch):
     out = tmp_path / "out"
     demo_page.write_page(small, DESCRIPTION, out, title="first")
     demo_page.write_page(small, DESCRIPTION, out, title="second")
@@ -193,6 +193,14 @@ def test_only_an_older_demo_is_replaced(small, tmp_path):
     (precious / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="is not empty"):
         demo_page.write_page(small, DESCRIPTION, precious, title="t")
+    (out / "CNAME").write_text("cells.example.org")
+    with pytest.raises(RunError, match="holds CNAME beside an older demo"):
+        demo_page.write_page(small, DESCRIPTION, out, title="third")
+    (out / "CNAME").unlink()
+    monkeypatch.chdir(out)
+    with pytest.raises(RunError, match="is the folder this runs in"):
+        demo_page.write_page(small, DESCRIPTION, ".", title="third")
+    assert json.loads((out / "model.json").read_text())["title"] == "second"
     with pytest.raises(RunError, match="is a file"):
         demo_page.write_page(small, DESCRIPTION, small, title="t")
     with pytest.raises(RunError, match="no TFLite file"):

@@ -15,6 +15,16 @@ def full_disk(temporary):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_of_a_link_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with replacing(tmp_path / "link") as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "new").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
 def test_a_file_appears_whole(tmp_path):
     write_text(tmp_path / "deep" / "a.txt", "ä")
     assert (tmp_path / "deep" / "a.txt").read_text(encoding="utf-8") == "ä"

@@ -29,7 +29,7 @@ LEVELS = {
     "judging": 3, "serving": 3, "evaluation": 3, "formats": 3, "novelty": 3, "latency": 3,
     "page": 2, "gallery": 4, "report": 5, "summary": 4, "results": 4, "compare": 5, "tensorboard": 4, "train": 4,
     "explanation": 4, "explain_run": 5,
-    "exporting": 4, "benchmarking": 5, "classify": 5, "answers": 5, "demo_page": 5, "sweep": 5,
+    "exporting": 5, "export_record": 5, "benchmarking": 5, "classify": 5, "answers": 5, "demo_page": 5, "sweep": 5,
     "commands": 5, "cli_data": 6, "cli_use": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
 MODULES = {

@@ -1,6 +1,7 @@
 """A finished run in use: decisions from calibrated probabilities, opening a model, refusing foreign code."""
 
 import json
+import shutil
 import zipfile
 
 import keras
@@ -54,6 +55,8 @@ def test_inverting_a_calibration_gives_the_probabilities_back():
     softmax = rng.dirichlet(np.ones(3), 100)
     cooled = Calibration("temperature", NAMES, temperature=2.5)
     np.testing.assert_allclose(cooled.invert(cooled.apply(softmax)), softmax, atol=1e-6)
+    # Also through the float32 of an exported file, where it is not nearly certain.
+    np.testing.assert_allclose(cooled.invert(cooled.apply(softmax).astype(np.float32)), softmax, atol=1e-5)
     platt = Calibration("platt", NAMES, slopes=(0.5, 2.0, 0.0), intercepts=(1.0, -2.0, 0.5))
     probs = rng.uniform(0.01, 0.99, (100, 3))
     back = platt.invert(platt.apply(probs))
@@ -99,6 +102,16 @@ def test_what_was_not_exported_is_told_with_the_command(short_run):
         open_model(short_run, "tflite", "float16")
 
 
+def test_a_damaged_savedmodel_is_one_line(short_run, tmp_path):
+    run = Run(shutil.copytree(short_run.folder, tmp_path / "run"))
+    path = kmed.export(run.folder, "savedmodel", threads=1).path
+    data = next(path.glob("variables/variables.data*"))
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(RunError, match="cannot be run as a SavedModel") as caught:
+        open_model(run, "savedmodel")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("format", ["tflite", "onnx", "savedmodel"])
 def test_a_damaged_export_is_one_line(short_run, format):
     path = export_path(short_run, format)
@@ -142,6 +155,16 @@ def test_a_class_of_another_module_is_refused_and_not_imported(tmp_path, monkeyp
     with pytest.raises(RunError, match="holds Layer, of the module intruder, and would run code"):
         load_model(path)
     assert not marker.exists()
+
+
+def test_damaged_weights_are_one_line(short_run, tmp_path):
+    content = bytearray(short_run.model.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    (tmp_path / "damaged.keras").write_bytes(content)
+    with pytest.raises(RunError, match="damaged.keras cannot be loaded: ") as caught:
+        load_model(tmp_path / "damaged.keras")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unregistered_class_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import struct
 import tempfile
+import warnings
 import weakref
 
 import numpy as np
@@ -38,6 +39,9 @@ CACHES = ("auto", "memory", "disk", "none")
 MEMORY_SHARE = 0.4
 # Part of a disk cache's name: raise it whenever the same file would give other pixels.
 DECODER_VERSION = 1
+
+# Scans and slides of half that size are usual; Pillow's warning on them would stand between the answers.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
@@ -86,6 +90,11 @@ def read_image(
     except FileNotFoundError as error:
         raise _missing(name) from error
     except UNREADABLE as error:
+        if isinstance(error, Image.DecompressionBombError):
+            raise DataError(
+                f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels, which may be an attack on "
+                "the memory. Shrink it first."
+            ) from error
         if channels := _tiff_channels(source):
             raise DataError(
                 f"{name} has {channels} channels; read are grey, RGB and CMYK, with or without transparency. "

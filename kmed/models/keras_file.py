@@ -28,8 +28,9 @@ def load_model(path):
     _check_classes(path)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of a damaged file Keras, h5py and zipfile raise whatever the damage leads to
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{path} cannot be loaded: {reason}") from error
 
 
 def _check_classes(path: pathlib.Path) -> None:
