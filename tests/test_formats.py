@@ -1,6 +1,7 @@
 """SavedModel, TFLite and ONNX files say what the Keras model says, calibrated, and tell what they are."""
 
 import io
+import sys
 import zipfile
 
 import flatbuffers
@@ -137,6 +138,23 @@ def test_exports_are_refused_off_tensorflow(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ConfigError, match="Exports are written by TensorFlow. Received: KERAS_BACKEND=jax"):
         check_backend()
+
+
+@pytest.mark.parametrize(
+    ("module", "format", "message"),
+    [
+        ("tf2onnx", "onnx", r"pip install kmed\[onnx\]"),
+        ("onnxruntime", "onnx", r"pip install kmed\[onnx\]"),
+        ("ai_edge_litert.interpreter", "tflite", "pip install ai-edge-litert"),
+    ],
+)
+def test_a_missing_package_is_told(module, format, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=message):
+        if module == "tf2onnx":
+            write_onnx(build("vit"), CALIBRATIONS["multiclass"], tmp_path / "m", description("vit", "multiclass"))
+        else:
+            open_exported(tmp_path / "m", format)
 
 
 # ----- what a file tells of itself -----
