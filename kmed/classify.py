@@ -15,7 +15,7 @@ from kmed.data.images import read_image
 from kmed.errors import DataError, KmedError
 from kmed.files import replacing
 from kmed.models.keras_file import load_model
-from kmed.novelty import feature_model, load_novelty
+from kmed.novelty import feature_model, load_novelty, look
 from kmed.progress import say, track
 from kmed.runs import finished_run
 from kmed.serving import DecisionRule, decision_rule, open_model, read_fitted
@@ -96,20 +96,20 @@ def classify_files(
     """
     run = finished_run(run_folder)
     paths = find_pictures(sources)
-    look = _Model(run, format, quantize, explain, paths)
-    return _stream(paths, look, batch_size)
+    model = _Model(run, format, quantize, explain, paths, batch_size)
+    return _stream(paths, model, batch_size)
 
 
-def _stream(paths: list[str], look: "_Model", batch_size: int) -> Iterator[Answer]:
+def _stream(paths: list[str], model: "_Model", batch_size: int) -> Iterator[Answer]:
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
     try:
-        coming = [pool.submit(look.read, path) for path in batches[0]]
+        coming = [pool.submit(model.read, path) for path in batches[0]]
         for number, batch in enumerate(track(batches, f"Predicting {len(paths)} pictures, batches", len(batches))):
             read = [future.result() for future in coming]
             following = batches[number + 1] if number + 1 < len(batches) else []
-            coming = [pool.submit(look.read, path) for path in following]
-            yield from look.answer(batch, read)
+            coming = [pool.submit(model.read, path) for path in following]
+            yield from model.answer(batch, read)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # who stops here does not wait for pictures under way
 
@@ -117,8 +117,8 @@ def _stream(paths: list[str], look: "_Model", batch_size: int) -> Iterator[Answe
 class _Model:
     """A run's model with all that is said beside its probabilities."""
 
-    def __init__(self, run, format: str, quantize: str, explain, paths: list[str]):
-        config = run.read_config()
+    def __init__(self, run, format: str, quantize: str, explain, paths: list[str], batch_size: int):
+        config, self.batch_size = run.read_config(), batch_size
         self.geometry = (config.data.image_size, config.data.fit, config.data.interpolation)
         self.rule: DecisionRule = decision_rule(run)
         self.calibration = read_fitted(run).calibration
@@ -166,7 +166,7 @@ class _Model:
     def _ask(self, images: np.ndarray, paths: list[str]) -> list[Answer]:
         distances = [None] * len(images)
         if self.both is not None:
-            features, raw = map(np.asarray, self.both.predict_on_batch(images))
+            features, raw = look(self.both, images, self.batch_size)
             probs, distances = self.calibration.apply(raw), self.novelty.distances(images, features).tolist()
         else:
             probs = self.predictor.predict(images)

@@ -10,7 +10,7 @@ from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.intervals import check_clusters
 from kmed.judging import Judged, judge_split
-from kmed.novelty import NUM_REFERENCE, Novelty, feature_model, fit_reference, picture_statistics
+from kmed.novelty import NUM_REFERENCE, Novelty, fit_reference, look, picture_statistics
 from kmed.predictions import make_predictions
 from kmed.priors import Prior, count_prior
 from kmed.progress import say, track
@@ -49,25 +49,25 @@ def predict_calibrated(predictor: Predictor, table: Table, config) -> np.ndarray
         return np.concatenate([predictor.predict(np.asarray(images)) for images, *_ in batches])
 
 
-def predict_with_distances(model, table: Table, config, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (probs float32 (N, K), distances float64 (N,)) of one pass; see `predict` and `kmed.novelty`."""
+def predict_with_distances(both, table: Table, config, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (probs float32 (N, K), distances float64 (N,)) of one pass; `both` is of `kmed.novelty.feature_model`."""
     pipeline = evaluation_pipeline(table, config, cache="none")
-    both, probs, distances = feature_model(model), [], []
+    probs, distances = [], []
     with pipeline.clear_errors():
         for images, *_ in track(pipeline.evaluation(), "Predicting", -(-len(table) // pipeline.batch_size)):
-            features, batch = both.predict_on_batch(images)
-            probs.append(np.asarray(batch, np.float32))
-            distances.append(novelty.distances(np.asarray(images), np.asarray(features)))
+            features, batch = look(both, images, pipeline.batch_size)
+            probs.append(batch)
+            distances.append(novelty.distances(np.asarray(images), features))
     return np.concatenate(probs), np.concatenate(distances)
 
 
-def novelty_reference(model, table: Table, config) -> Novelty:
+def novelty_reference(both, table: Table, config) -> Novelty:
     """Returns the Novelty of a run's training pictures, of which at most 1,000 are drawn, without a threshold yet."""
     pipeline = evaluation_pipeline(_drawn(table, config, NUM_REFERENCE), config, cache="none")
-    both, features, statistics = feature_model(model), [], []
+    features, statistics = [], []
     with pipeline.clear_errors():
         for images, *_ in pipeline.evaluation():
-            features.append(np.asarray(both.predict_on_batch(images)[0]))
+            features.append(look(both, images, pipeline.batch_size)[0])
             statistics.append(picture_statistics(np.asarray(images)))
     return fit_reference(np.concatenate(features), np.concatenate(statistics))
 

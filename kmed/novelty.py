@@ -94,6 +94,23 @@ def feature_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, [model.get_layer(LAYER).output, model.output])
 
 
+def look(both: keras.Model, images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (features float32 (N, D), probs float32 (N, K)) of N <= batch_size pictures.
+
+    Fewer are filled up with black ones, which are cut off again: every other size would be compiled anew.
+
+    Args:
+      both: of `feature_model`.
+      images: uint8 or float (N, H, W, 3) in [0, 255].
+      batch_size: pictures of a full batch.
+    """
+    images = np.asarray(images)
+    missing = batch_size - len(images)
+    filled = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
+    features, probs = both.predict_on_batch(filled)
+    return np.asarray(features)[: len(images)], np.asarray(probs, np.float32)[: len(images)]
+
+
 def fit_reference(features: np.ndarray, statistics: np.ndarray) -> Novelty:
     """Returns the Novelty of training pictures, without a threshold yet.
 

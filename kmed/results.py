@@ -14,7 +14,7 @@ from kmed.errors import ConfigError, RunError
 from kmed.files import replacing, write_json, write_text
 from kmed.judging import Judged
 from kmed.models.keras_file import load_model
-from kmed.novelty import false_alarms
+from kmed.novelty import false_alarms, feature_model
 from kmed.predictions import Predictions, make_predictions, read_predictions
 from kmed.priors import Prior
 from kmed.progress import say
@@ -44,8 +44,9 @@ def judge(run: Run, config, table: Table, model, state) -> None:
     if "test" not in present:
         say("The data have no test split, so nothing is scored on one.")
     parts = table.take(table.rows["split"].isin(present).to_numpy())
-    novelty = evaluation.novelty_reference(model, table, config)
-    probs, distances = evaluation.predict_with_distances(model, parts, config, novelty)
+    both = feature_model(model)
+    novelty = evaluation.novelty_reference(both, table, config)
+    probs, distances = evaluation.predict_with_distances(both, parts, config, novelty)
     predictions = make_predictions(parts, probs, config.evaluate.subgroups)
     write_frame(run.predictions, predictions.to_frame())
     told = write_novelty(run, config, parts.rows, novelty, distances)
@@ -93,9 +94,9 @@ def fit_novelty(run_folder, *, data=None) -> Run:
     run = finished_run(run_folder)
     config, table = evaluation.open_run_table(run, data)
     parts = table.take(table.rows["split"].isin(JUDGED).to_numpy())
-    model = load_model(run.model)
-    novelty = evaluation.novelty_reference(model, table, config)
-    _, distances = evaluation.predict_with_distances(model, parts, config, novelty)
+    both = feature_model(load_model(run.model))
+    novelty = evaluation.novelty_reference(both, table, config)
+    _, distances = evaluation.predict_with_distances(both, parts, config, novelty)
     told = write_novelty(run, config, parts.rows, novelty, distances)
     write_json(run.metrics, run.read_json(run.metrics) | {"novelty": told})
     lines = run.summary.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,5 +1,6 @@
 """kmed.export keeps a file only if it says what the Keras model says."""
 
+import functools
 import json
 import shutil
 
@@ -17,6 +18,12 @@ from kmed.export_record import append_record, describe_record
 from kmed.exporting import ExportRefused, export
 from kmed.runs import Run
 from kmed.runtime import num_cores
+
+
+@pytest.fixture(autouse=True)
+def short_measurements(monkeypatch):
+    """Latencies are measured for an instant instead of two seconds: that they are is tested, not what they are."""
+    monkeypatch.setattr(exporting, "measure_latency", functools.partial(exporting.measure_latency, seconds=0.01))
 
 
 @pytest.fixture

@@ -39,6 +39,8 @@ def start(command) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "kmed", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
+        # Whoever runs the tests in the background may have told all below to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
