@@ -12,7 +12,9 @@ import pandas as pd
 from kmed import formats, runtime
 from kmed.errors import ConfigError, KmedError, RunError
 from kmed.evaluation import draw_training_pictures, open_run_table
+from kmed.export_record import export_words
 from kmed.exporting import NUM_PICTURES
+from kmed.files import size_of
 from kmed.models.keras_file import load_model
 from kmed.progress import say, track
 from kmed.results import command_line, write_frame
@@ -72,7 +74,7 @@ def benchmark(
     with tempfile.TemporaryDirectory() as folder:
         files = _files(run, candidates, pathlib.Path(folder), data)
         for (format, quantize), path in track(files.items(), "Measuring", len(files)):
-            shared = {"size_mb": _size(path) / 1e6, "exported": pathlib.Path(folder) not in path.parents}
+            shared = {"size_mb": size_of(path) / 1e6, "exported": pathlib.Path(folder) not in path.parents}
             for found in _measure(run, format, path, threads, batches, seconds):
                 memory = {"peak_memory_mb": found.pop("peak_memory") / 1e6}
                 rows.append({"format": format, "quantize": quantize, **found, **memory, **shared, "threads": threads})
@@ -89,10 +91,7 @@ def describe_table(table: pd.DataFrame) -> str:
     """Returns the table as `kmed benchmark` prints it."""
     shown = pd.DataFrame(
         {
-            "format": [
-                row["format"] if row["quantize"] == "none" else f"{row['format']} {row['quantize']}"
-                for _, row in table.iterrows()
-            ],
+            "format": [export_words(row) for _, row in table.iterrows()],
             "batch": table["batch"],
             "median ms": table["median_ms"].map("{:.1f}".format),
             "10-90 %": [f"{row['low_ms']:.1f}-{row['high_ms']:.1f}" for _, row in table.iterrows()],
@@ -127,11 +126,6 @@ def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, 
                 continue
         files[format, quantize] = path
     return files
-
-
-def _size(path: pathlib.Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _measure(run: Run, format: str, path: pathlib.Path, threads: int, batches, seconds: float) -> list[dict]:

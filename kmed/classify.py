@@ -18,7 +18,7 @@ from kmed.models.keras_file import load_model
 from kmed.novelty import feature_model, load_novelty, look
 from kmed.progress import say, track
 from kmed.runs import finished_run
-from kmed.serving import DecisionRule, decision_rule, open_model, read_fitted
+from kmed.serving import DecisionRule, decision_rule, open_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,6 @@ class _Model:
         config, self.batch_size = run.read_config(), batch_size
         self.geometry = (config.data.image_size, config.data.fit, config.data.interpolation)
         self.rule: DecisionRule = decision_rule(run)
-        self.calibration = read_fitted(run).calibration
         self.predictor = open_model(run, format, quantize)
         self.novelty, self.both = None, None
         if self.predictor.keras_model is None:
@@ -167,7 +166,7 @@ class _Model:
         distances = [None] * len(images)
         if self.both is not None:
             features, raw = look(self.both, images, self.batch_size)
-            probs, distances = self.calibration.apply(raw), self.novelty.distances(images, features).tolist()
+            probs, distances = self.rule.calibration.apply(raw), self.novelty.distances(images, features).tolist()
         else:
             probs = self.predictor.predict(images)
         found, sets = self.rule.decide(probs), self.rule.prediction_sets(probs)

@@ -11,7 +11,7 @@ from kmed import formats, results, runtime
 from kmed.errors import ConfigError, DataError, KmedError, RunError
 from kmed.evaluation import draw_training_pictures, open_run_table, predict_calibrated
 from kmed.export_record import export_words, record_path
-from kmed.files import replacing, write_json
+from kmed.files import replacing, size_of, write_json
 from kmed.intervals import Score
 from kmed.judging import score_predictions
 from kmed.latency import measure_latency
@@ -172,13 +172,12 @@ def _write_and_compare(source: _Source, format: str, quantize: str, path: pathli
     predictor = open_exported(path, format, threads=source.threads)
     say(f"Comparing it with the Keras model on {len(source.part)} pictures of {source.keras.rows['split'][0]} ...")
     found = predict_calibrated(predictor, source.part, source.config)
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
     latency = measure_latency(predictor, source.config.data.image_size)
     return {
         "format": format,
         "quantize": quantize,
         "file": path.name,
-        "size_bytes": size,
+        "size_bytes": size_of(path),
         "description": source.description,
         "checked": _compare(source, found, exact=quantize == "none"),
         "latency": latency.to_dict(),

@@ -50,6 +50,12 @@ def replacing(path):
         raise
 
 
+def size_of(path: pathlib.Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder and below."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def write_text(path, text: str) -> None:
     """Writes `text` (UTF-8) to `path`, whole or not at all."""
     with replacing(path) as temporary:
