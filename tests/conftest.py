@@ -80,3 +80,14 @@ def short_run(small_npz, tmp_path_factory):
     settings += ["train.epochs=2", "train.tensorboard=false", "evaluate.num_resamples=50", f"data.path={small_npz}"]
     settings += ["train.batch_size=16", "train.dtype=float32"]
     return kmed.fit(kmed.load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "short")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from chromium import Chromium, find_chromium
+
+    if find_chromium() is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    with Chromium() as started:
+        yield started

@@ -13,7 +13,6 @@ import threading
 import numpy as np
 import PIL
 import pytest
-from chromium import Chromium, find_chromium
 from PIL import Image
 
 from kmed import demo_page, train
@@ -277,15 +276,6 @@ def served(folder, broken=()):
         finally:
             server.shutdown()
             thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium."""
-    if find_chromium() is None:
-        pytest.skip("no Chromium is installed: apt-get install chromium")
-    with Chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from chromium import Chromium, find_chromium
 from click.testing import CliRunner
 from PIL import Image
 
@@ -409,15 +408,6 @@ def test_report_command(constant):
 
 
 # ----- as a browser shows it -----
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium."""
-    if find_chromium() is None:
-        pytest.skip("no Chromium is installed: apt-get install chromium")
-    with Chromium() as started:
-        yield started
 
 
 NUMBERS = "[...document.querySelectorAll('[data-from]')].map(e => [e.dataset.from, e.dataset.value, e.textContent])"
