@@ -23,8 +23,22 @@ class WeightAverage(keras.callbacks.Callback):
         self.decay = decay
         self.num_updates = 0
         self._weights = list(weights)
-        self._update = _compiled(_average)
-        self.values = [keras.ops.copy(weight.value) for weight in self._weights]
+        # Variables, so that a step reads and writes them where they lie; of copies, since Keras would take a
+        # TensorFlow variable for its own.
+        self._averages = [
+            keras.Variable(keras.ops.copy(weight.value), trainable=False, dtype=weight.dtype)
+            for weight in self._weights
+        ]
+        self._step = _compiled_step(self._averages, self._weights)
+
+    @property
+    def values(self) -> list:
+        """The averages as they stand, in the order of the weights."""
+        return [average.value for average in self._averages]
+
+    @values.setter
+    def values(self, values) -> None:
+        _assign(self._averages, values)
 
     def on_train_batch_end(self, batch, logs=None):
         """Adds one step to the average."""
@@ -32,8 +46,7 @@ class WeightAverage(keras.callbacks.Callback):
             self.model.jax_state_sync()  # fit keeps the newest weights to itself until asked
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        values = [keras.ops.convert_to_tensor(weight.value) for weight in self._weights]
-        self.values = self._update(self.values, values, keras.ops.convert_to_tensor(decay, "float32"))
+        self._step(keras.ops.convert_to_tensor(decay, "float32"))
 
     @contextlib.contextmanager
     def applied(self):
@@ -47,24 +60,38 @@ class WeightAverage(keras.callbacks.Callback):
             _assign(self._weights, own)
 
 
-def _average(averages, values, decay):
-    # Written as a step towards the value, so that a weight that stands still has itself as its average.
-    return [average + (1 - decay) * (value - average) for average, value in zip(averages, values, strict=True)]
-
-
-def _assign(weights, values) -> None:
-    for weight, value in zip(weights, values, strict=True):
-        weight.assign(value)
-
-
-def _compiled(function):
-    """Returns `function` compiled by the backend: one call a step instead of one an array."""
+def _compiled_step(averages: list, weights: list):
+    """Returns a function of the decay that moves the averages one step, as one call of the backend."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function)
+        @tf.function
+        def step(decay):
+            # Captures the variables: to hand over hundreds of arrays would take as long as to average them.
+            for average, weight in zip(averages, weights, strict=True):
+                average.assign(_moved(average, weight, decay))
+
+        return step
+
+    def move_all(values, targets, decay):
+        return [_moved(value, target, decay) for value, target in zip(values, targets, strict=True)]
+
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(function)
-    return function
+        move_all = jax.jit(move_all)
+
+    def step(decay):
+        _assign(averages, move_all([a.value for a in averages], [weight.value for weight in weights], decay))
+
+    return step
+
+
+def _moved(average, weight, decay):
+    # Written as a step towards the weight, so that one that stands still has itself as its average.
+    return average + (1 - decay) * (weight - average)
+
+
+def _assign(variables, values) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -34,21 +34,76 @@ class AdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable, the backbone's at the scaled rate."""
-        factor = self._factors[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate if factor == 1.0 else learning_rate * factor)
+        index = self._get_variable_index(variable)
+        if _on_tensorflow():
+            self._fused_step(gradient, variable, index, *learning_rate)
+        else:
+            factor = self._factors[index]
+            super().update_step(gradient, variable, learning_rate if factor == 1.0 else learning_rate * factor)
+
+    # On TensorFlow one fused operation updates a variable and both of its moments in place. Keras composes the
+    # update of some twenty operations, and works out the schedule anew for each variable that decays.
+
+    def _fused_step(self, gradient, variable, index: int, learning_rate, corrected_rate):
+        """Decays and updates a tf.Variable.
+
+        Args:
+          learning_rate: the schedule's, for the weight decay.
+          corrected_rate: with the correction of both moments' start at zero, for the update.
+        """
+        import tensorflow as tf
+
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            decayed = variable * (self.weight_decay * tf.cast(learning_rate, variable.dtype))
+            gradient, _ = tf.tuple([tf.cast(gradient, variable.dtype), variable.assign_sub(decayed)])
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.zeros([], variable.dtype),  # the rate is corrected already
+            beta2_power=tf.zeros([], variable.dtype),
+            lr=tf.cast(corrected_rate * self._factors[index], variable.dtype),
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            epsilon=tf.cast(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if _on_tensorflow():
+            step = keras.ops.cast(self.iterations + 1, "float32")
+            correction = keras.ops.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+            learning_rate = (learning_rate, learning_rate * correction)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def _apply_weight_decay(self, variables):
+        if not _on_tensorflow():  # where it is part of the step
+            super()._apply_weight_decay(variables)
 
     def _clip_gradients(self, grads):
         # On TensorFlow this is called a replica, before the sum: too early.
-        return grads if keras.backend.backend() == "tensorflow" else super()._clip_gradients(grads)
+        return grads if _on_tensorflow() else super()._clip_gradients(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
-        return list(zip(super()._clip_gradients(list(grads)), variables, strict=True))
+        return list(zip(self._clip_sum(list(grads)), variables, strict=True))
+
+    def _clip_sum(self, grads: list) -> list:
+        """Returns the gradients of all replicas together, clipped."""
+        if not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        import tensorflow as tf
+
+        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]  # one pass to measure, where Keras makes two
 
     def get_config(self):
         """Returns the arguments that rebuild the optimizer."""
         own = {"backbone_factor": self.backbone_factor, "head_prefix": self.head_prefix}
         return {**super().get_config(), **own}
+
+
+def _on_tensorflow() -> bool:
+    return keras.backend.backend() == "tensorflow"
 
 
 def make_optimizer(settings, steps_per_epoch: int) -> AdamW:

@@ -60,12 +60,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not self._can_fuse(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
-        if training and self.trainable:
-            outputs, mean, variance = self._fused(inputs, None, None)
-            for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
-        else:
-            outputs, _, _ = self._fused(inputs, self.moving_mean, self.moving_variance)
+        learns = bool(training and self.trainable)
+        outputs, mean, variance = self._fused(inputs, learns)
+        if learns:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
         return ops.cast(outputs, self.compute_dtype)
 
     def _can_fuse(self, inputs, mask) -> bool:
@@ -79,8 +78,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.moving_mean.dtype == "float32"
         )
 
-    def _fused(self, inputs, mean, variance):
-        """Returns (outputs, batch mean, unbiased batch variance); statistics of None are the batch's."""
+    def _fused(self, inputs, is_training: bool):
+        """Returns (outputs, moving mean, moving variance): in training normalised by the batch, and moved."""
         import tensorflow as tf
 
         num_channels = inputs.shape[-1]
@@ -88,11 +87,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             x=inputs,
             scale=ops.convert_to_tensor(self.gamma) if self.scale else tf.ones([num_channels]),
             offset=ops.convert_to_tensor(self.beta) if self.center else tf.zeros([num_channels]),
-            mean=tf.zeros([0]) if mean is None else ops.convert_to_tensor(mean),
-            variance=tf.zeros([0]) if variance is None else ops.convert_to_tensor(variance),
+            mean=ops.convert_to_tensor(self.moving_mean),
+            variance=ops.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,
+            exponential_avg_factor=1.0 - self.momentum,
             data_format="NHWC",
-            is_training=mean is None,
+            is_training=is_training,
         )
         return result.y, result.batch_mean, result.batch_variance
 

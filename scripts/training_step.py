@@ -1,0 +1,162 @@
+"""A process that runs training steps of one model on request, for `scripts/benchmark.py train`.
+
+It is started with a description in JSON, prints a line in JSON when it is ready, then reads a number of
+steps from each line of its input and answers with the seconds they took. It imports only what the asked
+framework needs, so that PyTorch and timm may live in an environment of their own:
+
+    echo 30 | python scripts/training_step.py '{"framework": "kmed", "model": "resnet18", "size": [60, 80], "dtype": "auto"}'
+"""
+
+import json
+import sys
+import time
+
+BATCH_SIZE = 32
+NUM_CLASSES = 4
+
+
+def main():
+    """Reads what to run, builds it, and runs it whenever a number of steps arrives."""
+    wanted = json.loads(sys.argv[1])
+    run, told = FRAMEWORKS[wanted["framework"]](wanted)
+    run(3)  # compiles, and fills the allocators
+    answer(told)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        run(int(line))
+        answer({"seconds": time.perf_counter() - start})
+
+
+def answer(message: dict) -> None:
+    """Writes one line of JSON."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def kmed_steps(wanted: dict):
+    """Returns a function of a number of steps, as `kmed train` runs them on pictures in memory, and what it uses."""
+    from kmed import build_model, runtime
+
+    runtime.load_backend()
+    from kmed.averaging import WeightAverage
+    from kmed.callbacks import StopOnNonFiniteLoss
+    from kmed.config import Config
+    from kmed.train import start_phase
+
+    config = Config()
+    dtype = runtime.choose_dtype(wanted["model"], wanted["dtype"])
+    with runtime.dtype_policy(dtype):
+        model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], **options(wanted))
+        start_phase(model, config, drawn_table(), epoch=0, steps=10**6)
+    callbacks = [WeightAverage(model.weights, config.train.ema), StopOnNonFiniteLoss()]
+    return keras_runner(model, wanted, callbacks), {"dtype": dtype, "versions": runtime.versions()}
+
+
+def keras_steps(wanted: dict):
+    """The same model of Keras' own layers, with Keras' own optimizer and average of the weights."""
+    import keras
+
+    from kmed import build_model, runtime
+
+    stock = {} if wanted["model"] == "vit" else {"batch_norm": "keras"}
+    runtime.load_backend()
+    with runtime.dtype_policy(wanted["dtype"]):
+        model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], **options(wanted), **stock)
+        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.05, global_clipnorm=1.0, use_ema=True)
+        model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    return keras_runner(model, wanted, []), {"dtype": wanted["dtype"], "versions": runtime.versions()}
+
+
+def options(wanted: dict) -> dict:
+    """Returns what `build_model` is given for a vision transformer without dropout."""
+    return {} if wanted.get("dropout", True) else {"dropout": 0.0, "attention_dropout": 0.0}
+
+
+def keras_runner(model, wanted: dict, callbacks: list):
+    """Returns a function that fits the model on one batch, again and again."""
+    import numpy as np
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    images = tf.constant(rng.integers(0, 256, (BATCH_SIZE, *wanted["size"], 3)), tf.float32)
+    labels = tf.one_hot(rng.integers(0, NUM_CLASSES, BATCH_SIZE), NUM_CLASSES)
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    # With tf.data's tuning, giving back the iterator at the end of `fit` waits up to a second for its timer.
+    settings = tf.data.Options()
+    settings.autotune.enabled = False
+    batches = batches.with_options(settings)
+    return lambda steps: model.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=callbacks)
+
+
+def drawn_table():
+    """Returns a Table of four classes without pictures, for what a training step asks of its data."""
+    import numpy as np
+    import pandas as pd
+
+    from kmed.data.table import Table
+
+    rows = pd.DataFrame({name: list("abcd") for name in ("path", "group", "cluster", "split")})
+    return Table(rows, np.eye(NUM_CLASSES, dtype=np.float32), tuple("abcd"), "multiclass", "drawn")
+
+
+def torch_steps(wanted: dict):
+    """timm's model in channels-last with PyTorch's fused AdamW: the leanest step, or one that does all that kmed's does.
+
+    With "whole" the gradient is clipped, an exponential average of all weights is kept and the
+    accuracy counted, all by PyTorch's fused operations.
+    """
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    model = timm_model(wanted).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
+    images = torch.randint(0, 256, (BATCH_SIZE, 3, *wanted["size"])).float() / 255
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(0, NUM_CLASSES, (BATCH_SIZE,))
+    kept = [value for value in model.state_dict().values() if value.is_floating_point()]
+    averages = [value.clone() for value in kept]
+    bfloat16 = wanted["dtype"] == "mixed_bfloat16"
+
+    def run(steps: int):
+        total, correct = torch.zeros(()), torch.zeros(())
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                logits = model(images)
+                loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+            loss.backward()
+            if wanted.get("whole"):
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+            optimizer.step()
+            if wanted.get("whole"):
+                with torch.no_grad():
+                    torch._foreach_lerp_(averages, kept, 0.01)
+                    correct += (logits.argmax(1) == labels).sum()
+            total += loss.detach()
+        return float(total), float(correct)
+
+    versions = {"torch": torch.__version__, "timm": timm.__version__}
+    return run, {"dtype": wanted["dtype"], "versions": versions}
+
+
+def timm_model(wanted: dict):
+    """Returns timm's model of kmed's name, with the same drop rates."""
+    import timm
+
+    if wanted["model"] == "vit":
+        rate = 0.3 if wanted.get("dropout", True) else 0.0
+        drops = {"pos_drop_rate": rate, "proj_drop_rate": rate, "attn_drop_rate": rate}
+        return timm.models.VisionTransformer(
+            img_size=tuple(wanted["size"]), patch_size=8, embed_dim=128, depth=6, num_heads=16, num_classes=4, **drops
+        )
+    if wanted["model"] == "efficientnetb0":
+        drops = {"drop_rate": 0.2, "drop_path_rate": 0.06}
+        return timm.create_model("efficientnet_b0", num_classes=NUM_CLASSES, **drops)
+    return timm.create_model(wanted["model"], num_classes=NUM_CLASSES)
+
+
+FRAMEWORKS = {"kmed": kmed_steps, "keras": keras_steps, "torch": torch_steps}
+
+if __name__ == "__main__":
+    main()
