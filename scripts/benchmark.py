@@ -3,6 +3,7 @@
 Each command prints its figures, and writes them as rows of a CSV where --out is given:
 
     python scripts/benchmark.py startup
+    python scripts/benchmark.py train --torch-python ../torch/bin/python --out results/training_speed.csv
     python scripts/benchmark.py batchnorm --steps 40
     python scripts/benchmark.py pipeline --data data/blood_cells
     python scripts/benchmark.py dtype
@@ -11,6 +12,9 @@ Each command prints its figures, and writes them as rows of a CSV where --out is
     python scripts/benchmark.py audit --data data/blood_cells
 """
 
+import contextlib
+import itertools
+import json
 import pathlib
 import resource
 import statistics
@@ -22,12 +26,23 @@ import time
 import click
 import numpy as np
 import pandas as pd
+from training_step import BATCH_SIZE, kmed_steps
 
 from kmed import runtime
 from kmed.files import replacing
 
 IMAGE_SIZE = (120, 160)
-BATCH_SIZE = 32
+# How a training step is taken: (framework, dtype). The others are compared with the first.
+MODES = {
+    "kmed": ("kmed", "auto"),
+    "keras float32": ("keras", "float32"),
+    "keras bfloat16": ("keras", "mixed_bfloat16"),
+    "pytorch float32": ("torch", "float32"),
+    "pytorch bfloat16": ("torch", "mixed_bfloat16"),
+}
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+ROUND = 5  # steps of one mode of `train` before the next has its turn
+STEP_SCRIPT = str(pathlib.Path(__file__).with_name("training_step.py"))
 BLOCK = 10  # steps of one candidate before the other has its turn
 OUT = click.option("--out", type=click.Path(path_type=pathlib.Path), help="A CSV that the rows are added to.")
 DATA = click.option("--data", required=True, help="The blood cells, such as data/blood_cells.")
@@ -57,6 +72,93 @@ def startup(runs, out):
         rows.append(row("startup", subject, statistics.median(seconds), "s (median)", steps=runs))
         rows.append(row("startup", subject, float(printed.split()[-1] == "True"), "imports TensorFlow"))
     report(rows, out)
+
+
+@main.command()
+@click.option("--models", default="resnet18,resnet152,densenet121,densenet161,efficientnetb0,vit", show_default=True)
+@click.option("--sizes", default="60x80,120x160", show_default=True, help="vit rounds up to whole patches.")
+@click.option("--steps", default=30, show_default=True, help="Counted steps of each mode, after the warm-up.")
+@click.option("--torch-python", help="Python of an environment with torch, torchvision and timm; none: without them.")
+@OUT
+def train(models, sizes, steps, torch_python, out):
+    """Training steps of kmed, stock Keras and timm on PyTorch, in processes that take turns."""
+    modes = {mode: how for mode, how in MODES.items() if torch_python or how[0] != "torch"}
+    for name in models.split(","):
+        subjects = {name: {}} | ({f"{name} without dropout": NO_DROPOUT} if name == "vit" else {})
+        for (subject, options), size in itertools.product(subjects.items(), sizes.split(",")):
+            height, width = (int(side) for side in size.split("x"))
+            if name == "vit":
+                height, width = (-(-side // 8) * 8 for side in (height, width))
+            wanted = {"model": name, "size": [height, width], "options": options}
+            rows = race(wanted, modes, steps, torch_python)
+            report([{"model": subject, "image_size": f"{height}x{width}", **row} for row in rows], out)
+
+
+def race(wanted: dict, modes: dict, steps: int, torch_python: str | None) -> list[dict]:
+    """Returns a row a mode: images/s, and how many times as fast as it kmed is, both in turn.
+
+    A round gives each mode a few steps, every other round in reverse order, and the ratio is the
+    median over the rounds of two modes' times in the same round: what slows the machine for a
+    while slows both.
+    """
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for mode, (framework, dtype) in modes.items():
+            python = torch_python if framework == "torch" else sys.executable
+            asked = wanted | {"framework": framework, "dtype": dtype}
+            workers[mode] = stack.enter_context(started([python, STEP_SCRIPT, json.dumps(asked)]))
+        seconds = {mode: [] for mode in workers}
+        for number in range(-(-steps // ROUND)):
+            for mode in list(workers)[:: -1 if number % 2 else 1]:
+                seconds[mode].append(workers[mode].run(ROUND))
+        told = {mode: worker.told for mode, worker in workers.items()}
+    return [raced(mode, seconds, told[mode]) for mode in seconds]
+
+
+def raced(mode: str, seconds: dict[str, list[float]], told: dict) -> dict:
+    """Returns the row of one mode; `kmed_ratio` is kmed's speed in units of the mode's."""
+    ratios = np.array(seconds[mode]) / np.array(seconds["kmed"])
+    return {
+        "mode": mode,
+        "dtype": told["dtype"],
+        "images_per_second": round(ROUND * BATCH_SIZE / statistics.median(seconds[mode]), 1),
+        "kmed_ratio": round(float(np.median(ratios)), 3),
+        "ratio_low": round(float(ratios.min()), 3),
+        "ratio_high": round(float(ratios.max()), 3),
+        "steps": ROUND * len(ratios),
+        "batch_size": BATCH_SIZE,
+        "packages": " ".join(f"{name}={version}" for name, version in told["versions"].items()),
+    }
+
+
+class Worker:
+    """A process of `training_step.py`: `told` is what it said of itself."""
+
+    def __init__(self, process: subprocess.Popen):
+        self._process = process
+        self.told = self._answer()
+
+    def run(self, steps: int) -> float:
+        """Returns the seconds that so many steps took."""
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._answer()["seconds"]
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise click.ClickException(f"{' '.join(self._process.args)} ended with code {self._process.wait()}.")
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def started(command: list[str]):
+    """Runs a command as a Worker for the duration of a block."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Worker(process)
+        finally:
+            process.kill()
 
 
 @main.command()
@@ -221,35 +323,15 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def training_step(name: str, dtype: str, model_options=None):
-    """Returns a function that runs a number of training steps as `kmed train` does, input aside."""
-    import tensorflow as tf
-
-    from kmed import build_model
-    from kmed.config import Config
-    from kmed.train import start_phase
-
-    with runtime.dtype_policy(dtype):
-        model = build_model(name, 4, image_size=IMAGE_SIZE, **(model_options or {}))
-        start_phase(model, Config(), drawn_table(), epoch=0, steps=10**6)
-    rng = np.random.default_rng(0)
-    images = tf.constant(rng.integers(0, 256, (BATCH_SIZE, *IMAGE_SIZE, 3)), tf.float32)
-    labels = tf.one_hot(rng.integers(0, 4, BATCH_SIZE), 4)
-    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    """Returns a function that runs a number of training steps in this process and returns the seconds."""
+    run_steps, _ = kmed_steps({"model": name, "size": IMAGE_SIZE, "dtype": dtype, "options": model_options or {}})
 
     def run(steps: int) -> float:
         start = time.perf_counter()
-        model.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0)
+        run_steps(steps)
         return time.perf_counter() - start
 
     return run
-
-
-def drawn_table():
-    """Returns a Table of four classes without pictures, for what a training step asks of its data."""
-    from kmed.data.table import Table
-
-    rows = pd.DataFrame({name: list("abcd") for name in ("path", "group", "cluster", "split")})
-    return Table(rows, np.eye(4, dtype=np.float32), tuple("abcd"), "multiclass", "drawn")
 
 
 def in_turn(candidates: dict, steps: int) -> dict[str, float]:

@@ -4,7 +4,8 @@ It is started with a description in JSON, prints a line in JSON when it is ready
 steps from each line of its input and answers with the seconds they took. It imports only what the asked
 framework needs, so that PyTorch and timm may live in an environment of their own:
 
-    echo 30 | python scripts/training_step.py '{"framework": "kmed", "model": "resnet18", "size": [60, 80], "dtype": "auto"}'
+    echo 30 | python scripts/training_step.py \\
+        '{"framework": "kmed", "model": "resnet18", "size": [60, 80], "dtype": "auto", "options": {}}'
 """
 
 import json
@@ -34,7 +35,11 @@ def answer(message: dict) -> None:
 
 
 def kmed_steps(wanted: dict):
-    """Returns a function of a number of steps, as `kmed train` runs them on pictures in memory, and what it uses."""
+    """Returns (run, what it uses): `run(steps)` trains as `kmed train` does, input aside.
+
+    Args:
+      wanted: "model", "size" (height, width), "dtype" (a policy or "auto") and "options" of `build_model`.
+    """
     from kmed import build_model, runtime
 
     runtime.load_backend()
@@ -46,30 +51,50 @@ def kmed_steps(wanted: dict):
     config = Config()
     dtype = runtime.choose_dtype(wanted["model"], wanted["dtype"])
     with runtime.dtype_policy(dtype):
-        model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], **options(wanted))
+        model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], **wanted["options"])
         start_phase(model, config, drawn_table(), epoch=0, steps=10**6)
     callbacks = [WeightAverage(model.weights, config.train.ema), StopOnNonFiniteLoss()]
     return keras_runner(model, wanted, callbacks), {"dtype": dtype, "versions": runtime.versions()}
 
 
 def keras_steps(wanted: dict):
-    """The same model of Keras' own layers, with Keras' own optimizer and average of the weights."""
-    import keras
-
+    """The same architecture of Keras' own layers, with Keras' own optimizer and average of the weights."""
     from kmed import build_model, runtime
 
-    stock = {} if wanted["model"] == "vit" else {"batch_norm": "keras"}
     runtime.load_backend()
+    import keras
+
     with runtime.dtype_policy(wanted["dtype"]):
-        model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], **options(wanted), **stock)
+        if wanted["model"] == "vit":
+            model = keras_vit(wanted["size"], **wanted["options"])
+        else:
+            model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], batch_norm="keras")
         optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.05, global_clipnorm=1.0, use_ema=True)
         model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     return keras_runner(model, wanted, []), {"dtype": wanted["dtype"], "versions": runtime.versions()}
 
 
-def options(wanted: dict) -> dict:
-    """Returns what `build_model` is given for a vision transformer without dropout."""
-    return {} if wanted.get("dropout", True) else {"dropout": 0.0, "attention_dropout": 0.0}
+def keras_vit(size, dropout: float = 0.3, attention_dropout: float = 0.3):
+    """Returns kmed's vision transformer as one writes it with `keras.layers.MultiHeadAttention`."""
+    import keras
+    from keras import layers
+
+    images = keras.Input((*size, 3))
+    x = layers.Rescaling(1 / 255)(images)
+    x = layers.Conv2D(128, 8, 8)(x)
+    x = layers.Reshape((-1, 128))(x)  # (N, P, 128)
+    x = layers.ZeroPadding1D((1, 0))(x)  # a place for the class token, whose value the position is
+    positions = layers.Embedding(x.shape[1], 128)(keras.ops.arange(x.shape[1]))
+    x = layers.Dropout(dropout)(x + positions)
+    for _ in range(6):
+        y = layers.LayerNormalization(epsilon=1e-6)(x)
+        y = layers.MultiHeadAttention(16, 8, dropout=attention_dropout)(y, y)
+        x = x + layers.Dropout(dropout)(y)
+        y = layers.LayerNormalization(epsilon=1e-6)(x)
+        y = layers.Dropout(dropout)(layers.Dense(512, activation="gelu")(y))
+        x = x + layers.Dropout(dropout)(layers.Dense(128)(y))
+    x = layers.LayerNormalization(epsilon=1e-6)(x)[:, 0]
+    return keras.Model(images, layers.Dense(NUM_CLASSES, activation="softmax", dtype="float32")(x))
 
 
 def keras_runner(model, wanted: dict, callbacks: list):
@@ -85,7 +110,7 @@ def keras_runner(model, wanted: dict, callbacks: list):
     settings = tf.data.Options()
     settings.autotune.enabled = False
     batches = batches.with_options(settings)
-    return lambda steps: model.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=callbacks)
+    return lambda steps: model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=callbacks)
 
 
 def drawn_table():
@@ -100,11 +125,7 @@ def drawn_table():
 
 
 def torch_steps(wanted: dict):
-    """timm's model in channels-last with PyTorch's fused AdamW: the leanest step, or one that does all that kmed's does.
-
-    With "whole" the gradient is clipped, an exponential average of all weights is kept and the
-    accuracy counted, all by PyTorch's fused operations.
-    """
+    """timm's model in channels-last with PyTorch's fused AdamW, and nothing more: no clipping, average or accuracy."""
     import timm
     import torch
 
@@ -114,27 +135,15 @@ def torch_steps(wanted: dict):
     images = torch.randint(0, 256, (BATCH_SIZE, 3, *wanted["size"])).float() / 255
     images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(0, NUM_CLASSES, (BATCH_SIZE,))
-    kept = [value for value in model.state_dict().values() if value.is_floating_point()]
-    averages = [value.clone() for value in kept]
     bfloat16 = wanted["dtype"] == "mixed_bfloat16"
 
     def run(steps: int):
-        total, correct = torch.zeros(()), torch.zeros(())
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 logits = model(images)
-                loss = torch.nn.functional.cross_entropy(logits.float(), labels)
-            loss.backward()
-            if wanted.get("whole"):
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+            torch.nn.functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
-            if wanted.get("whole"):
-                with torch.no_grad():
-                    torch._foreach_lerp_(averages, kept, 0.01)
-                    correct += (logits.argmax(1) == labels).sum()
-            total += loss.detach()
-        return float(total), float(correct)
 
     versions = {"torch": torch.__version__, "timm": timm.__version__}
     return run, {"dtype": wanted["dtype"], "versions": versions}
@@ -145,8 +154,8 @@ def timm_model(wanted: dict):
     import timm
 
     if wanted["model"] == "vit":
-        rate = 0.3 if wanted.get("dropout", True) else 0.0
-        drops = {"pos_drop_rate": rate, "proj_drop_rate": rate, "attn_drop_rate": rate}
+        rate, attention_rate = (wanted["options"].get(name, 0.3) for name in ("dropout", "attention_dropout"))
+        drops = {"pos_drop_rate": rate, "proj_drop_rate": rate, "attn_drop_rate": attention_rate}
         return timm.models.VisionTransformer(
             img_size=tuple(wanted["size"]), patch_size=8, embed_dim=128, depth=6, num_heads=16, num_classes=4, **drops
         )

@@ -1,0 +1,42 @@
+"""scripts/benchmark.py train: what takes turns, and what is written down."""
+
+import importlib
+import pathlib
+import sys
+
+import click
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield importlib.import_module("benchmark")
+    for name in ("benchmark", "training_step"):
+        sys.modules.pop(name, None)
+
+
+def test_a_race_of_two_frameworks_takes_real_steps(benchmark):
+    wanted = {"model": "vit", "size": [16, 16], "options": {"dropout": 0.0, "attention_dropout": 0.0}}
+    modes = {"kmed": ("kmed", "float32"), "keras float32": ("keras", "float32")}
+    ours, stock = benchmark.race(wanted, modes, steps=10, torch_python=None)
+    assert (ours["mode"], ours["kmed_ratio"], ours["steps"]) == ("kmed", 1.0, 10)
+    assert stock["ratio_low"] <= stock["kmed_ratio"] <= stock["ratio_high"]
+    assert min(ours["images_per_second"], stock["images_per_second"]) > 0
+    assert "tensorflow=" in stock["packages"]
+
+
+def test_ratios_are_taken_round_by_round(benchmark):
+    # The machine is half as fast in the second round, for both.
+    seconds = {"kmed": [1.0, 2.0, 1.0], "pytorch float32": [1.5, 3.0, 1.5]}
+    row = benchmark.raced("pytorch float32", seconds, {"dtype": "float32", "versions": {"torch": "2"}})
+    assert (row["ratio_low"], row["kmed_ratio"], row["ratio_high"]) == (1.5, 1.5, 1.5)
+    assert row["images_per_second"] == round(5 * 32 / 1.5, 1)
+
+
+def test_a_process_that_ends_early_is_named(benchmark):
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(click.ClickException, match="ended with code 3"), benchmark.started(command):
+        pass
