@@ -14,8 +14,10 @@ from kmed.data.augment import NUM_DRAWS, Augmenter, Plan, check_counters, check_
 from kmed.data.images import Pictures
 from kmed.data.table import Table
 from kmed.errors import DataError, KmedError, suggest
+from kmed.runtime import num_cores
 
 BACKENDS = ("tensorflow", "memory")
+PREFETCHED = 4  # batches that lie ready, to even out slow reads
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
@@ -133,7 +135,7 @@ class Pipeline:
         import tensorflow as tf
 
         dataset = tf.data.Dataset.range(num_rows).batch(self.batch_size)
-        dataset = dataset.map(self._load_graph, tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.map(self._load_graph, num_cores(), deterministic=True)
         return self._finish(dataset, steps)
 
     @contextlib.contextmanager
@@ -195,8 +197,8 @@ class Pipeline:
 
         end = tf.int64.max if num_epochs is None else first_epoch + num_epochs
         dataset = tf.data.Dataset.range(first_epoch, end).flat_map(batches_of)
-        dataset = dataset.map(self._load_graph, tf.data.AUTOTUNE, deterministic=True)
-        dataset = dataset.map(self._augment, tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.map(self._load_graph, num_cores(), deterministic=True)
+        dataset = dataset.map(self._augment, num_cores(), deterministic=True)
         steps = tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * self.steps_per_epoch
         return self._finish(dataset, steps)
 
@@ -226,9 +228,12 @@ class Pipeline:
 
         options = tf.data.Options()
         # Threads of its own: reading must not take those that the model's operations wait for.
-        options.threading.private_threadpool_size = max(os.cpu_count() or 1, 2)
+        options.threading.private_threadpool_size = max(num_cores(), 2)
+        # The thread that tunes wakes 10 ms, 30 ms, 70 ms, ... 41 s, 82 s after the start, and whoever gives back the
+        # iterator, at the end of each epoch, waits for its next waking: an epoch of 45 s took 82.
+        options.autotune.enabled = False
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-        return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+        return dataset.prefetch(PREFETCHED).with_options(options)
 
 
 class _Batches(keras.utils.PyDataset):

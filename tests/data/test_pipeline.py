@@ -185,6 +185,13 @@ def test_fit_takes_an_epoch_and_a_stream(table, backend):
     assert model.predict(pipeline.evaluation(), verbose=0).shape == (11, 3)
 
 
+@pytest.mark.skipif("tensorflow" not in BACKENDS, reason="tf.data is TensorFlow's")
+def test_nothing_waits_for_the_tuning_thread(table):
+    pipeline = Pipeline(table, SIZE, batch_size=4)
+    for dataset in (pipeline.epoch(0), pipeline.stream(), pipeline.evaluation()):
+        assert dataset.options().autotune.enabled is False
+
+
 # ----- errors -----
 
 
