@@ -1,0 +1,62 @@
+"""Try settings on validation data alone: the test split's pictures are left out before anything is trained.
+
+Each call trains one model with one set of settings and adds a row to a CSV; what a recipe's settings rest on:
+
+    python scripts/tune.py --config configs/blood_cells.yaml --data data/blood_cells --model resnet18 \\
+        --set data.image_size=96x128 --set train.epochs=4 --out results/tuning.csv
+"""
+
+import pathlib
+import tempfile
+
+import click
+import pandas as pd
+
+import kmed
+from kmed import results, runtime
+
+RUN_FOLDERS = "kmed_tune_"  # temporary; only the row is kept
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.option("--config", required=True, help="The YAML file that the trial changes.")
+@click.option("--data", required=True, help="Such as data/blood_cells.")
+@click.option("--model", required=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting to try; may be repeated.")
+@click.option("--out", required=True, type=click.Path(path_type=pathlib.Path), help="The CSV that the row is added to.")
+def main(config, data, model, settings, out):
+    """Trains once, and notes the best epoch's validation scores."""
+    runtime.load_backend()
+    from kmed.data.prepare import open_table, prepare_table
+
+    chosen = kmed.load_config(config, [("data.path", data), ("model.name", model), *settings])
+    table, _ = prepare_table(open_table(chosen), chosen)
+    table = table.take((table.rows["split"] != "test").to_numpy())
+    # Nothing but history.csv is read, so the final scoring may be brief; and no test split is drawn anew.
+    brief = ["data.test_fraction=0", "train.tensorboard=false", "evaluate.num_resamples=10"]
+    chosen = kmed.load_config(config, [("data.path", data), ("model.name", model), *settings, *brief])
+    with tempfile.TemporaryDirectory(prefix=RUN_FOLDERS) as folder:
+        history = pd.read_csv(kmed.fit(chosen, table=table, out=pathlib.Path(folder) / "run").history)
+    row = best_epoch(history, chosen.train.monitor) | {
+        "config": config,
+        "model": chosen.model.name,
+        "settings": " ".join(settings),
+        "image_size": "x".join(map(str, chosen.data.image_size)),
+        "epochs": chosen.train.epochs,
+        "seconds": round(history["seconds"].sum()),
+        "device": runtime.describe_device(),
+    }
+    results.append_rows(out, [pd.DataFrame([row]).astype(str)])
+    click.echo(pd.Series(row).to_string())
+
+
+def best_epoch(history: pd.DataFrame, monitor: str) -> dict:
+    """Returns the number and the validation scores of the epoch that a run would keep."""
+    values = history[monitor]
+    best = history.loc[values.idxmin() if monitor.endswith("_loss") else values.idxmax()]
+    scores = {name: round(float(best[name]), 4) for name in history.columns if name.startswith("val_")}
+    return {"best_epoch": int(best["epoch"]), **scores, "loss": round(float(best["loss"]), 4)}
+
+
+if __name__ == "__main__":
+    main()
