@@ -54,8 +54,7 @@ class AdamW(keras.optimizers.AdamW):
         import tensorflow as tf
 
         if self.weight_decay is not None and self._use_weight_decay(variable):
-            decayed = variable * (self.weight_decay * tf.cast(learning_rate, variable.dtype))
-            gradient, _ = tf.tuple([tf.cast(gradient, variable.dtype), variable.assign_sub(decayed)])
+            variable.assign_sub(variable * (self.weight_decay * tf.cast(learning_rate, variable.dtype)))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,

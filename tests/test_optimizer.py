@@ -29,10 +29,21 @@ def moved(optimizer, steps=3):
 
 
 def test_it_is_keras_adamw_where_nothing_is_scaled():
-    settings = {"learning_rate": 0.01, "weight_decay": 0.1, "global_clipnorm": 0.5}
+    # Powers of two: the fused kernel takes 1 - beta_2 of a float32 beta_2, which for 0.999 is 5e-5 off 0.001.
+    settings = {
+        "learning_rate": 0.01,
+        "weight_decay": 0.1,
+        "global_clipnorm": 0.5,
+        "beta_1": 0.875,
+        "beta_2": 1 - 2**-10,
+    }
     for ours, theirs in zip(moved(AdamW(**settings)), moved(keras.optimizers.AdamW(**settings))):
-        # The fused kernel takes 1 - beta_2 of a float32 beta_2, which is 5e-5 off 0.001.
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-8)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_at_the_usual_rates_it_is_keras_adamw_but_for_that_rounding():
+    for ours, theirs in zip(moved(AdamW(0.01)), moved(keras.optimizers.AdamW(0.01))):
+        np.testing.assert_allclose(ours, theirs, rtol=3e-5, atol=1e-8)
 
 
 def test_clipping_changes_the_steps():
