@@ -81,8 +81,9 @@ def benchmark(
     if not rows:
         raise RunError("Nothing could be measured; the lines above say why.")
     told = runtime.environment()
-    versions = " ".join(f"{name}={version}" for name, version in told["versions"].items())
-    table = pd.DataFrame(rows).assign(device=told["device"], versions=versions, command=command_line())
+    table = pd.DataFrame(rows).assign(
+        device=told["device"], versions=runtime.join_versions(told["versions"]), command=command_line()
+    )
     write_frame(run.folder / "benchmark.csv", table)
     return table
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pandas as pd
 
-from kmed import results
+from kmed import results, runtime
 
 
 def record_path(path: pathlib.Path) -> pathlib.Path:
@@ -38,7 +38,7 @@ def result_row(record: dict) -> dict:
         "tolerance_points": checked["tolerance_points"],
         "passed": checked["passed"],
         "device": record["device"],
-        "versions": " ".join(f"{name}={version}" for name, version in record["versions"].items()),
+        "versions": runtime.join_versions(record["versions"]),
         "command": record["command"],
     }
 

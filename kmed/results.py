@@ -208,7 +208,7 @@ def result_row(run: Run, config, table: Table, model, state, split: str, judged:
         "seed": config.seed,
         "minutes": round(state.seconds / 60, 1),
         "device": environment["device"],
-        "versions": " ".join(f"{name}={version}" for name, version in environment["versions"].items()),
+        "versions": runtime.join_versions(environment["versions"]),
         "command": environment["command"],
     }
     return _in_order(others, score_columns(config.task, judged))

@@ -202,6 +202,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def join_versions(found: dict[str, str]) -> str:
+    """Returns versions as a table's cell holds them.
+
+    Example:
+      >>> join_versions({"python": "3.11.7", "keras": "3.15.1"})
+      'python=3.11.7 keras=3.15.1'
+    """
+    return " ".join(f"{name}={version}" for name, version in found.items())
+
+
 def environment() -> dict:
     """Returns what is stored as environment.json beside a run."""
     import keras
