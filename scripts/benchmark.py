@@ -97,9 +97,8 @@ def train(models, sizes, steps, torch_python, out):
 def race(wanted: dict, modes: dict, steps: int, torch_python: str | None) -> list[dict]:
     """Returns a row a mode: images/s, and how many times as fast as it kmed is, both in turn.
 
-    A round gives each mode a few steps, every other round in reverse order, and the ratio is the
-    median over the rounds of two modes' times in the same round: what slows the machine for a
-    while slows both.
+    The ratio is the median over the rounds of two modes' times in the same round: what slows the
+    machine for a while slows both.
     """
     with contextlib.ExitStack() as stack:
         workers = {}
@@ -107,10 +106,7 @@ def race(wanted: dict, modes: dict, steps: int, torch_python: str | None) -> lis
             python = torch_python if framework == "torch" else sys.executable
             asked = wanted | {"framework": framework, "dtype": dtype}
             workers[mode] = stack.enter_context(started([python, STEP_SCRIPT, json.dumps(asked)]))
-        seconds = {mode: [] for mode in workers}
-        for number in range(-(-steps // ROUND)):
-            for mode in list(workers)[:: -1 if number % 2 else 1]:
-                seconds[mode].append(workers[mode].run(ROUND))
+        seconds = take_turns({mode: worker.run for mode, worker in workers.items()}, steps, ROUND)
         told = {mode: worker.told for mode, worker in workers.items()}
     return [raced(mode, seconds, told[mode]) for mode in seconds]
 
@@ -127,7 +123,7 @@ def raced(mode: str, seconds: dict[str, list[float]], told: dict) -> dict:
         "ratio_high": round(float(ratios.max()), 3),
         "steps": ROUND * len(ratios),
         "batch_size": BATCH_SIZE,
-        "packages": " ".join(f"{name}={version}" for name, version in told["versions"].items()),
+        "versions": runtime.join_versions(told["versions"]),
     }
 
 
@@ -338,12 +334,21 @@ def in_turn(candidates: dict, steps: int) -> dict[str, float]:
     """Returns images/s of each candidate, run in alternating blocks after a warm-up."""
     for run in candidates.values():
         run(3)
-    seconds = dict.fromkeys(candidates, 0.0)
-    rounds = -(-steps // BLOCK)
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            seconds[name] += run(BLOCK)
-    return {name: rounds * BLOCK * BATCH_SIZE / spent for name, spent in seconds.items()}
+    seconds = take_turns(candidates, steps, BLOCK)
+    return {name: len(spent) * BLOCK * BATCH_SIZE / sum(spent) for name, spent in seconds.items()}
+
+
+def take_turns(candidates: dict, steps: int, block: int) -> dict[str, list[float]]:
+    """Returns each candidate's seconds a round: a block of steps in each, every other round in reverse order.
+
+    Args:
+      candidates: {name: function of a number of steps that returns the seconds they took}.
+    """
+    seconds = {name: [] for name in candidates}
+    for number in range(-(-steps // block)):
+        for name in list(candidates)[:: -1 if number % 2 else 1]:
+            seconds[name].append(candidates[name](block))
+    return seconds
 
 
 def compared(benchmark: str, subject: str, rates: dict[str, float], steps: int, *, base: str) -> list[dict]:
@@ -374,7 +379,8 @@ def report(rows: list[dict], out: pathlib.Path | None) -> None:
     if out is None:
         return
     frame["device"] = runtime.describe_device()
-    frame["versions"] = " ".join(f"{name}={version}" for name, version in runtime.versions().items())
+    if "versions" not in frame:  # the rows of `train` come from environments of their own
+        frame["versions"] = runtime.join_versions(runtime.versions())
     frame["command"] = " ".join(["python", *sys.argv])
     if out.exists():
         frame = pd.concat([pd.read_csv(out), frame], ignore_index=True)

@@ -15,8 +15,6 @@ import pandas as pd
 import kmed
 from kmed import results, runtime
 
-RUN_FOLDERS = "kmed_tune_"  # temporary; only the row is kept
-
 
 @click.command(help=__doc__.split("\n")[0])
 @click.option("--config", required=True, help="The YAML file that the trial changes.")
@@ -29,13 +27,14 @@ def main(config, data, model, settings, out):
     runtime.load_backend()
     from kmed.data.prepare import open_table, prepare_table
 
-    chosen = kmed.load_config(config, [("data.path", data), ("model.name", model), *settings])
+    overrides = [("data.path", data), ("model.name", model), *settings]
+    chosen = kmed.load_config(config, overrides)
     table, _ = prepare_table(open_table(chosen), chosen)
     table = table.take((table.rows["split"] != "test").to_numpy())
     # Nothing but history.csv is read, so the final scoring may be brief; and no test split is drawn anew.
     brief = ["data.test_fraction=0", "train.tensorboard=false", "evaluate.num_resamples=10"]
-    chosen = kmed.load_config(config, [("data.path", data), ("model.name", model), *settings, *brief])
-    with tempfile.TemporaryDirectory(prefix=RUN_FOLDERS) as folder:
+    chosen = kmed.load_config(config, [*overrides, *brief])
+    with tempfile.TemporaryDirectory() as folder:
         history = pd.read_csv(kmed.fit(chosen, table=table, out=pathlib.Path(folder) / "run").history)
     row = best_epoch(history, chosen.train.monitor) | {
         "config": config,

@@ -1,7 +1,9 @@
 """What several tests share: a quiet backend, the real data where there are any, a small packed data set."""
 
+import importlib
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -80,6 +82,16 @@ def short_run(small_npz, tmp_path_factory):
     settings += ["train.epochs=2", "train.tensorboard=false", "evaluate.num_resamples=50", f"data.path={small_npz}"]
     settings += ["train.batch_size=16", "train.dtype=float32"]
     return kmed.fit(kmed.load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "short")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A function that imports a file of scripts/ by its name; the modules are forgotten after the test."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    yield importlib.import_module
+    for name in {path.stem for path in (ROOT / "scripts").glob("*.py")} & (set(sys.modules) - before):
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

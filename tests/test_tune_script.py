@@ -1,9 +1,6 @@
 """scripts/tune.py: no test picture is seen, and the row is that of the epoch a run would keep."""
 
-import importlib
 import itertools
-import pathlib
-import sys
 
 import numpy as np
 import pandas as pd
@@ -13,14 +10,10 @@ from PIL import Image
 
 import kmed
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-
 
 @pytest.fixture
-def tune(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield importlib.import_module("tune")
-    sys.modules.pop("tune", None)
+def tune(script):
+    return script("tune")
 
 
 def test_a_trial_sees_no_test_picture(tune, tmp_path, monkeypatch):
