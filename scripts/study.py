@@ -1,0 +1,105 @@
+"""Puts the six models of configs/*_six.yaml beside the figures of a study, in the README and as figures.
+
+    python scripts/study.py README.md docs/images
+
+The study ("Medical Image Classification with ResNets, DenseNets, EfficientNet and ViT", course slides, Skoltech, no
+date) prints its scores without intervals: results/study.csv, with our names of models and scores. Ours are in
+results/; a model's first row counts, a second one shows whether a run repeats.
+"""
+
+import pathlib
+import re
+
+import click
+import pandas as pd
+
+from kmed import figures
+from kmed.files import write_text
+from kmed.intervals import Score
+from kmed.results import STUDY_COLUMNS, read_table
+from kmed.summary import cell
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results"
+TASKS = {"blood_cells": "multiclass", "nih_cxr": "multilabel"}
+# Drawn: the study's first score, and on X-rays a ranking, which a constant predictor cannot reach.
+DRAWN = {"multiclass": ("accuracy",), "multilabel": ("exact_match_ratio", "auroc_macro_common")}
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.argument("readme", type=click.Path(exists=True, path_type=pathlib.Path))
+@click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
+def main(readme, images):
+    """Writes both tables between the README's marks, and both figures to IMAGES."""
+    text = readme.read_text()
+    for data in TASKS:
+        text = insert(text, data)
+        figures.save_figure(plot(data), images / f"six_{data}.png")
+    write_text(readme, text)
+
+
+def insert(text: str, data: str) -> str:
+    """Returns `text` with the table of `data` between its marks."""
+    mark = f"six {data}"
+    found = re.search(rf"<!-- {mark} -->\n.*?<!-- /{mark} -->", text, re.DOTALL)
+    if found is None:
+        raise click.ClickException(f"the README lacks the marks <!-- {mark} --> and <!-- /{mark} -->.")
+    return text.replace(found[0], f"<!-- {mark} -->\n{markdown(data)}\n<!-- /{mark} -->")
+
+
+def read_rows(data: str) -> pd.DataFrame:
+    """Returns the first row of each of the six models on `data`, in the study's order, indexed by model."""
+    rows = read_table(RESULTS / f"{data}.csv", needed=("model", "command"))
+    rows = rows[rows["command"].str.contains(f"configs/{data}_six.yaml", regex=False)]
+    rows = rows.drop_duplicates("model").set_index("model")
+    return rows.loc[[model for model in read_study().index if model in rows.index]]
+
+
+def read_study() -> pd.DataFrame:
+    """Returns the study's figures, indexed by model."""
+    return pd.read_csv(RESULTS / "study.csv").set_index("model")
+
+
+def markdown(data: str) -> str:
+    """Returns the table of `data`: our scores with intervals, and where the study's figure lies."""
+    study, lines = read_study(), []
+    further = {"auroc_macro": "AUROC macro", "auroc_macro_common": "AUROC of common findings"}
+    further = further if TASKS[data] == "multilabel" else {}
+    for model, row in read_rows(data).iterrows():
+        cells = {"model": model}
+        for name in STUDY_COLUMNS[TASKS[data]]:
+            score = read_score(row, name)
+            cells[name.replace("_", " ")] = f"{cell(score)}<br>{relation(score, study.loc[model, name])}"
+        cells |= {words: cell(read_score(row, name)) for name, words in further.items()}
+        lines.append(cells | {"parameters": f"{int(row['parameters']) / 1e6:.1f} M", "minutes": row["minutes"]})
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def relation(score: Score, figure: float) -> str:
+    """Returns how the interval of `score` lies to a figure without one: it contains it, or is above or below it."""
+    word = "contains" if score.low <= figure <= score.high else "above" if score.low > figure else "below"
+    return f"{word} {figure:.3f}"
+
+
+def read_score(row: pd.Series, name: str) -> Score:
+    """Returns a score of a results row; `num_clusters` is that of the whole test split."""
+    value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return Score(value, low, high, int(row["num_clusters"]))
+
+
+def plot(data: str):
+    """Returns the Figure of the six models' scores, the study's as crosses, the best constant's as a dashed line."""
+    rows, study, shown = read_rows(data), read_study(), DRAWN[TASKS[data]]
+    constants = {
+        name: 0.5 if name.startswith("auroc") else rows[f"best_constant_{name}"].astype(float).iloc[0] for name in shown
+    }
+    runs = {model: {name: read_score(row, name) for name in shown} for model, row in rows.iterrows()}
+    figure = figures.plot_compared(runs, constants)
+    for axes, name in zip(figure.axes, shown):
+        if name in study:
+            axes.plot(study.loc[rows.index, name], range(len(rows)), "x", color="black", ms=7, mew=1.5)
+    figure.supxlabel("dashed: the best constant predictor; crosses: the study's figures, without intervals", fontsize=9)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""scripts/study.py: the tables of the README are those of results/, and the intervals lie to the study as they say."""
+
+import pathlib
+
+import pytest
+from click.testing import CliRunner
+
+from kmed.intervals import Score
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def study(script):
+    return script("study")
+
+
+@pytest.mark.parametrize("data", ["blood_cells", "nih_cxr"])
+def test_the_readme_holds_the_tables_of_the_results(study, data):
+    readme = (ROOT / "README.md").read_text()
+    assert study.insert(readme, data) == readme
+
+
+@pytest.mark.parametrize("data", ["blood_cells", "nih_cxr"])
+def test_each_model_was_trained_as_long_as_the_others(study, data):
+    rows = study.read_rows(data)
+    assert set(rows.index) == set(study.read_study().index)
+    for column in ("image_size", "epochs", "images_seen", "seed", "num_clusters"):
+        assert rows[column].nunique() == 1, column
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [(0.85, "below 0.850"), (0.8, "contains 0.800"), (0.7, "contains 0.700"), (0.69, "above 0.690")],
+)
+def test_an_interval_contains_a_figure_or_lies_above_or_below(study, figure, words):
+    assert study.relation(Score(0.75, 0.7, 0.8, 71), figure) == words
+
+
+def test_the_figure_shows_every_model_and_the_study(study):
+    axes = study.plot("nih_cxr").axes
+    crosses = [line for line in axes[0].lines if line.get_marker() == "x"]
+    assert [len(line.get_xdata()) for line in crosses] == [len(study.read_rows("nih_cxr"))]
+    assert not [line for line in axes[1].lines if line.get_marker() == "x"]  # the study gives no AUROC
+
+
+def test_a_readme_without_the_marks_is_named(study, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing\n")
+    outcome = CliRunner().invoke(study.main, [str(readme), str(tmp_path)])
+    assert outcome.exit_code == 1 and "lacks the marks <!-- six blood_cells -->" in outcome.output
+    assert readme.read_text() == "nothing\n" and list(tmp_path.iterdir()) == [readme]
