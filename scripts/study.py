@@ -47,9 +47,12 @@ def insert(text: str, data: str) -> str:
 
 
 def read_rows(data: str) -> pd.DataFrame:
-    """Returns the first row of each of the six models on `data`, in the study's order, indexed by model."""
+    """Returns the first row of each of the six models on `data`, in the study's order, indexed by model.
+
+    Rows whose command changes a setting of the recipe (`--set`) are not the recipe's.
+    """
     rows = read_table(RESULTS / f"{data}.csv", needed=("model", "command"))
-    rows = rows[rows["command"].str.contains(f"configs/{data}_six.yaml", regex=False)]
+    rows = rows[rows["command"].str.contains(rf"configs/{data}_six\.yaml") & ~rows["command"].str.contains("--set")]
     rows = rows.drop_duplicates("model").set_index("model")
     return rows.loc[[model for model in read_study().index if model in rows.index]]
 
