@@ -3,8 +3,7 @@
     python scripts/study.py README.md docs/images
 
 The study ("Medical Image Classification with ResNets, DenseNets, EfficientNet and ViT", course slides, Skoltech, no
-date) prints its scores without intervals: results/study.csv, with our names of models and scores. Ours are in
-results/; a model's first row counts, a second one shows whether a run repeats.
+date) prints its scores without intervals: results/study.csv, with our names of models and scores.
 """
 
 import pathlib
@@ -21,6 +20,11 @@ from kmed.summary import cell
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 TASKS = {"blood_cells": "multiclass", "nih_cxr": "multilabel"}
+# Scores that the study does not give, beside those it does.
+FURTHER = {
+    "multiclass": {},
+    "multilabel": {"auroc_macro": "AUROC macro", "auroc_macro_common": "AUROC of common findings"},
+}
 # Drawn: the study's first score, and on X-rays a ranking, which a constant predictor cannot reach.
 DRAWN = {"multiclass": ("accuracy",), "multilabel": ("exact_match_ratio", "auroc_macro_common")}
 
@@ -33,6 +37,7 @@ def main(readme, images):
     text = readme.read_text()
     for data in TASKS:
         text = insert(text, data)
+    for data in TASKS:
         figures.save_figure(plot(data), images / f"six_{data}.png")
     write_text(readme, text)
 
@@ -49,11 +54,11 @@ def insert(text: str, data: str) -> str:
 def read_rows(data: str) -> pd.DataFrame:
     """Returns the first row of each of the six models on `data`, in the study's order, indexed by model.
 
-    Rows whose command changes a setting of the recipe (`--set`) are not the recipe's.
+    Only rows of the recipe as it stands count: a command with any further option is that of another experiment.
     """
     rows = read_table(RESULTS / f"{data}.csv", needed=("model", "command"))
-    rows = rows[rows["command"].str.contains(rf"configs/{data}_six\.yaml") & ~rows["command"].str.contains("--set")]
-    rows = rows.drop_duplicates("model").set_index("model")
+    recipe = rf"kmed train --config[= ]configs/{data}_six\.yaml --data[= ]\S+ --model \S+ --out \S+"
+    rows = rows[rows["command"].str.fullmatch(recipe)].drop_duplicates("model").set_index("model")
     return rows.loc[[model for model in read_study().index if model in rows.index]]
 
 
@@ -65,14 +70,12 @@ def read_study() -> pd.DataFrame:
 def markdown(data: str) -> str:
     """Returns the table of `data`: our scores with intervals, and where the study's figure lies."""
     study, lines = read_study(), []
-    further = {"auroc_macro": "AUROC macro", "auroc_macro_common": "AUROC of common findings"}
-    further = further if TASKS[data] == "multilabel" else {}
     for model, row in read_rows(data).iterrows():
         cells = {"model": model}
         for name in STUDY_COLUMNS[TASKS[data]]:
             score = read_score(row, name)
             cells[name.replace("_", " ")] = f"{cell(score)}<br>{relation(score, study.loc[model, name])}"
-        cells |= {words: cell(read_score(row, name)) for name, words in further.items()}
+        cells |= {words: cell(read_score(row, name)) for name, words in FURTHER[TASKS[data]].items()}
         lines.append(cells | {"parameters": f"{int(row['parameters']) / 1e6:.1f} M", "minutes": row["minutes"]})
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
@@ -93,7 +96,7 @@ def plot(data: str):
     """Returns the Figure of the six models' scores, the study's as crosses, the best constant's as a dashed line."""
     rows, study, shown = read_rows(data), read_study(), DRAWN[TASKS[data]]
     constants = {
-        name: 0.5 if name.startswith("auroc") else rows[f"best_constant_{name}"].astype(float).iloc[0] for name in shown
+        name: 0.5 if name.startswith("auroc") else float(rows[f"best_constant_{name}"].iloc[0]) for name in shown
     }
     runs = {model: {name: read_score(row, name) for name in shown} for model, row in rows.iterrows()}
     figure = figures.plot_compared(runs, constants)
