@@ -161,12 +161,14 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def plot_compared(runs: dict, constants: dict[str, float]) -> Figure:
+def plot_compared(runs: dict, constants: dict[str, float], crosses: dict | None = None, crosses_are="") -> Figure:
     """Returns one panel a score, in which each run is a mark with its interval.
 
     Args:
       runs: name of the run -> {name of the score: kmed.intervals.Score}.
       constants: name of the score -> what the best constant predictor reaches, drawn as a dashed line.
+      crosses: name of the score -> one figure a run, drawn as crosses; not every score needs some.
+      crosses_are: what the crosses are.
     """
     num_columns = min(3, len(constants))
     num_rows = -(-len(constants) // num_columns)
@@ -177,6 +179,8 @@ def plot_compared(runs: dict, constants: dict[str, float]) -> Figure:
             score, color = scores[name], _PALETTE[row % len(_PALETTE)]
             axes.plot([score.low, score.high], [row, row], color=color, lw=2, alpha=0.6)
             axes.plot(score.value, row, "o", color=color, mfc="white" if score.few_clusters else color)
+        if crosses and name in crosses:
+            axes.plot(crosses[name], range(len(runs)), "x", color="black", ms=7, mew=1.5)
         axes.axvline(line, color=_BEST, lw=1, ls="--")
         axes.set_title(name.replace("_", " "), fontsize=11)
         axes.grid(alpha=0.3, axis="x")
@@ -185,7 +189,8 @@ def plot_compared(runs: dict, constants: dict[str, float]) -> Figure:
     panels[0].invert_yaxis()
     for axes in panels[len(constants) :]:
         axes.remove()
-    figure.supxlabel("dashed: the best constant predictor; open marks: fewer than 20 clusters", fontsize=9)
+    words = "dashed: the best constant predictor; open marks: fewer than 20 clusters"
+    figure.supxlabel(words + (f"\ncrosses: {crosses_are}" if crosses else ""), fontsize=9)
     return figure
 
 

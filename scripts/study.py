@@ -99,12 +99,8 @@ def plot(data: str):
         name: 0.5 if name.startswith("auroc") else float(rows[f"best_constant_{name}"].iloc[0]) for name in shown
     }
     runs = {model: {name: read_score(row, name) for name in shown} for model, row in rows.iterrows()}
-    figure = figures.plot_compared(runs, constants)
-    for axes, name in zip(figure.axes, shown):
-        if name in study:
-            axes.plot(study.loc[rows.index, name], range(len(rows)), "x", color="black", ms=7, mew=1.5)
-    figure.supxlabel("dashed: the best constant predictor; crosses: the study's figures, without intervals", fontsize=9)
-    return figure
+    crosses = {name: study.loc[rows.index, name].tolist() for name in shown if name in study}
+    return figures.plot_compared(runs, constants, crosses, "the study's figures, without intervals")
 
 
 if __name__ == "__main__":

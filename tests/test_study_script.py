@@ -40,8 +40,9 @@ def test_a_row_with_another_setting_is_not_the_recipes(study, tmp_path, monkeypa
     assert study.read_rows("blood_cells")["minutes"].to_dict() == {"vit": "4"}
 
 
-def test_the_x_rays_have_all_six_models(study):
-    assert set(study.read_rows("nih_cxr").index) == set(study.read_study().index)
+@pytest.mark.parametrize("data", ["blood_cells", "nih_cxr"])
+def test_the_tables_have_all_six_models(study, data):
+    assert set(study.read_rows(data).index) == set(study.read_study().index)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,11 @@ def test_an_interval_contains_a_figure_or_lies_above_or_below(study, figure, wor
 
 
 def test_the_figure_shows_every_model_and_the_study(study):
-    axes = study.plot("nih_cxr").axes
+    figure = study.plot("nih_cxr")
+    axes = figure.axes
+    assert figure.get_supxlabel().endswith(
+        "open marks: fewer than 20 clusters\ncrosses: the study's figures, without intervals"
+    )
     crosses = [line for line in axes[0].lines if line.get_marker() == "x"]
     assert [len(line.get_xdata()) for line in crosses] == [len(study.read_rows("nih_cxr"))]
     assert not [line for line in axes[1].lines if line.get_marker() == "x"]  # the study gives no AUROC
