@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from training_step import BATCH_SIZE, kmed_steps
 
-from kmed import runtime
+from kmed import progress, runtime
 from kmed.files import replacing
 
 IMAGE_SIZE = (120, 160)
@@ -51,6 +51,7 @@ DATA = click.option("--data", required=True, help="The blood cells, such as data
 @click.group(help=__doc__.split("\n")[0])
 def main():
     """Groups the benchmarks."""
+    progress.configure()
 
 
 @main.command()
@@ -83,15 +84,20 @@ def startup(runs, out):
 def train(models, sizes, steps, torch_python, out):
     """Training steps of kmed, stock Keras and timm on PyTorch, in processes that take turns."""
     modes = {mode: how for mode, how in MODES.items() if torch_python or how[0] != "torch"}
-    for name in models.split(","):
+    for subject, wanted in progress.track(list(racers(models.split(","), sizes.split(","))), "Models and sizes"):
+        about = {"model": subject, "image_size": "{}x{}".format(*wanted["size"])}
+        report([about | row for row in race(wanted, modes, steps, torch_python)], out)
+
+
+def racers(models: list[str], sizes: list[str]):
+    """Yields (name in the table, what `training_step.py` is to build), each model at each size."""
+    for name in models:
         subjects = {name: {}} | ({f"{name} without dropout": NO_DROPOUT} if name == "vit" else {})
-        for (subject, options), size in itertools.product(subjects.items(), sizes.split(",")):
-            height, width = (int(side) for side in size.split("x"))
+        for (subject, options), size in itertools.product(subjects.items(), sizes):
+            sides = [int(side) for side in size.split("x")]
             if name == "vit":
-                height, width = (-(-side // 8) * 8 for side in (height, width))
-            wanted = {"model": name, "size": [height, width], "options": options}
-            rows = race(wanted, modes, steps, torch_python)
-            report([{"model": subject, "image_size": f"{height}x{width}", **row} for row in rows], out)
+                sides = [-(-side // 8) * 8 for side in sides]
+            yield subject, {"model": name, "size": sides, "options": options}
 
 
 def race(wanted: dict, modes: dict, steps: int, torch_python: str | None) -> list[dict]:

@@ -21,6 +21,20 @@ def test_a_race_of_two_frameworks_takes_real_steps(benchmark):
     assert "tensorflow=" in stock["versions"]
 
 
+def test_each_model_races_at_each_size_and_the_vit_without_dropout_too(benchmark):
+    told = [(subject, wanted["size"]) for subject, wanted in benchmark.racers(["resnet18", "vit"], ["60x80", "8x16"])]
+    assert told == [
+        ("resnet18", [60, 80]),
+        ("resnet18", [8, 16]),
+        ("vit", [64, 80]),  # whole patches
+        ("vit", [8, 16]),
+        ("vit without dropout", [64, 80]),
+        ("vit without dropout", [8, 16]),
+    ]
+    options = [wanted["options"] for _, wanted in benchmark.racers(["vit"], ["8x8"])]
+    assert options == [{}, {"dropout": 0.0, "attention_dropout": 0.0}]
+
+
 def test_ratios_are_taken_round_by_round(benchmark):
     # The machine is half as fast in the second round, for both.
     seconds = {"kmed": [1.0, 2.0, 1.0], "pytorch float32": [1.5, 3.0, 1.5]}
