@@ -111,6 +111,8 @@ def train(config, settings, out, resume, append, quiet, **flags):
         from kmed import results
         from kmed import train as training
 
+        if append:  # a mistake is found before hours of training
+            results.read_results(append, {settings.task} if settings else set())
         run = training.resume(resume) if resume is not None else training.fit(settings, out=out)
         click.echo(run.summary.read_text(encoding="utf-8"))
         click.echo(f"Run folder: {run.folder}")
@@ -136,7 +138,7 @@ def read_settings(config, overrides):
 @recipe_options
 @click.option("--out", metavar="DIR", type=PATH, help="The folder of the sweep.  [saved_models/sweep-TIME]")
 @click.option("--resume", metavar="DIR", type=PATH, help="Go on with an interrupted sweep, with its own settings.")
-@click.option("--append", metavar="CSV", help="Add each finished run's row to a table of results.")
+@click.option("--append", metavar="CSV", help="Add each run's row to a table of results as soon as it is finished.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but results and errors.")
 def sweep(models, config, settings, out, resume, append, quiet, **flags):
     """Train several models with one recipe on the same split, and compare them.
@@ -160,6 +162,7 @@ def sweep(models, config, settings, out, resume, append, quiet, **flags):
     with one_line_errors(go_on="kmed sweep --resume DIR"):
         from kmed import sweep as sweeping
         from kmed.models import check_model
+        from kmed.results import read_results
         from kmed.runs import default_folder
         from kmed.runtime import load_backend
 
@@ -168,19 +171,23 @@ def sweep(models, config, settings, out, resume, append, quiet, **flags):
         if resume is None and not models:
             raise ConfigError("Give --models, such as --models resnet18,vit, or --resume DIR.")
         load_backend()
+        tasks = set()
         if resume is None:
             names = [name.strip() for name in models.split(",") if name.strip()]
             for name in names:  # a mistake is found before hours of training
                 overrides = [*settings, *((FLAGS[key], value) for key, value in flags.items() if value is not None)]
                 read = read_settings(config, [*overrides, (FLAGS["model"], name)])
                 check_model(name, read.data.image_size, read.model.options)
+                tasks.add(read.task)
+        if append:
+            read_results(append, tasks)
+        if resume is None:
             plan = sweeping.make_plan(names, options, out or default_folder("sweep"))
         else:
             plan = sweeping.read_plan(resume)
-        failed = sweeping.train_all(plan, quiet=quiet)
+        added = (lambda run: append_rows([run.folder], append)) if append else (lambda run: None)
+        failed = sweeping.train_all(plan, quiet=quiet, finished=added)
         finished = [plan.run(model).folder for model in plan.models if model not in failed]
-        if append:
-            append_rows(finished, append)
         if len(finished) > 1:
             show_comparison(finished, plan.folder / "comparison")
         if failed:

@@ -234,11 +234,21 @@ def append_results(runs: list[Run], path) -> int:
             raise RunError(f"{run.folder} has no result.csv: the run is not finished. Finish it with --resume.")
     # As text, so that what is there stays as it is, to the last digit.
     rows = [pd.read_csv(run.result, dtype=str, keep_default_na=False) for run in runs]
-    table = read_table(path)
-    tasks = set(table.get("task", [""] if len(table) else [])) | {row["task"].iloc[0] for row in rows}
-    if len(tasks) > 1:
-        raise RunError(f"{path} is no table of {rows[0]['task'].iloc[0]} results. Give another file.")
-    return append_rows(path, rows, table)
+    return append_rows(path, rows, read_results(path, {row["task"].iloc[0] for row in rows}))
+
+
+def read_results(path, tasks: set[str] = frozenset()) -> pd.DataFrame:
+    """Returns a table of runs' rows as text, without any where it does not exist yet.
+
+    Args:
+      path: the table.
+      tasks: those of the rows that are to be added, where they are known.
+    Raises: RunError: it cannot be read, or is a table of other rows.
+    """
+    table = read_table(path, ("model", "task", "command"))
+    if len(table) and len(tasks | set(table["task"])) > 1:
+        raise RunError(f"{path} is no table of {' and '.join(sorted(tasks))} results. Give another file.")
+    return table
 
 
 def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -262,6 +272,9 @@ def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
 def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = None) -> int:
     """Adds rows to a CSV table, making it where it does not exist, and returns how many were not there yet.
 
+    A row is there already where the table agrees with it in all of its own columns: what the table tells besides,
+    such as a note made by hand, makes no other row of it.
+
     Args:
       path: the table.
       rows: frames of one row each, of text.
@@ -269,9 +282,10 @@ def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = Non
     """
     table, added = read_table(path) if table is None else table, 0
     for row in rows:
-        columns = [*row.columns, *(name for name in table.columns if name not in row.columns)]
+        own = list(row.columns)
+        columns = [*own, *(name for name in table.columns if name not in own)]
         row, table = (frame.reindex(columns=columns, fill_value="") for frame in (row, table))
-        if not (table == row.iloc[0]).all(axis=1).any():
+        if not (table[own] == row[own].iloc[0]).all(axis=1).any():
             table = pd.concat([table, row], ignore_index=True)
             added += 1
     if added:

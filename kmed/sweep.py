@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -85,7 +85,7 @@ def read_plan(folder) -> Plan:
         raise RunError(f"{folder} is no sweep: its {PLAN} cannot be read ({error}).") from None
 
 
-def train_all(plan: Plan, *, quiet: bool = False) -> list[str]:
+def train_all(plan: Plan, *, quiet: bool = False, finished: Callable = lambda run: None) -> list[str]:
     """Trains what is not trained yet, and returns the models whose run failed.
 
     A finished run is skipped, an interrupted one goes on from its last finished epoch. Each runs in a process of
@@ -95,6 +95,7 @@ def train_all(plan: Plan, *, quiet: bool = False) -> list[str]:
     Args:
       plan: of `make_plan`.
       quiet: whether the runs say nothing but results and errors.
+      finished: called with the Run of each model that is trained, as soon as it is, or was so before.
     Raises: KeyboardInterrupt: Ctrl-C, once the run under way has stopped too.
     """
     failed = []
@@ -102,6 +103,7 @@ def train_all(plan: Plan, *, quiet: bool = False) -> list[str]:
         run, place = plan.run(model), f"[{number}/{len(plan.models)}] {model}"
         if run.result.exists():
             say(f"{place}: finished already.")
+            finished(run)
             continue
         if run.folder.exists() and not run.config.exists():
             shutil.rmtree(run.folder)  # killed before it was a run that can be resumed
@@ -115,6 +117,8 @@ def train_all(plan: Plan, *, quiet: bool = False) -> list[str]:
             failed.append(model)
         ended = "failed" if model in failed else "finished"
         say(f"{place}: {ended} after {format_time(time.monotonic() - start)}.")
+        if model not in failed:
+            finished(run)
     return failed
 
 

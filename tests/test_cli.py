@@ -97,6 +97,7 @@ def test_models_lists_all_of_them():
         (["train", "--data", "PICTURES/array.npz"], 1, "array.npz"),
         (["train", "--weights", "nowhere.safetensors", "--data", "PICTURES"], 1, "nowhere.safetensors"),
         (["train", "--weights", "imagenet", "--model", "vit", "--data", "PICTURES"], 1, "resnet18"),
+        (["train", "--data", "PICTURES", "--append", "PICTURES/no_label.csv"], 1, "it has no column 'model'"),
         (["evaluate", "nowhere"], 1, "nowhere"),
         (["data", "show", "nowhere"], 1, "nowhere"),
         (["data", "pack", "PICTURES", "out.npz", "--image-size", "big"], 2, "HEIGHTxWIDTH"),

@@ -227,6 +227,18 @@ def test_a_table_gains_the_columns_it_lacks_and_refuses_another_task(tmp_path):
         results.append_result(make_run(tmp_path / "other", "multilabel"), tmp_path / "table.csv")
 
 
+def test_a_note_made_by_hand_makes_no_other_row(tmp_path):
+    run = make_run(tmp_path / "run")
+    results.append_result(run, tmp_path / "table.csv")
+    table = pd.read_csv(tmp_path / "table.csv", dtype=str, keep_default_na=False)
+    table.assign(note="seen").to_csv(tmp_path / "table.csv", index=False)
+    assert results.append_results([run], tmp_path / "table.csv") == 0
+    row = pd.read_csv(run.result, dtype=str, keep_default_na=False)
+    row.assign(minutes="9").to_csv(run.result, index=False)
+    assert results.append_results([run], tmp_path / "table.csv") == 1
+    assert list(pd.read_csv(tmp_path / "table.csv", keep_default_na=False)["note"]) == ["seen", ""]
+
+
 def test_a_run_is_judged_again_by_other_settings_without_its_pictures(tmp_path):
     run = make_run(tmp_path / "run", "multilabel")
     before = pd.read_csv(run.result).iloc[0]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pandas as pd
 import pytest
@@ -117,10 +118,13 @@ def pretend(monkeypatch, codes=()):
 def test_finished_runs_are_skipped_and_failed_ones_named_and_tried_again(monkeypatch, tmp_path):
     plan = sweep.make_plan(["resnet18", "vit", "densenet121"], ["--epochs=2"], tmp_path / "s")
     commands = pretend(monkeypatch, {"vit": 1})
-    assert sweep.train_all(plan) == ["vit"]
+    told = []
+    assert sweep.train_all(plan, finished=lambda run: told.append(run.folder.name)) == ["vit"]
+    assert told == ["resnet18", "densenet121"]
     assert [command[3:5] for command in commands] == [["train", "--epochs=2"]] * 3
     commands = pretend(monkeypatch)
-    assert sweep.train_all(plan, quiet=True) == []
+    assert sweep.train_all(plan, quiet=True, finished=lambda run: told.append(run.folder.name)) == []
+    assert told[2:] == ["resnet18", "vit", "densenet121"]  # those of before too, whose telling may have been cut off
     assert [command[3:] for command in commands] == [["--quiet", "train", "--resume", str(tmp_path / "s" / "vit")]]
 
 
@@ -170,11 +174,34 @@ def test_a_folder_holds_one_sweep(tmp_path):
         (["--models", "vit", "--set", "train.epoch=3"], 2, "Did you mean 'train.epochs'"),
         (["--models", "vit", "--resume", "x"], 2, "give no others beside it"),
         (["--resume", "nowhere"], 1, "nowhere is no sweep"),
+        (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is a table of other rows: it has no column"),
+        (["--models", "resnet18", "--append", "xrays.csv"], 1, "xrays.csv is no table of multiclass results"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, monkeypatch, more, code, message):
     monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "others.csv", "format,size\ntflite,1\n")
+    write_text(tmp_path / "xrays.csv", "model,task,command\nvit,multilabel,kmed train\n")
     monkeypatch.setattr(sweep, "train_all", None)
     result = CliRunner().invoke(main, ["sweep", *more])
     assert result.exit_code == code and message in result.output, result.output
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"others.csv", "xrays.csv"}
+
+
+def test_a_row_is_added_as_soon_as_its_run_is_finished(monkeypatch, tmp_path):
+    rows = tmp_path / "rows.csv"
+    seen = []
+
+    def run(command, check):
+        folder = Run(kmed.runs.pathlib.Path(command[-1]))
+        model = folder.folder.name
+        seen.append(pd.read_csv(rows)["model"].tolist() if rows.exists() else [])
+        write_text(folder.config, "")
+        write_text(folder.result, f"model,task,minutes,command\n{model},multiclass,10,kmed train\n")
+        return subprocess.CompletedProcess(command, int(model == "resnet18"))
+
+    monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs processes too
+    command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", str(tmp_path / "s"), "--append", str(rows)]
+    assert "Added to" in CliRunner().invoke(main, command).output
+    assert seen == [[], ["densenet121"], ["densenet121"]]
+    assert pd.read_csv(rows)["model"].tolist() == ["densenet121", "resnet34"]
