@@ -174,7 +174,7 @@ def test_a_folder_holds_one_sweep(tmp_path):
         (["--models", "vit", "--set", "train.epoch=3"], 2, "Did you mean 'train.epochs'"),
         (["--models", "vit", "--resume", "x"], 2, "give no others beside it"),
         (["--resume", "nowhere"], 1, "nowhere is no sweep"),
-        (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is a table of other rows: it has no column"),
+        (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is a table of other rows: it has no"),
         (["--models", "resnet18", "--append", "xrays.csv"], 1, "xrays.csv is no table of multiclass results"),
     ],
 )
@@ -196,12 +196,13 @@ def test_a_row_is_added_as_soon_as_its_run_is_finished(monkeypatch, tmp_path):
         folder = Run(kmed.runs.pathlib.Path(command[-1]))
         model = folder.folder.name
         seen.append(pd.read_csv(rows)["model"].tolist() if rows.exists() else [])
-        write_text(folder.config, "")
+        for path in (folder.config, folder.model):
+            write_text(path, "")
         write_text(folder.result, f"model,task,minutes,command\n{model},multiclass,10,kmed train\n")
         return subprocess.CompletedProcess(command, int(model == "resnet18"))
 
-    monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs processes too
-    command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", str(tmp_path / "s"), "--append", str(rows)]
-    assert "Added to" in CliRunner().invoke(main, command).output
+    monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs some too
+    command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", str(tmp_path / "s"), "--append", rows]
+    assert "Added to" in CliRunner().invoke(main, [*map(str, command)]).output
     assert seen == [[], ["densenet121"], ["densenet121"]]
     assert pd.read_csv(rows)["model"].tolist() == ["densenet121", "resnet34"]
