@@ -7,7 +7,7 @@ import click
 import kmed
 from kmed import cli_use
 from kmed.cli_data import data
-from kmed.commands import PATH, Commands, one_line_errors
+from kmed.commands import PATH, Commands, add_row, append_rows, check_table, one_line_errors
 from kmed.errors import ConfigError, RunError
 from kmed.progress import configure
 
@@ -110,9 +110,9 @@ def train(config, settings, out, resume, append, quiet, **flags):
         load_backend()
         from kmed import results
         from kmed import train as training
+        from kmed.runs import open_run
 
-        if append:  # a mistake is found before hours of training
-            results.read_results(append, {settings.task} if settings else set())
+        check_table(append, {(settings or open_run(resume).read_config()).task})
         run = training.resume(resume) if resume is not None else training.fit(settings, out=out)
         click.echo(run.summary.read_text(encoding="utf-8"))
         click.echo(f"Run folder: {run.folder}")
@@ -162,8 +162,8 @@ def sweep(models, config, settings, out, resume, append, quiet, **flags):
     with one_line_errors(go_on="kmed sweep --resume DIR"):
         from kmed import sweep as sweeping
         from kmed.models import check_model
-        from kmed.results import read_results
-        from kmed.runs import default_folder
+        from kmed.results import append_results
+        from kmed.runs import Run, default_folder
         from kmed.runtime import load_backend
 
         if resume is not None and (models or options or out):
@@ -171,23 +171,24 @@ def sweep(models, config, settings, out, resume, append, quiet, **flags):
         if resume is None and not models:
             raise ConfigError("Give --models, such as --models resnet18,vit, or --resume DIR.")
         load_backend()
-        tasks = set()
         if resume is None:
-            names = [name.strip() for name in models.split(",") if name.strip()]
+            names, tasks = [name.strip() for name in models.split(",") if name.strip()], set()
             for name in names:  # a mistake is found before hours of training
                 overrides = [*settings, *((FLAGS[key], value) for key, value in flags.items() if value is not None)]
                 read = read_settings(config, [*overrides, (FLAGS["model"], name)])
                 check_model(name, read.data.image_size, read.model.options)
                 tasks.add(read.task)
-        if append:
-            read_results(append, tasks)
-        if resume is None:
+            check_table(append, tasks)
             plan = sweeping.make_plan(names, options, out or default_folder("sweep"))
         else:
             plan = sweeping.read_plan(resume)
-        added = (lambda run: append_rows([run.folder], append)) if append else (lambda run: None)
-        failed = sweeping.train_all(plan, quiet=quiet, finished=added)
+            begun = [plan.run(name) for name in plan.models if plan.run(name).config.exists()]
+            check_table(append, {run.read_config().task for run in begun})
+        failed = sweeping.train_all(plan, quiet=quiet, finished=lambda run: add_row(run, append))
         finished = [plan.run(model).folder for model in plan.models if model not in failed]
+        if append:  # again: what could not be added before is an error now
+            append_results([Run(folder) for folder in finished], append)
+            click.echo(f"The rows of {len(finished)} runs are in {append}.")
         if len(finished) > 1:
             show_comparison(finished, plan.folder / "comparison")
         if failed:
@@ -232,7 +233,7 @@ def evaluate(run, split, format, quantize, data, rescore, settings, append):
         from kmed.runs import finished_run
         from kmed.runtime import load_backend
 
-        finished_run(run)
+        check_table(append, {finished_run(run).read_config().task})
         load_backend()
         from kmed import evaluation, results
         from kmed.summary import describe
@@ -292,11 +293,10 @@ def compare(runs, out, split, different_pictures, append):
       kmed compare saved_models/nih_* --out comparison --append results/nih_cxr.csv
     """
     with one_line_errors():
-        from kmed.runs import default_folder, finished_run
+        from kmed.runs import default_folder, judged_run
         from kmed.runtime import load_backend
 
-        for run in runs:
-            finished_run(run)
+        check_table(append, {judged_run(run).read_config().task for run in runs})
         load_backend()
         show_comparison(runs, out or default_folder("comparison"), different_pictures=different_pictures, split=split)
         if append:
@@ -313,15 +313,6 @@ def show_comparison(runs, folder, **options) -> None:
     click.echo((folder / "comparison.md").read_text(encoding="utf-8"))
     for file in made:
         click.echo(f"Made: {file}")
-
-
-def append_rows(runs, path) -> None:
-    """Adds the rows of finished runs to a table of results; those it holds are skipped."""
-    from kmed import results
-    from kmed.runs import finished_run
-
-    added = results.append_results([finished_run(run) for run in runs], path)
-    click.echo(f"Added to {path}: {added} of {len(runs)} rows.")
 
 
 @main.command()

@@ -48,3 +48,31 @@ def one_line_errors(go_on: str = ""):
         hint = f" A run that has finished an epoch goes on by: {go_on}" if go_on else ""
         click.echo(f"Interrupted.{hint}", err=True)
         sys.exit(130)
+
+
+def check_table(path, tasks) -> None:
+    """Raises RunError where `--append` names a table that cannot take a run's row: before hours of training."""
+    if path:
+        from kmed.results import read_results
+
+        read_results(path, tasks)
+
+
+def add_row(run, path) -> None:
+    """Adds the row of a sweep's run to a table, if there is to be one; where it cannot be, the sweep goes on."""
+    if path:
+        from kmed import results
+
+        try:
+            results.append_results([run], path)
+        except KmedError as error:
+            click.echo(f"Error: {error} The sweep goes on, and its rows are added at its end.", err=True)
+
+
+def append_rows(runs, path) -> None:
+    """Adds the rows of finished runs to a table of results; those it holds are skipped."""
+    from kmed import results
+    from kmed.runs import Run
+
+    added = results.append_results([Run(folder) for folder in runs], path)
+    click.echo(f"Added to {path}: {added} of {len(runs)} rows.")

@@ -15,7 +15,7 @@ from kmed.judging import score_constants, score_predictions
 from kmed.predictions import Predictions, read_predictions
 from kmed.priors import Prior, Verdict, judge_against_constants
 from kmed.results import STUDY_COLUMNS, write_frame
-from kmed.runs import Run, finished_run
+from kmed.runs import Run, judged_run
 from kmed.scores import Scores
 from kmed.serving import read_fitted
 from kmed.summary import cell
@@ -77,7 +77,7 @@ class Comparison:
 
 
 def compare(folders, *, different_pictures: bool = False, split: str = "test") -> Comparison:
-    """Returns the Comparison of finished runs, made of their stored predictions; no picture is read.
+    """Returns the Comparison of finished runs, made of their stored predictions; no picture or weight is read.
 
     Args:
       folders: two run folders or more.
@@ -85,7 +85,7 @@ def compare(folders, *, different_pictures: bool = False, split: str = "test") -
       split: "test" or "val".
     Raises: RunError: fewer than two runs, an unfinished one, runs of different tasks, labels or pictures.
     """
-    opened = [finished_run(folder) for folder in folders]
+    opened = [judged_run(folder) for folder in folders]
     if len({run.folder.resolve() for run in opened}) < max(2, len(opened)):
         raise RunError(f"A comparison needs two different runs or more. Received: {', '.join(map(str, folders))}.")
     predictions = [_read(run, split) for run in opened]

@@ -161,7 +161,9 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def plot_compared(runs: dict, constants: dict[str, float], crosses: dict | None = None, crosses_are="") -> Figure:
+def plot_compared(
+    runs: dict, constants: dict[str, float], crosses: dict[str, list[float]] | None = None, crosses_are: str = ""
+) -> Figure:
     """Returns one panel a score, in which each run is a mark with its interval.
 
     Args:

@@ -18,7 +18,7 @@ from kmed.novelty import false_alarms, feature_model
 from kmed.predictions import Predictions, make_predictions, read_predictions
 from kmed.priors import Prior
 from kmed.progress import say
-from kmed.runs import Run, finished_run
+from kmed.runs import Run, finished_run, judged_run
 from kmed.summary import describe, describe_novelty
 
 JUDGED = ("val", "test")
@@ -228,12 +228,8 @@ def append_result(run: Run, path) -> None:
 
 def append_results(runs: list[Run], path) -> int:
     """Adds the rows of several runs, as `append_result` does, and returns how many were not there yet."""
-    path = pathlib.Path(path)
-    for run in runs:
-        if not run.result.exists():
-            raise RunError(f"{run.folder} has no result.csv: the run is not finished. Finish it with --resume.")
     # As text, so that what is there stays as it is, to the last digit.
-    rows = [pd.read_csv(run.result, dtype=str, keep_default_na=False) for run in runs]
+    rows = [pd.read_csv(judged_run(run.folder).result, dtype=str, keep_default_na=False) for run in runs]
     return append_rows(path, rows, read_results(path, {row["task"].iloc[0] for row in rows}))
 
 
@@ -246,8 +242,9 @@ def read_results(path, tasks: set[str] = frozenset()) -> pd.DataFrame:
     Raises: RunError: it cannot be read, or is a table of other rows.
     """
     table = read_table(path, ("model", "task", "command"))
-    if len(table) and len(tasks | set(table["task"])) > 1:
-        raise RunError(f"{path} is no table of {' and '.join(sorted(tasks))} results. Give another file.")
+    both = sorted(tasks | set(table.get("task", [])))
+    if len(both) > 1:
+        raise RunError(f"{path} would hold results of {' and '.join(both)}. Give each task a table of its own.")
     return table
 
 

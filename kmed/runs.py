@@ -192,7 +192,19 @@ def finished_run(folder) -> Run:
     """Returns the Run in `folder`, which must hold a trained model."""
     run = open_run(folder)
     if not run.model.exists():
+        if run.result.exists():
+            raise RunError(
+                f"{folder} holds no weights ({run.model.name}). Train it again: its result.csv has the command."
+            )
         raise RunError(f"{folder} holds no trained model yet. Finish it with: kmed train --resume {folder}")
+    return run
+
+
+def judged_run(folder) -> Run:
+    """Returns the Run in `folder`, which must have been judged; its weights may be gone."""
+    run = open_run(folder)
+    if not run.result.exists():
+        raise RunError(f"{folder} has no result.csv: it is not finished. Finish it with: kmed train --resume {folder}")
     return run
 
 

@@ -85,7 +85,7 @@ def read_plan(folder) -> Plan:
         raise RunError(f"{folder} is no sweep: its {PLAN} cannot be read ({error}).") from None
 
 
-def train_all(plan: Plan, *, quiet: bool = False, finished: Callable = lambda run: None) -> list[str]:
+def train_all(plan: Plan, *, quiet: bool = False, finished: Callable[[Run], None] = lambda run: None) -> list[str]:
     """Trains what is not trained yet, and returns the models whose run failed.
 
     A finished run is skipped, an interrupted one goes on from its last finished epoch. Each runs in a process of
@@ -95,7 +95,7 @@ def train_all(plan: Plan, *, quiet: bool = False, finished: Callable = lambda ru
     Args:
       plan: of `make_plan`.
       quiet: whether the runs say nothing but results and errors.
-      finished: called with the Run of each model that is trained, as soon as it is, or was so before.
+      finished: called with the Run of each model as soon as it is trained, or found trained.
     Raises: KeyboardInterrupt: Ctrl-C, once the run under way has stopped too.
     """
     failed = []

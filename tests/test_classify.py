@@ -245,4 +245,4 @@ def test_a_wrong_shape_of_arrays_is_told(short_run):
 def test_a_run_without_a_model_is_refused(run, files):
     run.model.unlink()
     result = command(run, files)
-    assert result.exit_code == 1 and "holds no trained model yet" in result.output
+    assert result.exit_code == 1 and "holds no weights (model.keras). Train it again" in result.output

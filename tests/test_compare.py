@@ -170,9 +170,17 @@ def test_one_run_or_the_same_twice_or_an_unfinished_one(tmp_path):
         with pytest.raises(RunError, match="needs two different runs"):
             compare.compare(folders)
     other = make_run(tmp_path / "two")
-    other.model.unlink()
-    with pytest.raises(RunError, match="holds no trained model yet"):
+    other.result.unlink()
+    with pytest.raises(RunError, match="two has no result.csv: it is not finished. Finish it with: kmed train"):
         compare.compare([run.folder, other.folder])
+
+
+def test_runs_are_compared_without_their_weights(tmp_path):
+    runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    before = compare.compare([run.folder for run in runs])
+    for run in runs:
+        run.model.unlink()
+    pd.testing.assert_frame_equal(compare.compare([run.folder for run in runs]).pairs, before.pairs)
 
 
 def test_a_run_of_another_version_is_one_line(tmp_path):
@@ -223,8 +231,24 @@ def test_a_table_gains_the_columns_it_lacks_and_refuses_another_task(tmp_path):
     assert table["ece"].iloc[0] == ""
     with pytest.raises(RunError, match="already holds"):
         results.append_result(run, tmp_path / "table.csv")
-    with pytest.raises(RunError, match="no table of multilabel results"):
+    with pytest.raises(RunError, match="table.csv would hold results of multiclass and multilabel"):
         results.append_result(make_run(tmp_path / "other", "multilabel"), tmp_path / "table.csv")
+
+
+def test_a_new_table_takes_one_task(tmp_path):
+    runs = [make_run(tmp_path / task, task) for task in ("multiclass", "multilabel")]
+    with pytest.raises(RunError, match="would hold results of multiclass and multilabel. Give each"):
+        results.append_results(runs, tmp_path / "table.csv")
+    assert not (tmp_path / "table.csv").exists()
+
+
+def test_a_table_that_cannot_take_the_rows_is_refused_before_anything_is_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [str(make_run(tmp_path / name, seed=seed).folder) for seed, name in enumerate(("one", "two"))]
+    pd.DataFrame([{"model": "vit", "task": "multilabel", "command": "x"}]).to_csv("table.csv", index=False)
+    refused = CliRunner().invoke(main, ["compare", *folders, "--out", "both", "--append", "table.csv"])
+    assert refused.exit_code == 1 and "would hold results of multiclass and multilabel" in refused.output
+    assert not (tmp_path / "both").exists()
 
 
 def test_a_note_made_by_hand_makes_no_other_row(tmp_path):

@@ -241,7 +241,7 @@ def test_a_run_of_an_earlier_version_is_told(run):
 
 def test_a_run_without_a_model_is_refused(run):
     run.model.unlink()
-    with pytest.raises(RunError, match="holds no trained model yet"):
+    with pytest.raises(RunError, match="holds no weights .* Train it again: its result.csv has the command"):
         export(run.folder)
 
 

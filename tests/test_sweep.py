@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 import kmed
 from kmed import sweep
 from kmed.cli import main
+from kmed.config import load_config
 from kmed.errors import ConfigError, ModelError, RunError
 from kmed.files import write_text
 from kmed.runs import Run
@@ -104,7 +106,7 @@ def pretend(monkeypatch, codes=()):
 
     def run(command, check):
         commands.append(command)
-        folder = Run(kmed.runs.pathlib.Path(command[-1]))
+        folder = Run(pathlib.Path(command[-1]))
         model = folder.folder.name
         write_text(folder.config, "")
         if not codes.get(model):
@@ -175,7 +177,7 @@ def test_a_folder_holds_one_sweep(tmp_path):
         (["--models", "vit", "--resume", "x"], 2, "give no others beside it"),
         (["--resume", "nowhere"], 1, "nowhere is no sweep"),
         (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is a table of other rows: it has no"),
-        (["--models", "resnet18", "--append", "xrays.csv"], 1, "xrays.csv is no table of multiclass results"),
+        (["--models", "resnet18", "--append", "xrays.csv"], 1, "would hold results of multiclass and multilabel"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, monkeypatch, more, code, message):
@@ -188,21 +190,55 @@ def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, monkeypatch,
     assert {path.name for path in tmp_path.iterdir()} == {"others.csv", "xrays.csv"}
 
 
-def test_a_row_is_added_as_soon_as_its_run_is_finished(monkeypatch, tmp_path):
+@pytest.fixture
+def appended(monkeypatch, tmp_path):
+    """A function that sweeps three models, resnet18 in vain, calling `meanwhile(model)`: what was printed, the rows."""
     rows = tmp_path / "rows.csv"
+
+    def sweep_three(meanwhile):
+        def run(command, check):
+            folder = Run(pathlib.Path(command[-1]))
+            model = folder.folder.name
+            meanwhile(model)
+            write_text(folder.config, "")
+            if model != "resnet18":
+                write_text(folder.result, f"model,task,minutes,command\n{model},multiclass,10,kmed train\n")
+            return subprocess.CompletedProcess(command, int(model == "resnet18"))
+
+        monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs some too
+        monkeypatch.setattr("kmed.cli.show_comparison", lambda runs, folder: None)
+        command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", tmp_path / "s", "--append", rows]
+        result = CliRunner().invoke(main, [*map(str, command)])
+        assert result.exit_code == 1 and "Error: 1 of 3 runs failed: resnet18." in result.output, result.output
+        assert f"The rows of 2 runs are in {rows}." in result.output
+        return result.output, pd.read_csv(rows)["model"].tolist()
+
+    return sweep_three, rows
+
+
+def test_a_row_is_added_as_soon_as_its_run_is_finished(appended):
+    sweep_three, rows = appended
     seen = []
-
-    def run(command, check):
-        folder = Run(kmed.runs.pathlib.Path(command[-1]))
-        model = folder.folder.name
-        seen.append(pd.read_csv(rows)["model"].tolist() if rows.exists() else [])
-        for path in (folder.config, folder.model):
-            write_text(path, "")
-        write_text(folder.result, f"model,task,minutes,command\n{model},multiclass,10,kmed train\n")
-        return subprocess.CompletedProcess(command, int(model == "resnet18"))
-
-    monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs some too
-    command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", str(tmp_path / "s"), "--append", rows]
-    assert "Added to" in CliRunner().invoke(main, [*map(str, command)]).output
+    _, models = sweep_three(lambda model: seen.append(pd.read_csv(rows)["model"].tolist() if rows.exists() else []))
     assert seen == [[], ["densenet121"], ["densenet121"]]
-    assert pd.read_csv(rows)["model"].tolist() == ["densenet121", "resnet34"]
+    assert models == ["densenet121", "resnet34"]
+
+
+def test_a_table_spoilt_meanwhile_stops_no_training(appended):
+    sweep_three, rows = appended
+    deeds = {"densenet121": lambda: write_text(rows, "format\ntflite\n"), "resnet34": rows.unlink}
+    output, models = sweep_three(lambda model: deeds.get(model, lambda: None)())
+    assert "it has no column 'model'. Give another file. The sweep goes on" in output
+    assert sorted(models) == ["densenet121", "resnet34"]
+
+
+@pytest.mark.parametrize("command", ["sweep", "train"])
+def test_a_table_of_another_task_is_refused_before_going_on(tmp_path, monkeypatch, command):
+    monkeypatch.setattr(sweep, "train_all", None)
+    monkeypatch.setattr("kmed.train.resume", None)
+    plan = sweep.make_plan(["vit", "resnet18"], [], tmp_path / "s")
+    load_config(overrides=["task=multiclass"]).write(plan.run("vit").config)
+    write_text(tmp_path / "xrays.csv", "model,task,command\nvit,multilabel,kmed train\n")
+    folder = plan.folder if command == "sweep" else plan.run("vit").folder
+    result = CliRunner().invoke(main, [command, "--resume", str(folder), "--append", str(tmp_path / "xrays.csv")])
+    assert result.exit_code == 1 and "would hold results of multiclass and multilabel" in result.output, result.output
