@@ -44,11 +44,15 @@ def main(readme, images):
 
 def insert(text: str, data: str) -> str:
     """Returns `text` with the table of `data` between its marks."""
-    mark = f"six {data}"
+    return replace_marked(text, f"six {data}", markdown(data))
+
+
+def replace_marked(text: str, mark: str, content: str) -> str:
+    """Returns `text` with `content` between the marks <!-- MARK --> and <!-- /MARK -->, in place of what is there."""
     found = re.search(rf"<!-- {mark} -->\n.*?<!-- /{mark} -->", text, re.DOTALL)
     if found is None:
-        raise click.ClickException(f"the README lacks the marks <!-- {mark} --> and <!-- /{mark} -->.")
-    return text.replace(found[0], f"<!-- {mark} -->\n{markdown(data)}\n<!-- /{mark} -->")
+        raise click.ClickException(f"the text lacks the marks <!-- {mark} --> and <!-- /{mark} -->.")
+    return text.replace(found[0], f"<!-- {mark} -->\n{content}\n<!-- /{mark} -->")
 
 
 def read_rows(data: str) -> pd.DataFrame:

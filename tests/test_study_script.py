@@ -68,7 +68,7 @@ def test_a_readme_without_the_marks_is_named(study, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("nothing\n")
     outcome = CliRunner().invoke(study.main, [str(readme), str(tmp_path)])
-    assert outcome.exit_code == 1 and "lacks the marks <!-- six blood_cells -->" in outcome.output
+    assert outcome.exit_code == 1 and "the text lacks the marks <!-- six blood_cells -->" in outcome.output
     assert readme.read_text() == "nothing\n" and list(tmp_path.iterdir()) == [readme]
 
 

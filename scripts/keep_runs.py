@@ -1,0 +1,56 @@
+"""Keeps of finished runs what `kmed compare` reads: settings, scores and the test predictions, but no weights.
+
+    python scripts/keep_runs.py results/blood_cells_six saved_models/blood_six/resnet18 saved_models/blood_six/vit
+    kmed compare results/blood_cells_six/*
+
+So whoever has the repository can draw every interval and comparison again without training anything.
+"""
+
+import pathlib
+
+import click
+import pandas as pd
+
+from kmed.commands import PATH, one_line_errors
+from kmed.errors import RunError
+from kmed.files import write_text
+from kmed.results import write_frame
+from kmed.runs import Run, judged_run
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.argument("out", type=PATH)
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+def main(out, runs):
+    """Writes OUT/RUN of each run, RUN being its folder's name."""
+    with one_line_errors():
+        kept = {folder: Run(out / folder.resolve().name) for folder in runs}
+        if len({run.folder for run in kept.values()}) < len(runs):
+            raise RunError(f"Two of the runs have one name: {', '.join(map(str, runs))}. Keep them in two folders.")
+        for folder, run in kept.items():
+            keep(judged_run(folder), run)
+            click.echo(f"Made: {run.folder}")
+
+
+def keep(run: Run, kept: Run) -> None:
+    """Copies what a comparison on the test split reads; `kept` is replaced, file by file."""
+    if run.folder.resolve() == kept.folder.resolve():
+        raise RunError(f"{run.folder} would lose its validation predictions. Keep it in another folder.")
+    predictions = pd.read_csv(run.predictions, dtype=str, keep_default_na=False)  # as text: every digit stays
+    tested = predictions[predictions["split"] == "test"]
+    if tested.empty:
+        raise RunError(f"{run.folder} has no predictions of split 'test'.")
+    write_frame(kept.predictions, tested)
+    for path in (run.classes, run.fitted, run.metrics, run.history, run.summary, run.result):
+        write_text(kept.folder / path.name, path.read_text(encoding="utf-8"))
+    run.read_config(data=relative(run.read_config().data.path)).write(kept.config)
+
+
+def relative(path: str | None) -> str | None:
+    """Returns the path of pictures as seen from the present folder, where they lie below it."""
+    here = pathlib.Path.cwd()
+    return str(pathlib.Path(path).relative_to(here)) if path and pathlib.Path(path).is_relative_to(here) else path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""scripts/keep_runs.py, and the runs that results/ keeps: their scores are those of the table."""
+
+import pathlib
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from test_compare import make_run
+
+from kmed import compare
+from kmed.results import STUDY_COLUMNS
+from kmed.runs import Run
+
+ROOT = pathlib.Path(__file__).parent.parent
+KEPT = [ROOT / "results" / "blood_cells_six"]
+
+
+@pytest.fixture
+def keep_runs(script):
+    return script("keep_runs")
+
+
+def test_what_is_kept_compares_as_the_runs_do(keep_runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [f"data.path={tmp_path / 'data' / 'cells'}"]
+    runs = [make_run(tmp_path / name, seed=seed, settings=settings) for seed, name in enumerate(("one", "two"))]
+    outcome = CliRunner().invoke(keep_runs.main, ["kept", "one", "two"])
+    assert outcome.exit_code == 0, outcome.output
+    kept = [Run(pathlib.Path("kept") / name) for name in ("one", "two")]
+    ours, theirs = (compare.compare([run.folder for run in some]) for some in (kept, runs))
+    pd.testing.assert_frame_equal(ours.table, theirs.table)
+    pd.testing.assert_frame_equal(ours.pairs, theirs.pairs)
+    assert ours.conclusions == theirs.conclusions
+    assert not kept[0].model.exists()
+    assert set(pd.read_csv(kept[0].predictions)["split"]) == {"test"}
+    assert kept[0].read_config().data.path == "data/cells"
+    assert str(tmp_path) not in kept[0].config.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kept", "unfinished"], "unfinished has no result.csv: it is not finished"),
+        (["kept", "one", "elsewhere/one"], "Two of the runs have one name"),
+        ([".", "one"], "would lose its validation predictions"),
+        (["kept", "untested"], "no predictions of split 'test'"),
+        (["kept", "damaged"], "calibration.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_the_runs_alone(keep_runs, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    runs = {name: make_run(tmp_path / name) for name in ("one", "elsewhere/one", "unfinished", "untested", "damaged")}
+    runs["unfinished"].result.unlink()
+    runs["damaged"].fitted.unlink()
+    predictions = pd.read_csv(runs["untested"].predictions)
+    predictions[predictions["split"] == "val"].to_csv(runs["untested"].predictions, index=False)
+    before = runs["one"].predictions.read_text(), runs["one"].config.read_text()
+    outcome = CliRunner().invoke(keep_runs.main, arguments)
+    assert outcome.exit_code == 1 and message in outcome.output.strip().splitlines()[-1], outcome.output
+    assert (runs["one"].predictions.read_text(), runs["one"].config.read_text()) == before
+    assert not (tmp_path / "kept" / "one").exists()
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_the_kept_runs_have_the_scores_of_the_table(folder):
+    table = pd.read_csv(folder.parent / f"{folder.name.removesuffix('_six')}.csv", dtype=str)
+    comparison = compare.compare(sorted(path.parent for path in folder.glob("*/config.yaml")))
+    names = [f"{name}{end}" for name in STUDY_COLUMNS[comparison.task] for end in ("", "_low", "_high")]
+    for run in comparison.runs:
+        row = table[table["command"] == run.row["command"]].iloc[0]
+        scores = run.scores.flat()
+        assert [scores[name] for name in names] == pytest.approx([float(row[name]) for name in names])
