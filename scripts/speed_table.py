@@ -1,0 +1,97 @@
+"""Writes what `scripts/benchmark.py train` measured as a table between marks, and as a figure.
+
+python scripts/speed_table.py results/training_speed.csv docs/performance.md docs/images/training_speed.png
+"""
+
+import pathlib
+
+import click
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from study import replace_marked
+
+from kmed.figures import save_figure
+from kmed.files import write_text
+
+OTHERS = ("keras float32", "keras bfloat16", "pytorch float32", "pytorch bfloat16")
+# What is drawn: of each framework the faster mode. Blue and orange of Okabe & Ito's palette.
+FRAMEWORKS = {"keras": ("stock Keras", "#0072B2", "o"), "pytorch": ("timm on PyTorch", "#D55E00", "s")}
+
+
+THERE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.argument("results", type=THERE)
+@click.argument("page", type=THERE)
+@click.argument("image", type=click.Path(path_type=pathlib.Path))
+def main(results, page, image):
+    """Writes the table into PAGE between the marks <!-- training speed -->, and the figure to IMAGE."""
+    rows = pd.read_csv(results)
+    text = replace_marked(page.read_text(encoding="utf-8"), "training speed", markdown(rows))
+    save_figure(plot(rows), image)
+    write_text(page, text)
+
+
+def races(rows: pd.DataFrame):
+    """Yields (model, image size, rows by mode) in the order of the table."""
+    for (model, size), race in rows.groupby(["model", "image_size"], sort=False):
+        yield model, size, race.set_index("mode")
+
+
+def best(race: pd.DataFrame, framework: str) -> pd.Series:
+    """Returns the row of a framework's faster mode."""
+    return race[race.index.str.startswith(framework)].sort_values("kmed_ratio").iloc[0]
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """Returns kmed's images/s, and how many times as fast as each other mode it is, lowest to highest round."""
+    lines = []
+    for model, size, race in races(rows):
+        ours = race.loc["kmed"]
+        line = {"model": model, "size": size, "kmed, images/s": f"{ours['images_per_second']:.0f} ({ours['dtype']})"}
+        for mode in OTHERS:
+            other = race.loc[mode]
+            line[mode] = f"{other['kmed_ratio']:.2f} ({other['ratio_low']:.2f} to {other['ratio_high']:.2f})"
+        lines.append(line)
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def plot(rows: pd.DataFrame) -> Figure:
+    """Returns the Figure of kmed's speed in units of the others' faster mode: small pictures left, large ones right."""
+    told = list(races(rows))
+    models = list(dict.fromkeys(model for model, _, _ in told))
+    sizes = [[(model, size, race) for model, size, race in told if model == name] for name in models]
+    figure = Figure(figsize=(9.0, 0.42 * len(models) + 1.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, sharey=True, sharex=True)
+    for axes, column in zip(panels, zip(*sizes)):
+        for row, (_, _, race) in enumerate(column):
+            for offset, (framework, (_, color, marker)) in zip((-0.15, 0.15), FRAMEWORKS.items()):
+                other = best(race, framework)
+                axes.plot([other["ratio_low"], other["ratio_high"]], [row + offset] * 2, color=color, lw=2, alpha=0.6)
+                axes.plot(other["kmed_ratio"], row + offset, marker, color=color, ms=6)
+        axes.axvline(1.0, color="#595959", lw=1, ls="--")
+        axes.set_title(" and ".join(dict.fromkeys(size for _, size, _ in column)), fontsize=11)
+        axes.set_xscale("log")
+        axes.set_xticks(ticks := np.array([0.5, 0.7, 1.0, 1.5, 2, 3, 5]), [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(models)), models)
+    panels[0].invert_yaxis()
+    for words, color, marker in FRAMEWORKS.values():
+        panels[0].plot([], [], marker, color=color, label=words)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=10
+    )
+    figure.supxlabel(
+        "kmed is so many times as fast as the other's faster mode; lines: slowest to fastest round", fontsize=9
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    main()
