@@ -1,6 +1,7 @@
 """report.html: all that is known of a run, or of several side by side, as one page to read, print and pass on."""
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -101,12 +102,18 @@ def write_comparison(comparison: "compare.Comparison", folder) -> pathlib.Path:
         columns=[*further[:1], *study, *further[1:]] if comparison.task == "multilabel" else [*study, *further],
         table=Told("comparison.csv", table),
         pairs=Told("pairs.csv", pairs),
+        reach=_reach(comparison.pairs[["low", "high"]].abs().max(axis=None)),
         scores=scores,
         forest=inline_figure(forest, _tell_forest(comparison), (_WIDE, forest.get_figheight())),
         curves=inline_figure(curves, _tell_losses(comparison), (_WIDE, curves.get_figheight())),
         few=FEW_CLUSTERS,
         lower_is_better=LOWER_IS_BETTER,
     )
+
+
+def _reach(largest: float) -> float:
+    """Returns the end of the axis of differences: the largest of them, rounded up to a tenth."""
+    return math.ceil(10 * largest) / 10 if largest > 0 else 1.0  # without pairs it is not a number
 
 
 def score_sections(judged: Told) -> list[tuple[str, list]]:

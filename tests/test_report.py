@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 import re
 import shutil
 
@@ -384,6 +385,13 @@ def test_comparison_tells_all_pairs_and_runs(comparison):
     expected = {f"/{row}/{name}" for row in range(len(table)) for name in ("accuracy", "f1_macro", "auroc_macro")}
     assert expected <= page.pointers("comparison.csv")
     assert "learnt nothing beyond the prior" in page.text
+    reach = math.ceil(10 * pairs[["low", "high"]].abs().max(axis=None)) / 10  # the axis holds every interval
+    assert f"-{reach:g} to {reach:g}" in page.text
+
+
+def test_the_axis_of_differences_ends_at_a_tenth():
+    assert [report._reach(largest) for largest in (0.003, 0.27, 0.3, 1.0)] == [0.1, 0.3, 0.3, 1.0]
+    assert report._reach(float("nan")) == 1.0  # no pairs
 
 
 def test_the_same_run_gives_the_same_page(constant):
