@@ -4,6 +4,7 @@ Each command prints its figures, and writes them as rows of a CSV where --out is
 
     python scripts/benchmark.py startup
     python scripts/benchmark.py train --torch-python ../torch/bin/python --out results/training_speed.csv
+    python scripts/benchmark.py train --torch-python ../torch/bin/python --same-work --models resnet18
     python scripts/benchmark.py batchnorm --steps 40
     python scripts/benchmark.py pipeline --data data/blood_cells
     python scripts/benchmark.py dtype
@@ -32,13 +33,15 @@ from kmed import progress, runtime
 from kmed.files import replacing
 
 IMAGE_SIZE = (120, 160)
-# How a training step is taken: (framework, dtype). The others are compared with the first.
+# How a training step is taken: (framework, dtype). The first is compared with the others.
 MODES = {
     "kmed": ("kmed", "auto"),
     "keras float32": ("keras", "float32"),
     "keras bfloat16": ("keras", "mixed_bfloat16"),
     "pytorch float32": ("torch", "float32"),
     "pytorch bfloat16": ("torch", "mixed_bfloat16"),
+    "pytorch float32, same work": ("torch, same work", "float32"),
+    "pytorch bfloat16, same work": ("torch, same work", "mixed_bfloat16"),
 }
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 ROUND = 5  # steps of one mode of `train` before the next has its turn
@@ -80,10 +83,14 @@ def startup(runs, out):
 @click.option("--sizes", default="60x80,120x160", show_default=True, help="vit rounds up to whole patches.")
 @click.option("--steps", default=30, show_default=True, help="Counted steps of each mode, after the warm-up.")
 @click.option("--torch-python", help="Python of an environment with torch, torchvision and timm; none: without them.")
+@click.option("--same-work", is_flag=True, help="Against PyTorch alone, which does all that kmed's step does.")
 @OUT
-def train(models, sizes, steps, torch_python, out):
+def train(models, sizes, steps, torch_python, same_work, out):
     """Training steps of kmed, stock Keras and timm on PyTorch, in processes that take turns."""
-    modes = {mode: how for mode, how in MODES.items() if torch_python or how[0] != "torch"}
+    if same_work and not torch_python:
+        raise click.UsageError("--same-work needs --torch-python.")
+    others = ["torch, same work"] if same_work else ["keras", "torch"] if torch_python else ["keras"]
+    modes = {mode: how for mode, how in MODES.items() if how[0] in ("kmed", *others)}
     for subject, wanted in progress.track(list(racers(models.split(","), sizes.split(","))), "Models and sizes"):
         about = {"model": subject, "image_size": "{}x{}".format(*wanted["size"])}
         report([about | row for row in race(wanted, modes, steps, torch_python)], out)
@@ -109,7 +116,7 @@ def race(wanted: dict, modes: dict, steps: int, torch_python: str | None) -> lis
     with contextlib.ExitStack() as stack:
         workers = {}
         for mode, (framework, dtype) in modes.items():
-            python = torch_python if framework == "torch" else sys.executable
+            python = torch_python if framework.startswith("torch") else sys.executable
             asked = wanted | {"framework": framework, "dtype": dtype}
             workers[mode] = stack.enter_context(started([python, STEP_SCRIPT, json.dumps(asked)]))
         seconds = take_turns({mode: worker.run for mode, worker in workers.items()}, steps, ROUND)

@@ -8,6 +8,7 @@ framework needs, so that PyTorch and timm may live in an environment of their ow
         '{"framework": "kmed", "model": "resnet18", "size": [60, 80], "dtype": "auto", "options": {}}'
 """
 
+import functools
 import json
 import sys
 import time
@@ -124,10 +125,14 @@ def drawn_table():
     return Table(rows, np.eye(NUM_CLASSES, dtype=np.float32), tuple("abcd"), "multiclass", "drawn")
 
 
-def torch_steps(wanted: dict):
-    """timm's model in channels-last with PyTorch's fused AdamW, and nothing more: no clipping, average or accuracy."""
+def torch_steps(wanted: dict, same_work: bool = False):
+    """timm's model in channels-last with PyTorch's fused AdamW; `same_work` adds what else a step of kmed does.
+
+    That is clipping by the norm of all gradients, an average of weights and statistics, and the accuracy.
+    """
     import timm
     import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     torch.manual_seed(0)
     model = timm_model(wanted).to(memory_format=torch.channels_last).train()
@@ -136,6 +141,8 @@ def torch_steps(wanted: dict):
     images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(0, NUM_CLASSES, (BATCH_SIZE,))
     bfloat16 = wanted["dtype"] == "mixed_bfloat16"
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True) if same_work else None
+    right = torch.zeros(())
 
     def run(steps: int):
         for _ in range(steps):
@@ -143,7 +150,12 @@ def torch_steps(wanted: dict):
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 logits = model(images)
             torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+            if same_work:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
             optimizer.step()
+            if same_work:
+                average.update_parameters(model)
+                right.add_((logits.argmax(1) == labels).sum())
 
     versions = {"torch": torch.__version__, "timm": timm.__version__}
     return run, {"dtype": wanted["dtype"], "versions": versions}
@@ -165,7 +177,12 @@ def timm_model(wanted: dict):
     return timm.create_model(wanted["model"], num_classes=NUM_CLASSES)
 
 
-FRAMEWORKS = {"kmed": kmed_steps, "keras": keras_steps, "torch": torch_steps}
+FRAMEWORKS = {
+    "kmed": kmed_steps,
+    "keras": keras_steps,
+    "torch": torch_steps,
+    "torch, same work": functools.partial(torch_steps, same_work=True),
+}
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 
 @pytest.fixture
@@ -47,3 +48,26 @@ def test_a_process_that_ends_early_is_named(benchmark):
     command = [sys.executable, "-c", "raise SystemExit(3)"]
     with pytest.raises(click.ClickException, match="ended with code 3"), benchmark.started(command):
         pass
+
+
+def test_pytorch_doing_the_same_work_needs_its_environment(benchmark):
+    refused = CliRunner().invoke(benchmark.main, ["train", "--same-work"])
+    assert refused.exit_code == 2 and "--same-work needs --torch-python" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("more", "modes"),
+    [
+        ([], ["kmed", "keras float32", "keras bfloat16"]),
+        (["--torch-python", "x"], ["kmed", "keras float32", "keras bfloat16", "pytorch float32", "pytorch bfloat16"]),
+        (
+            ["--torch-python", "x", "--same-work"],
+            ["kmed", "pytorch float32, same work", "pytorch bfloat16, same work"],
+        ),
+    ],
+)
+def test_kmed_races_against_what_is_asked_for(benchmark, monkeypatch, more, modes):
+    raced = []
+    monkeypatch.setattr(benchmark, "race", lambda wanted, modes, steps, torch_python: raced.append(list(modes)) or [])
+    result = CliRunner().invoke(benchmark.main, ["train", "--models", "resnet18", "--sizes", "60x80", *more])
+    assert result.exit_code == 0 and raced == [modes]
