@@ -1,6 +1,7 @@
 """Writes what `scripts/benchmark.py train` measured as a table between marks, and as a figure.
 
-python scripts/speed_table.py results/training_speed.csv docs/performance.md docs/images/training_speed.png
+python scripts/speed_table.py results/training_speed.csv docs/performance.md --image docs/images/training_speed.png
+python scripts/speed_table.py results/training_speed_same_work.csv docs/performance.md --mark "same work"
 """
 
 import pathlib
@@ -15,23 +16,22 @@ from study import replace_marked
 from kmed.figures import save_figure
 from kmed.files import write_text
 
-OTHERS = ("keras float32", "keras bfloat16", "pytorch float32", "pytorch bfloat16")
 # What is drawn: of each framework the faster mode. Blue and orange of Okabe & Ito's palette.
 FRAMEWORKS = {"keras": ("stock Keras", "#0072B2", "o"), "pytorch": ("timm on PyTorch", "#D55E00", "s")}
-
-
 THERE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
 @click.command(help=__doc__.split("\n")[0])
 @click.argument("results", type=THERE)
 @click.argument("page", type=THERE)
-@click.argument("image", type=click.Path(path_type=pathlib.Path))
-def main(results, page, image):
-    """Writes the table into PAGE between the marks <!-- training speed -->, and the figure to IMAGE."""
+@click.option("--mark", default="training speed", show_default=True, help="Between which marks the table belongs.")
+@click.option("--image", type=click.Path(path_type=pathlib.Path), help="The figure's file; none: no figure.")
+def main(results, page, mark, image):
+    """Writes the table of RESULTS into PAGE between the marks <!-- MARK --> and <!-- /MARK -->, and the figure."""
     rows = pd.read_csv(results)
-    text = replace_marked(page.read_text(encoding="utf-8"), "training speed", markdown(rows))
-    save_figure(plot(rows), image)
+    text = replace_marked(page.read_text(encoding="utf-8"), mark, markdown(rows))
+    if image:
+        save_figure(plot(rows), image)
     write_text(page, text)
 
 
@@ -52,8 +52,7 @@ def markdown(rows: pd.DataFrame) -> str:
     for model, size, race in races(rows):
         ours = race.loc["kmed"]
         line = {"model": model, "size": size, "kmed, images/s": f"{ours['images_per_second']:.0f} ({ours['dtype']})"}
-        for mode in OTHERS:
-            other = race.loc[mode]
+        for mode, other in race.drop(index="kmed").iterrows():
             line[mode] = f"{other['kmed_ratio']:.2f} ({other['ratio_low']:.2f} to {other['ratio_high']:.2f})"
         lines.append(line)
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
