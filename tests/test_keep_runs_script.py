@@ -70,3 +70,15 @@ def test_the_kept_runs_have_the_scores_of_the_table(folder):
         row = table[table["command"] == run.row["command"]].iloc[0]
         scores = run.scores.flat()
         assert [scores[name] for name in names] == pytest.approx([float(row[name]) for name in names])
+
+
+def test_the_readme_tells_the_pairs_that_the_kept_blood_cell_runs_tell_apart():
+    folder = ROOT / "results" / "blood_cells_six"
+    comparison = compare.compare(sorted(path.parent for path in folder.glob("*/config.yaml")))
+    pairs = comparison.pairs[comparison.pairs["score"] == "accuracy"]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    apart = pairs[pairs["told_apart"]]
+    assert (len(apart), len(pairs)) == (3, 15) and "Accuracy tells three of 15 pairs apart" in readme
+    for pair in apart.to_dict("records"):
+        low, high = sorted(abs(pair[end]) for end in ("low", "high"))
+        assert f"{abs(pair['difference']):.3f} ({low:.3f} to {high:.3f})" in readme
