@@ -1,5 +1,6 @@
 """scripts/keep_runs.py, and the runs that results/ keeps: their scores are those of the table."""
 
+import functools
 import pathlib
 
 import pandas as pd
@@ -13,6 +14,12 @@ from kmed.runs import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
 KEPT = [ROOT / "results" / "blood_cells_six"]
+
+
+@functools.cache
+def compared(folder):
+    """The Comparison of the runs that a folder keeps."""
+    return compare.compare(sorted(path.parent for path in folder.glob("*/config.yaml")))
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def test_a_mistake_is_one_line_and_leaves_the_runs_alone(keep_runs, tmp_path, mo
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
 def test_the_kept_runs_have_the_scores_of_the_table(folder):
     table = pd.read_csv(folder.parent / f"{folder.name.removesuffix('_six')}.csv", dtype=str)
-    comparison = compare.compare(sorted(path.parent for path in folder.glob("*/config.yaml")))
+    comparison = compared(folder)
     names = [f"{name}{end}" for name in STUDY_COLUMNS[comparison.task] for end in ("", "_low", "_high")]
     for run in comparison.runs:
         row = table[table["command"] == run.row["command"]].iloc[0]
@@ -73,9 +80,8 @@ def test_the_kept_runs_have_the_scores_of_the_table(folder):
 
 
 def test_the_readme_tells_the_pairs_that_the_kept_blood_cell_runs_tell_apart():
-    folder = ROOT / "results" / "blood_cells_six"
-    comparison = compare.compare(sorted(path.parent for path in folder.glob("*/config.yaml")))
-    pairs = comparison.pairs[comparison.pairs["score"] == "accuracy"]
+    pairs = compared(ROOT / "results" / "blood_cells_six").pairs
+    pairs = pairs[pairs["score"] == "accuracy"]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     apart = pairs[pairs["told_apart"]]
     assert (len(apart), len(pairs)) == (3, 15) and "Accuracy tells three of 15 pairs apart" in readme
