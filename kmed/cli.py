@@ -7,7 +7,7 @@ import click
 import kmed
 from kmed import cli_use
 from kmed.cli_data import data
-from kmed.commands import PATH, Commands, add_row, append_rows, check_table, one_line_errors
+from kmed.commands import PATH, Commands, add_row, add_rows, check_table, one_line_errors
 from kmed.errors import ConfigError, RunError
 from kmed.progress import configure
 
@@ -300,7 +300,7 @@ def compare(runs, out, split, different_pictures, append):
         load_backend()
         show_comparison(runs, out or default_folder("comparison"), different_pictures=different_pictures, split=split)
         if append:
-            append_rows(runs, append)
+            add_rows(runs, append)
 
 
 def show_comparison(runs, folder, **options) -> None:

@@ -69,7 +69,7 @@ def add_row(run, path) -> None:
             click.echo(f"Error: {error} The sweep goes on, and its rows are added at its end.", err=True)
 
 
-def append_rows(runs, path) -> None:
+def add_rows(runs, path) -> None:
     """Adds the rows of finished runs to a table of results; those it holds are skipped."""
     from kmed import results
     from kmed.runs import Run

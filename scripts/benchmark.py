@@ -83,7 +83,7 @@ def startup(runs, out):
 @click.option("--sizes", default="60x80,120x160", show_default=True, help="vit rounds up to whole patches.")
 @click.option("--steps", default=30, show_default=True, help="Counted steps of each mode, after the warm-up.")
 @click.option("--torch-python", help="Python of an environment with torch, torchvision and timm; none: without them.")
-@click.option("--same-work", is_flag=True, help="Against PyTorch alone, which does all that kmed's step does.")
+@click.option("--same-work", is_flag=True, help="Against PyTorch alone, which clips, averages and counts as kmed does.")
 @OUT
 def train(models, sizes, steps, torch_python, same_work, out):
     """Training steps of kmed, stock Keras and timm on PyTorch, in processes that take turns."""

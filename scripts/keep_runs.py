@@ -40,10 +40,13 @@ def keep(run: Run, kept: Run) -> None:
     tested = predictions[predictions["split"] == "test"]
     if tested.empty:
         raise RunError(f"{run.folder} has no predictions of split 'test'.")
+    config = run.read_config(data=relative(run.read_config().data.path))
+    files = (run.classes, run.fitted, run.metrics, run.history, run.summary, run.result)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files}  # all is read before anything is written
     write_frame(kept.predictions, tested)
-    for path in (run.classes, run.fitted, run.metrics, run.history, run.summary, run.result):
-        write_text(kept.folder / path.name, path.read_text(encoding="utf-8"))
-    run.read_config(data=relative(run.read_config().data.path)).write(kept.config)
+    for name, text in texts.items():
+        write_text(kept.folder / name, text)
+    config.write(kept.config)
 
 
 def relative(path: str | None) -> str | None:

@@ -61,6 +61,7 @@ def markdown(rows: pd.DataFrame) -> str:
 def plot(rows: pd.DataFrame) -> Figure:
     """Returns the Figure of kmed's speed in units of the others' faster mode: small pictures left, large ones right."""
     told = list(races(rows))
+    drawn = {name: look for name, look in FRAMEWORKS.items() if rows["mode"].str.startswith(name).any()}
     models = list(dict.fromkeys(model for model, _, _ in told))
     sizes = [[(model, size, race) for model, size, race in told if model == name] for name in models]
     figure = Figure(figsize=(9.0, 0.42 * len(models) + 1.6), layout="constrained")
@@ -68,7 +69,7 @@ def plot(rows: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     for axes, column in zip(panels, zip(*sizes)):
         for row, (_, _, race) in enumerate(column):
-            for offset, (framework, (_, color, marker)) in zip((-0.15, 0.15), FRAMEWORKS.items()):
+            for offset, (framework, (_, color, marker)) in zip((-0.15, 0.15), drawn.items()):
                 other = best(race, framework)
                 axes.plot([other["ratio_low"], other["ratio_high"]], [row + offset] * 2, color=color, lw=2, alpha=0.6)
                 axes.plot(other["kmed_ratio"], row + offset, marker, color=color, ms=6)
@@ -81,7 +82,7 @@ def plot(rows: pd.DataFrame) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(models)), models)
     panels[0].invert_yaxis()
-    for words, color, marker in FRAMEWORKS.values():
+    for words, color, marker in drawn.values():
         panels[0].plot([], [], marker, color=color, label=words)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=10

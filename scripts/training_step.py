@@ -126,9 +126,9 @@ def drawn_table():
 
 
 def torch_steps(wanted: dict, same_work: bool = False):
-    """timm's model in channels-last with PyTorch's fused AdamW; `same_work` adds what else a step of kmed does.
+    """timm's model in channels-last with PyTorch's fused AdamW; `same_work` adds what else kmed's step does.
 
-    That is clipping by the norm of all gradients, an average of weights and statistics, and the accuracy.
+    That is clipping by the norm of all gradients, an average of weights and statistics, and the accuracy; not its F1.
     """
     import timm
     import torch
