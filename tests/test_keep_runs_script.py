@@ -13,7 +13,7 @@ from kmed.results import STUDY_COLUMNS
 from kmed.runs import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
-KEPT = [ROOT / "results" / "blood_cells_six"]
+KEPT = [ROOT / "results" / name for name in ("blood_cells_six", "nih_cxr_six")]
 
 
 @functools.cache
@@ -81,6 +81,28 @@ def test_the_kept_runs_have_the_scores_of_the_table(folder):
         row = table[table["command"] == run.row["command"]].iloc[0]
         scores = run.scores.flat()
         assert [scores[name] for name in names] == pytest.approx([float(row[name]) for name in names])
+
+
+def test_the_readme_tells_the_pairs_that_the_kept_x_ray_runs_tell_apart():
+    pairs = compared(ROOT / "results" / "nih_cxr_six").pairs
+    apart = pairs[pairs["told_apart"]]
+    told = {
+        score: {tuple(sorted(pair)) for pair in rows[["first", "second"]].to_numpy()}
+        for score, rows in apart.groupby("score")
+    }
+    five = ("densenet121", "densenet161", "efficientnetb0", "resnet152", "resnet18")
+    from_the_vit = {(name, "vit") for name in five}
+    assert told == {
+        "auroc_macro_common": from_the_vit - {("efficientnetb0", "vit")},
+        "exact_match_ratio": from_the_vit | {("efficientnetb0", "resnet18")},
+        "hamming_loss": from_the_vit | {("resnet152", "resnet18")},
+    }
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for words in (
+        "tells four of the five from the ViT (not efficientnetb0), and none of the five from another",
+        "resnet152 from resnet18 by 0.001 of Hamming loss, resnet18 from efficientnetb0 by 0.014 of exact match",
+    ):
+        assert words in readme
 
 
 def test_the_readme_tells_the_pairs_that_the_kept_blood_cell_runs_tell_apart():
