@@ -182,7 +182,7 @@ def sweep(models, config, settings, out, resume, append, quiet, **flags):
             plan = sweeping.make_plan(names, options, out or default_folder("sweep"))
         else:
             plan = sweeping.read_plan(resume)
-            begun = [plan.run(name) for name in plan.models if plan.run(name).config.exists()]
+            begun = [plan.run(name) for name in plan.models if append and plan.run(name).config.exists()]
             check_table(append, {run.read_config().task for run in begun})
         failed = sweeping.train_all(plan, quiet=quiet, finished=lambda run: add_row(run, append))
         finished = [plan.run(model).folder for model in plan.models if model not in failed]
