@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "kmed/__init__.py").read_text(), re.MULTILINE)[1]
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "kmed/version.py").read_text(), re.MULTILINE)[1]
 
 setup(
     name="kmed",
@@ -18,7 +18,12 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kmed", "kmed.*"]),
     package_data={
-        "kmed": ["data/*.csv.xz", "models/*.csv", "demo_*.yaml", "templates/*", "webapp/*", "webapp/litert/*"]
+        "kmed": ["py.typed"],
+        "kmed.data.demo": ["*.yaml"],
+        "kmed.data.readers": ["*.csv.xz"],
+        "kmed.deployment": ["webapp/*", "webapp/litert/*"],
+        "kmed.models": ["*.csv"],
+        "kmed.report": ["templates/*"],
     },
     install_requires=[
         "keras>=3.15,<4",

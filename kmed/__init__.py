@@ -5,31 +5,31 @@ Importing it is light: what needs Keras, TensorFlow or scikit-learn is loaded at
 
 import importlib
 
-__version__ = "0.1.0"
+from kmed.version import __version__
 
 # Public name -> module that holds it.
 _EXPORTS = {
     "build_model": "kmed.models",
     "list_models": "kmed.models",
     "load_config": "kmed.config",
-    "load_table": "kmed.data.sources",
+    "load_table": "kmed.data.readers.load",
     "assign_splits": "kmed.data.splits",
     "assign_folds": "kmed.data.splits",
     "write_splits": "kmed.data.splits",
     "make_dataset": "kmed.data.pipeline",
     "steps_per_epoch": "kmed.data.pipeline",
     "load_model": "kmed.models.keras_file",
-    "predict": "kmed.evaluation",
-    "evaluate": "kmed.evaluation",
-    "benchmark": "kmed.benchmarking",
-    "export": "kmed.exporting",
-    "classify_files": "kmed.classify",
-    "explain": "kmed.explanation",
-    "overlay": "kmed.explanation",
-    "rescore": "kmed.results",
-    "fit_novelty": "kmed.results",
-    "fit": "kmed.train",
-    "resume": "kmed.train",
+    "predict": "kmed.evaluation.inference",
+    "evaluate": "kmed.evaluation.run_evaluation",
+    "benchmark": "kmed.deployment.benchmarking",
+    "export": "kmed.deployment.exporting",
+    "classify_files": "kmed.deployment.classify",
+    "explain": "kmed.models.heatmaps",
+    "overlay": "kmed.models.heatmaps",
+    "rescore": "kmed.evaluation.run_evaluation",
+    "fit_novelty": "kmed.evaluation.run_evaluation",
+    "fit": "kmed.training.fit",
+    "resume": "kmed.training.fit",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604

@@ -23,10 +23,15 @@ def _parse_size(value: Any) -> Any:
 
 
 Pixels = Annotated[int, pydantic.Field(ge=8, le=4096)]
+
 ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_size)]
+
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
 Count = Annotated[int, pydantic.Field(ge=1)]
+
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
+
 Positive = Annotated[float, pydantic.Field(gt=0)]
 
 

@@ -11,8 +11,11 @@ from kmed.files import replacing
 
 # Okabe & Ito's palette: told apart with any colour vision; validation is also thicker, with round marks.
 _TRAIN, _VAL, _BEST = "#0072B2", "#D55E00", "#595959"
+
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+
 _MAX_NUMBERED = 20  # above this many classes the numbers in the cells of a confusion matrix cannot be read
+
 NOT_PLOTTED = {"epoch", "seconds", "time", "learning_rate"}
 
 
@@ -67,7 +70,7 @@ def plot_confusion(confusion: np.ndarray, class_names, title: str = "") -> Figur
     """Returns the confusion matrix, each cell with its images and its share of the row, shaded by the share.
 
     Args:
-      confusion: (K, K) counts, or `kmed.class_scores.Confusion`; rows are the true classes.
+      confusion: (K, K) counts, or `kmed.metrics.class_scores.Confusion`; rows are the true classes.
       class_names: K names.
       title: what was scored.
     """
@@ -105,7 +108,7 @@ def plot_per_class(scores, title: str = "") -> Figure:
     """Returns the AUROC and F1 of each class as marks with their intervals, and its positives and clusters.
 
     Args:
-      scores: kmed.scores.Scores.
+      scores: kmed.metrics.scores.Scores.
       title: what was scored.
     """
     names = list(scores.per_class)
@@ -167,7 +170,7 @@ def plot_compared(
     """Returns one panel a score, in which each run is a mark with its interval.
 
     Args:
-      runs: name of the run -> {name of the score: kmed.intervals.Score}.
+      runs: name of the run -> {name of the score: kmed.metrics.intervals.Score}.
       constants: name of the score -> what the best constant predictor reaches, drawn as a dashed line.
       crosses: name of the score -> one figure a run, drawn as crosses; not every score needs some.
       crosses_are: what the crosses are.
@@ -200,7 +203,7 @@ def plot_reliability(reliability: dict, title: str = "") -> Figure:
     """Returns the reliability diagram: what came true over what was predicted, and how often each was predicted.
 
     Args:
-      reliability: "raw" and perhaps "calibrated" -> kmed.reliability.Reliability.
+      reliability: "raw" and perhaps "calibrated" -> kmed.metrics.reliability.Reliability.
       title: what was scored.
     """
     figure = _figure(5.2, 5.4)
@@ -223,7 +226,7 @@ def plot_reliability(reliability: dict, title: str = "") -> Figure:
 
 
 def plot_risk_coverage(risk, title: str = "") -> Figure:
-    """Returns the error rate over the share of pictures that are answered. `risk`: kmed.selective.RiskCoverage."""
+    """Returns the error rate over the share of pictures that are answered. `risk`: a RiskCoverage."""
     figure = _figure(5.0, 3.6)
     axes = figure.subplots()
     axes.fill_between(risk.coverage, risk.low, risk.high, color=_VAL, alpha=0.2, lw=0)

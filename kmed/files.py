@@ -7,6 +7,8 @@ import os
 import pathlib
 import shutil
 
+import pandas as pd
+
 from kmed.errors import RunError
 
 
@@ -83,3 +85,9 @@ def _remove(path: pathlib.Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
         path.unlink()
+
+
+def write_frame(path: pathlib.Path, frame: pd.DataFrame) -> None:
+    """Writes a CSV, whole or not at all; numbers keep every digit that reading them back needs."""
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False)

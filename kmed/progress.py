@@ -6,6 +6,7 @@ import sys
 import time
 
 logger = logging.getLogger("kmed")
+
 _quiet = False
 
 

@@ -1,12 +1,12 @@
 """Seed, dtype, devices and versions: the one owner of the process's global state."""
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import pathlib
 import platform
 import random
+import shlex
 import sys
 import tempfile
 
@@ -85,7 +85,7 @@ def choose_dtype(model_name: str, requested: str = "auto") -> str:
     """Returns the Keras dtype policy to train `model_name` with.
 
     Args:
-      model_name: a name of `kmed.models.list_models()`.
+      model_name: a name of `kmed.models.build.list_models()`.
       requested: "auto" chooses: mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions and
         TensorFlow what was measured to be fastest for the family; float32 elsewhere. Any other value is returned.
     """
@@ -221,4 +221,11 @@ def environment() -> dict:
         "backend": keras.backend.backend(),
         "platform": platform.platform(),
         "versions": versions(),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """Returns the command this process was started with, ready to be pasted into a shell."""
+    program = pathlib.Path(sys.argv[0]).name
+    return shlex.join(["kmed" if program == "__main__.py" else program, *sys.argv[1:]])

@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from kmed.data.table import negative_label
 from kmed.errors import ConfigError, DataError, suggest
+from kmed.labels import negative_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Task:
         positive_weights (K,) are used by "weighted_bce".
       make_metrics: (class_names) -> new keras metrics for `fit`.
       decode: (probs (N, K), thresholds=None) -> uint8 (N, K) in {0, 1}, the predicted classes.
-      score: (labels, probs, clusters, class_names, **settings) -> kmed.scores.Scores.
+      score: (labels, probs, clusters, class_names, **settings) -> kmed.metrics.scores.Scores.
     """
 
     name: str
@@ -127,7 +127,7 @@ def _multiclass_metrics(class_names=()) -> list:
 
 
 def _multilabel_metrics(class_names) -> list:
-    from kmed.metrics import ExactMatchRatio, HammingLoss, MacroAUROC
+    from kmed.metrics.streaming import ExactMatchRatio, HammingLoss, MacroAUROC
 
     negative = negative_label(class_names)
     return [
@@ -148,13 +148,13 @@ def _at_least(probs, thresholds=None) -> np.ndarray:
 
 
 def _score_multiclass(*arguments, **settings):
-    from kmed.scores import score_multiclass
+    from kmed.metrics.scores import score_multiclass
 
     return score_multiclass(*arguments, **settings)
 
 
 def _score_multilabel(*arguments, **settings):
-    from kmed.scores import score_multilabel
+    from kmed.metrics.scores import score_multilabel
 
     return score_multilabel(*arguments, **settings)
 
@@ -180,4 +180,18 @@ TASKS = {
         decode=_at_least,
         score=_score_multilabel,
     ),
+}
+
+# By which scores pairs of runs are compared; the first that does not rest on few clusters ranks them.
+PAIRED = {
+    "multiclass": ("accuracy", "f1_macro", "auroc_macro"),
+    "multilabel": ("auroc_macro", "auroc_macro_common", "exact_match_ratio", "hamming_loss"),
+}
+
+LOWER_IS_BETTER = frozenset({"hamming_loss", "brier", "ece"})
+
+# Figures of a study that results stand beside, in its order; they are the first scores of a row.
+STUDY_COLUMNS = {
+    "multiclass": ("accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    "multilabel": ("exact_match_ratio", "hamming_loss", "recall_samples", "precision_samples", "f1_samples"),
 }

@@ -69,7 +69,7 @@ def startup(runs, out):
             start = time.perf_counter()
             subprocess.run([sys.executable, "-m", "kmed", *arguments], capture_output=True, check=True)
             seconds.append(time.perf_counter() - start)
-        code = f"import sys; sys.argv = ['kmed', *{arguments}]\nfrom kmed.cli import main\n"
+        code = f"import sys; sys.argv = ['kmed', *{arguments}]\nfrom kmed.cli.main import main\n"
         code += "main(standalone_mode=False)\nprint('tensorflow' in sys.modules)"
         printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         subject = f"kmed {' '.join(arguments)}"
@@ -203,7 +203,7 @@ def dtype(models, steps, out):
 def pipeline(data, steps, images, out):
     """Decode, resize and light augmentation from disk without a cache, against what ResNet-18's step eats."""
     from kmed.data.pipeline import Pipeline
-    from kmed.data.sources import load_table
+    from kmed.data.readers.load import load_table
 
     table = load_table(data)
     table = table.take(np.random.default_rng(0).permutation(len(table))[:images])
@@ -277,9 +277,9 @@ def audit(data, sizes, keep, out):
     """The leak audit on so many files, and how its time grows; on the blood cells, beside the map that kmed ships."""
     from sklearn.metrics import adjusted_rand_score
 
-    from kmed.data.audit_report import write_audit
-    from kmed.data.leaks import audit as audit_table
-    from kmed.data.sources import load_table
+    from kmed.data.audit.leaks import audit as audit_table
+    from kmed.data.audit.report import write_audit
+    from kmed.data.readers.load import load_table
 
     table = load_table(data)
     table = table.take(table.rows["split"].isin(["train", "test"]).to_numpy())

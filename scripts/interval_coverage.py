@@ -2,7 +2,7 @@
 
 Drawn data: every patient has a share of right answers of its own (Beta distributed), and ten pictures
 that are right or wrong by that share. The truth is the mean share. Both intervals are those of
-`kmed.intervals`; they differ in what is called a cluster.
+`kmed.metrics.intervals`; they differ in what is called a cluster.
 
     python scripts/interval_coverage.py --out results/interval_coverage.csv
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.files import replacing
-from kmed.intervals import draw_resamples, mean_score
+from kmed.metrics.intervals import draw_resamples, mean_score
 
 TRUTH = 0.7
 SPREAD = 1.0  # a + b of the Beta distribution; small: patients differ much

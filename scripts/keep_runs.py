@@ -11,10 +11,9 @@ import pathlib
 import click
 import pandas as pd
 
-from kmed.commands import PATH, one_line_errors
+from kmed.cli.shared import PATH, one_line_errors
 from kmed.errors import RunError
-from kmed.files import write_text
-from kmed.results import write_frame
+from kmed.files import write_frame, write_text
 from kmed.runs import Run, judged_run
 
 

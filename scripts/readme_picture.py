@@ -9,9 +9,9 @@ import tempfile
 import click
 from PIL import Image
 
+from kmed.data.readers.load import load_table
 from kmed.data.show import show
-from kmed.data.sources import load_table
-from kmed.evaluation import run_table
+from kmed.evaluation.inference import run_table
 from kmed.files import replacing
 from kmed.runs import finished_run
 

@@ -13,10 +13,11 @@ import click
 import pandas as pd
 
 from kmed import figures
+from kmed.evaluation.summary import cell
 from kmed.files import write_text
-from kmed.intervals import Score
-from kmed.results import STUDY_COLUMNS, read_table
-from kmed.summary import cell
+from kmed.metrics.intervals import Score
+from kmed.tables import read_table
+from kmed.tasks import STUDY_COLUMNS
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 TASKS = {"blood_cells": "multiclass", "nih_cxr": "multilabel"}

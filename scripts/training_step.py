@@ -44,10 +44,10 @@ def kmed_steps(wanted: dict):
     from kmed import build_model, runtime
 
     runtime.load_backend()
-    from kmed.averaging import WeightAverage
-    from kmed.callbacks import StopOnNonFiniteLoss
     from kmed.config import Config
-    from kmed.train import start_phase
+    from kmed.training.callbacks import StopOnNonFiniteLoss
+    from kmed.training.ema import WeightAverage
+    from kmed.training.loop import start_phase
 
     config = Config()
     dtype = runtime.choose_dtype(wanted["model"], wanted["dtype"])

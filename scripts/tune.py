@@ -13,7 +13,7 @@ import click
 import pandas as pd
 
 import kmed
-from kmed import results, runtime
+from kmed import runtime, tables
 
 
 @click.command(help=__doc__.split("\n")[0])
@@ -45,7 +45,7 @@ def main(config, data, model, settings, out):
         "seconds": round(history["seconds"].sum()),
         "device": runtime.describe_device(),
     }
-    results.append_rows(out, [pd.DataFrame([row]).astype(str)])
+    tables.append_rows(out, [pd.DataFrame([row]).astype(str)])
     click.echo(pd.Series(row).to_string())
 
 

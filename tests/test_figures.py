@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kmed.class_scores import Confusion
 from kmed.errors import RunError
 from kmed.figures import plot_confusion, plot_history, save_figure
+from kmed.metrics.class_scores import Confusion
 
 
 def history(num_epochs=3):

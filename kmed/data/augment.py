@@ -58,14 +58,20 @@ LEVELS = {
 
 # The columns of a plan's draws.
 TRANSFORM = slice(0, 6)  # output (x, y) -> input: (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels
+
 COLOUR = slice(6, 18)  # 3x3 matrix, row by row, then the offset of each channel
+
 ERASE = slice(18, 22)  # box: top, bottom, left, right, in whole pixels; empty where nothing is erased
+
 MIX = slice(22, 28)  # share of the picture itself outside the box, the box of the partner, share in the label
+
 NUM_DRAWS = 28
 
 # Streams of random numbers: what is drawn in one does not move the others.
 _ORDER, _UNIFORM, _MIX = range(3)
+
 _LUMA = np.array([0.299, 0.587, 0.114])
+
 _MID_GREY = 127.5
 
 

@@ -10,12 +10,17 @@ import numpy as np
 from kmed.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
+
 _MAGIC_AT, _MAGIC = 128, b"DICM"
+
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+
 # What anonymisers leave empty; pydicom takes an element that is there for one that has a value.
 _MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
+
 # Where enhanced multi-frame objects hold rescale and window, of all frames or of each.
 _FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
 _FRAME_VALUES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 

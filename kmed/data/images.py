@@ -26,6 +26,7 @@ from kmed.progress import say, track
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 FITS = ("pad", "crop", "stretch")
+
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -33,10 +34,13 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
 CACHES = ("auto", "memory", "disk", "none")
+
 # Share of the free memory that decoded pictures may take before "auto" turns to the disk: the
 # model, its optimizer and the batches under way need the rest.
 MEMORY_SHARE = 0.4
+
 # Part of a disk cache's name: raise it whenever the same file would give other pixels.
 DECODER_VERSION = 1
 
@@ -44,6 +48,7 @@ DECODER_VERSION = 1
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
 
 

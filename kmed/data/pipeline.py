@@ -17,6 +17,7 @@ from kmed.errors import DataError, KmedError, suggest
 from kmed.runtime import num_cores
 
 BACKENDS = ("tensorflow", "memory")
+
 PREFETCHED = 4  # batches that lie ready, to even out slow reads
 
 

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from kmed.data.audit import check_readable
-from kmed.data.demo import ensure_demo
-from kmed.data.sources import load_table
+from kmed.data.demo.sets import ensure_demo
+from kmed.data.readable import check_readable
+from kmed.data.readers.load import load_table
 from kmed.data.splits import assign_splits, check_no_leak, read_splits
 from kmed.data.table import SPLITS, Table
 from kmed.errors import ConfigError, suggest
-from kmed.intervals import check_clusters
+from kmed.metrics.intervals import check_clusters
 from kmed.progress import say
 from kmed.tasks import check_labels
 

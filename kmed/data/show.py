@@ -11,7 +11,9 @@ from kmed.data.table import Table
 from kmed.files import replacing, write_text
 
 MAX_CLASSES = 16
+
 COLUMNS_A_CLASS = 8
+
 TILE_SIZE = (96, 128)
 
 

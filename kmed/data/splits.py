@@ -12,13 +12,15 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from kmed.data.csv_labels import read_csv
+from kmed.data.readers.csv_labels import read_csv
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
 from kmed.files import replacing
 
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")
+
 TRIES = 20
+
 GROUP_VISITS = 8_000  # the work spent on tries: one try with many groups is as good as twenty with few
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 from kmed.errors import DataError, suggest
 
 COLUMNS = ("path", "group", "cluster", "split")
+
 SPLITS = ("train", "val", "test")
-NEGATIVE = frozenset({"no finding", "no findings", "none"})  # labels that say that none of the others holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +110,3 @@ class Table:
         by_split["clusters"] = grouped["cluster"].nunique()
         order = [name for name in (*SPLITS, "") if name in by_split.index]
         return by_split.loc[order + sorted(set(by_split.index) - set(order))]
-
-
-def negative_label(class_names) -> int | None:
-    """Returns the index of the class that says that no other holds, such as "No Finding", or None.
-
-    Such a label is modelled as any other, but it is no finding: macro means leave it out.
-    """
-    return next((index for index, name in enumerate(class_names) if str(name).strip().lower() in NEGATIVE), None)

@@ -16,6 +16,7 @@ VARIANTS = {
     "densenet169": (64, 32, (6, 12, 32, 32)),
     "densenet201": (64, 32, (6, 12, 48, 32)),
 }
+
 BOTTLENECK = 4  # a layer's 1x1 convolution has this many times as many channels as it adds
 
 

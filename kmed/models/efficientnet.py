@@ -25,6 +25,7 @@ VARIANTS = {
     "efficientnetb6": (1.8, 2.6),
     "efficientnetb7": (2.0, 3.1),
 }
+
 NUM_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of B0, a stage
 
 

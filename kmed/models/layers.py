@@ -8,6 +8,7 @@ from keras import ops
 from kmed.errors import ModelError, suggest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # As in PyTorch: momentum there is the share of the new value (0.1), in Keras the share of the old one.

@@ -19,7 +19,9 @@ from kmed.models.layers import (
 )
 
 HEAD = "head"
+
 VARIANTS = ("vit",)
+
 EPSILON = 1e-6  # of layer normalisation
 
 

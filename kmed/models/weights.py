@@ -9,8 +9,8 @@ import numpy as np
 from kmed.errors import ModelError, RunError, WeightsError
 from kmed.models import vit
 from kmed.models.keras_file import load_model
-from kmed.models.origin import Source, locate, normalization_of, same_normalization
 from kmed.models.registry import family_of, resolve_name
+from kmed.models.weight_files import Source, locate, normalization_of, same_normalization
 
 # the last part of a Keras variable's path -> PyTorch's
 LEAVES = {

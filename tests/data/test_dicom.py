@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from kmed.cli import main
+from kmed.cli.main import main
 from kmed.data.dicom import is_dicom
 from kmed.data.images import read_image
-from kmed.data.sources import load_table
+from kmed.data.readers.load import load_table
 from kmed.errors import ConfigError, DataError
 
 pydicom = pytest.importorskip("pydicom", reason="pip install kmed[dicom]")

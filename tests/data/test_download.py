@@ -25,7 +25,7 @@ def test_the_data_arrive_and_size_and_licence_are_said_first(tmp_path, monkeypat
         return output_dir
 
     answer(monkeypatch, send)
-    monkeypatch.setattr("kmed.data.download.say", lines.append)
+    monkeypatch.setattr("kmed.progress.say", lines.append)
     assert download("nih-sample", tmp_path / "nih") == tmp_path / "nih"
     source = SOURCES["nih-sample"]
     assert source.size in said[0]

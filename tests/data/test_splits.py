@@ -6,7 +6,7 @@ import pytest
 from conftest import real_data
 from sklearn.model_selection import StratifiedGroupKFold
 
-from kmed.data.sources import load_table
+from kmed.data.readers.load import load_table
 from kmed.data.splits import assign_folds, assign_splits, check_no_leak, choose_fold, read_splits, write_splits
 from kmed.data.table import Table
 from kmed.errors import DataError

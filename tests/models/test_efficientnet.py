@@ -2,7 +2,7 @@ import keras
 import pytest
 
 from kmed.errors import ModelError
-from kmed.models import build_model
+from kmed.models.build import build_model
 from kmed.models.efficientnet import NUM_BLOCKS, compound_scaling
 from kmed.models.layers import StochasticDepth
 

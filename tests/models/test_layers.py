@@ -3,13 +3,7 @@ import numpy as np
 import pytest
 
 from kmed.errors import ModelError
-from kmed.models.layers import (
-    BatchNormalization,
-    Normalize,
-    StochasticDepth,
-    gelu,
-    swap_batch_norm,
-)
+from kmed.models.layers import BatchNormalization, Normalize, StochasticDepth, gelu, swap_batch_norm
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the fused kernel is TensorFlow's")
 SHAPE = (4, 6, 5, 3)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kmed.errors import ModelError
-from kmed.models import build_model
+from kmed.models.build import build_model
 from kmed.models.layers import Attention, StochasticDepth
 from kmed.models.vit import resize_positions
 

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from kmed.errors import ModelError, WeightsError
-from kmed.models import build_model
+from kmed.models.build import build_model
 from kmed.models.vit import resize_positions
-from kmed.models.weights import load_weights, normalization_of
+from kmed.models.weight_files import normalization_of
+from kmed.models.weights import load_weights
 
 SMALL = {"width": 8, "depth": 1, "num_heads": 2}
 SIZE = (16, 24)  # 2x3 patches

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from kmed.models import build_model, resolve_name
+from kmed.models.build import build_model
+from kmed.models.registry import resolve_name
 from kmed.models.weights import load_weights
 
 FOLDER = pathlib.Path(__file__).parent

@@ -1,0 +1,200 @@
+"""Two fingerprints side by side: do they show one scene, how much of it, and do the pixels agree?"""
+
+import dataclasses
+
+import numpy as np
+
+from kmed.data.audit.fingerprints import MIRRORED, Fingerprint, products, squared_distances
+
+# Lowe's ratio; 0.8 is usual. The geometric check below is strict, so a loose one finds small overlaps.
+RATIO = 0.85
+
+MIN_INLIERS = 7
+
+REPROJECTION = 3.0  # pixels
+
+# A copy is turned, sheared and zoomed, but not beyond this: area and aspect of what a unit square becomes.
+MAX_ZOOM = 4.0
+
+MAX_STRETCH = 2.0
+
+REFINEMENTS = 6
+
+MIN_PIXELS = 300
+
+# Blurs, in pixels: the small one takes away what interpolation and JPEG change, the wide one what light changes.
+REACH = 31
+
+SMALL_BLUR, WIDE_BLUR = 1.0, 4.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Alignment:
+    """How one picture lies on another.
+
+    Attributes:
+      inliers: matched features that one affine map explains.
+      share: part of the smaller picture that the other one shows too, 0 to 1.
+      spread: part of the smaller picture that the matched features span, 0 to 1.
+      agreement: correlation of the slightly blurred pixels where matched features span both, -1 to 1.
+      detail: the same of fine detail alone, from which light and shade are taken away.
+      mirrored: whether one is a mirror image of the other.
+      outlines: where the matched features lie, two polygons float32 (P, 2): x and y as parts of the first and
+        of the second picture's width and height.
+    """
+
+    inliers: int
+    share: float
+    spread: float
+    agreement: float
+    detail: float
+    mirrored: bool
+    outlines: tuple[np.ndarray, np.ndarray]
+
+
+def align(first: Fingerprint, second: Fingerprint, mirrored: bool) -> Alignment | None:
+    """Returns how `first` lies on `second`, or None where too few features agree on one affine map.
+
+    Args:
+      mirrored: look for `first` in a mirror image of `second`; the two cases are looked for apart.
+    """
+    import cv2
+
+    left, right = _matches(first.descriptors, second.descriptors[:, MIRRORED] if mirrored else second.descriptors)
+    if len(left) < MIN_INLIERS:
+        return None
+    source, target = first.points[left], second.points[right]
+    matrix, inlying = cv2.estimateAffine2D(
+        source, target, method=cv2.RANSAC, ransacReprojThreshold=REPROJECTION, maxIters=1000, confidence=0.99
+    )
+    if matrix is None or inlying.sum() < MIN_INLIERS or not _plausible(matrix, mirrored):
+        return None
+    inlying = inlying.ravel() > 0
+    hull = cv2.convexHull(target[inlying])  # (P, 1, 2)
+    return _compare(first, second, matrix, mirrored, hull, int(inlying.sum()))
+
+
+def align_either(first: Fingerprint, second: Fingerprint) -> Alignment | None:
+    """Returns the better of the plain and the mirrored alignment, or None where there is neither."""
+    found = [made for mirrored in (False, True) if (made := align(first, second, mirrored)) is not None]
+    return max(found, key=lambda made: made.inliers, default=None)
+
+
+def _matches(first, second):
+    """Returns two index arrays of features that are each other's nearest, and clearly so."""
+    if len(first) < 2 or len(second) < 2:
+        return np.zeros(0, int), np.zeros(0, int)
+    squared = squared_distances(first.astype(np.float32), second.astype(np.float32))  # (F, G)
+    rows = np.arange(len(first))
+    nearest = squared.argmin(axis=1)
+    back = squared.argmin(axis=0)
+    best = squared[rows, nearest].copy()
+    squared[rows, nearest] = np.inf
+    kept = (best < RATIO**2 * squared.min(axis=1)) & (back[nearest] == rows)
+    return rows[kept], nearest[kept]
+
+
+def _plausible(matrix, mirrored):
+    linear = matrix[:, :2]
+    area = np.linalg.det(linear)
+    large, small = np.linalg.svd(linear, compute_uv=False)
+    return (area < 0) == mirrored and 1 / MAX_ZOOM < abs(area) < MAX_ZOOM and large < MAX_STRETCH * small
+
+
+def _compare(first, second, matrix, mirrored, hull, inliers):
+    import cv2
+
+    height, width = second.grey.shape
+    outline = hull
+    region = cv2.fillConvexPoly(np.zeros((height, width), np.uint8), np.round(hull).astype(np.int32), 1)
+    region = cv2.dilate(region, np.ones((REACH, REACH), np.uint8))
+    matrix = _refine(first.grey, second.grey, matrix, first.inside, second.inside & region)
+    shown = _warp(first.inside, matrix, second.grey.shape, nearest=True) & second.inside
+    smaller = max(min(float(second.inside.sum()), first.inside.sum() * abs(np.linalg.det(matrix[:, :2]))), 1.0)
+    spread = cv2.contourArea(outline) / smaller
+    warped = _warp(first.grey, matrix, second.grey.shape)
+    agreement = _agreement(warped, second.grey, shown, region, 0.0)
+    detail = _agreement(warped, second.grey, shown, region, WIDE_BLUR)
+    back = cv2.transform(outline, cv2.invertAffineTransform(matrix))
+    outlines = tuple(
+        np.float32(points.reshape(-1, 2) / np.array(picture.grey.shape[::-1]))
+        for points, picture in ((back, first), (outline, second))
+    )
+    share = min(float(shown.sum()) / smaller, 1.0)
+    return Alignment(inliers, share, min(spread, 1.0), agreement, detail, mirrored, outlines)
+
+
+def _warp(picture, matrix, shape, nearest=False):
+    import cv2
+
+    return cv2.warpAffine(
+        picture, matrix, (shape[1], shape[0]), flags=cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    )
+
+
+def _refine(moving, fixed, matrix, moving_inside, region):
+    """Returns the affine map after a few Gauss-Newton steps on the pixels, or the one given where they do not help.
+
+    Features place a picture to about half a pixel, which is too coarse to tell two exposures of one
+    spot from two copies of one exposure. Baker & Matthews, 2004, inverse compositional; brightness and
+    contrast are normalised in each step.
+    """
+    import cv2
+
+    def blurred(picture):
+        return cv2.GaussianBlur(picture, (0, 0), SMALL_BLUR).astype(np.float32)
+
+    fixed, moving = blurred(fixed), blurred(moving)
+    slope_x, slope_y = cv2.Sobel(fixed, -1, 1, 0, scale=1 / 8), cv2.Sobel(fixed, -1, 0, 1, scale=1 / 8)
+    y, x = (axis[::4].astype(np.float32) for axis in np.nonzero(region))  # a quarter of the pixels is enough
+    rows, columns = y.astype(int), x.astype(int)
+    start = matrix
+    best, kept = -1.0, matrix
+    for _ in range(REFINEMENTS):
+        inside = _warp(moving_inside, start, fixed.shape, nearest=True)[rows, columns] > 0
+        if inside.sum() < MIN_PIXELS:
+            break
+        wanted, found = fixed[rows, columns][inside], _warp(moving, start, fixed.shape)[rows, columns][inside]
+        spread = max(float(wanted.std()), 1e-6)
+        error = (found - found.mean()) / max(float(found.std()), 1e-6) - (wanted - wanted.mean()) / spread
+        agreement = 1 - float((error**2).mean()) / 2
+        if agreement <= best + 1e-5:
+            break
+        best, kept = agreement, start
+        gx, gy = slope_x[rows, columns][inside] / spread, slope_y[rows, columns][inside] / spread
+        px, py = x[inside], y[inside]
+        descent = np.stack([gx * px, gx * py, gx, gy * px, gy * py, gy], axis=1)  # (P, 6)
+        curvature = products(np.concatenate([descent.T, error[None]]).astype(np.float32))  # (7, 7)
+        step = np.linalg.lstsq(curvature[:6, :6], curvature[:6, 6], rcond=None)[0]
+        # `start` maps moving -> fixed. The step moves the fixed picture by (I + step), so the map follows it.
+        start = _compose(np.eye(2, 3) + step.reshape(2, 3), start)
+    return kept
+
+
+def _compose(outer, inner):
+    square = np.vstack([inner, [0, 0, 1]])
+    return np.asarray(outer @ square, np.float64)
+
+
+def _agreement(warped, fixed, shown, region, wide_blur):
+    """Returns the correlation of pixels in `region`, without what is broader than `wide_blur`; 0 if it is small."""
+    import cv2
+
+    # A blur carries the black around a turned copy inwards: stay away from the edges of what both show.
+    margin = round(2 * max(SMALL_BLUR, wide_blur))
+    framed = cv2.copyMakeBorder(shown, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    framed = cv2.erode(framed, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))[1:-1, 1:-1]
+    wanted = (framed & region) > 0
+    if wanted.sum() < MIN_PIXELS:
+        return 0.0
+    pixels = []
+    for picture in (warped.astype(np.float32), fixed.astype(np.float32)):
+        fine = cv2.GaussianBlur(picture, (0, 0), SMALL_BLUR)
+        pixels.append((fine - cv2.GaussianBlur(picture, (0, 0), wide_blur) if wide_blur else fine)[wanted])
+    return _correlation(*pixels)
+
+
+def _correlation(first, second):
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale > 1e-6 else 0.0

@@ -1,0 +1,168 @@
+"""Fingerprints: a small grey picture, where it shows something, and its local features."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import threading
+
+import numpy as np
+
+from kmed.data.images import read_image, resize_array
+from kmed.data.table import Table
+
+# Pictures are compared at this length of their longer side: larger ones are shrunk, ones below half of it
+# are enlarged twice, as SIFT finds too little on a thumbnail.
+LONGER_SIDE = 320
+
+NUM_FEATURES = 300
+
+OCTAVE_LAYERS = 2  # 3 is usual, and takes half as long again
+
+# SIFT's usual 0.04 leaves 80 features on a blood smear, 50 on an X-ray of 128 x 128; weak ones repeat in copies too.
+CONTRAST = 0.01
+
+# Turned and shifted copies bring a black or white fill. Features this near to it belong to the frame, not the scene.
+DARK, BRIGHT = 12, 253
+
+MARGIN = 6
+
+# A mirrored picture's SIFT descriptors are those of the picture in another order: 4 columns of cells
+# reversed, and 8 directions reflected.
+MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """What is kept of one picture.
+
+    Attributes:
+      grey: uint8 (H, W), its longer side at most LONGER_SIDE.
+      inside: uint8 (H, W), 1 where the picture shows something, 0 in a black or white fill at its edge.
+      points: float32 (F, 2), x and y of each feature in pixels of `grey`.
+      descriptors: uint8 (F, 128): square roots of SIFT's shares, of length about 512. Their products are
+        whole numbers below 2**24, so float32 sums them exactly, whatever the order: the same files give
+        the same answer on any machine.
+    """
+
+    grey: np.ndarray
+    inside: np.ndarray
+    points: np.ndarray
+    descriptors: np.ndarray
+
+
+class Fingerprints:
+    """The fingerprints of a table's pictures by row, computed when asked for; the last `kept` stay in memory.
+
+    One takes about 0.2 MB, so 4,000 stay below 1 GB.
+    """
+
+    def __init__(self, table: Table, kept: int = 4000):
+        self._table, self._kept = table, kept
+        self._held = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, row: int) -> Fingerprint:
+        with self._lock:
+            if row in self._held:
+                self._held.move_to_end(row)
+                return self._held[row]
+        made = fingerprint(read_grey(self._table, row))
+        with self._lock:
+            self._held[row] = made
+            while len(self._held) > self._kept:
+                self._held.popitem(last=False)
+        return made
+
+    def forget(self, row: int) -> None:
+        """Frees a row's fingerprint, which is not likely to be asked for again."""
+        with self._lock:
+            self._held.pop(row, None)
+
+
+@contextlib.contextmanager
+def worker_pool():
+    """Yields a pool of one thread a core. OpenCV works outside Python's lock, and starts no threads meanwhile."""
+    import cv2
+
+    threads_before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=num_workers())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, do not finish thousands of comparisons first
+        cv2.setNumThreads(threads_before)
+
+
+def num_workers() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_grey(table: Table, row: int) -> np.ndarray:
+    """Returns uint8 (H, W), a picture of the table in grey, its longer side between LONGER_SIDE / 2 and LONGER_SIDE.
+
+    Smaller thumbnails are enlarged twice only, so they stay smaller. Raises DataError where it cannot be read.
+    """
+    import cv2
+
+    if table.images is not None:
+        pixels = resize_array(table.images[row])
+    else:
+        pixels = read_image(table.root / table.rows["path"].iat[row])  # table.files would make every path each time
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    height, width = grey.shape
+    scale = min(LONGER_SIDE / max(height, width), 2.0)
+    if 1.0 <= scale < 2.0:
+        return grey
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def fingerprint(grey: np.ndarray) -> Fingerprint:
+    """Returns the Fingerprint of a grey picture, uint8 (H, W)."""
+    import cv2
+
+    inside = _inside(grey)
+    framed = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    usable = cv2.erode(framed, np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8))[1:-1, 1:-1]
+    keypoints, raw = cv2.SIFT_create(NUM_FEATURES, OCTAVE_LAYERS, CONTRAST).detectAndCompute(grey, usable)
+    if raw is None:
+        raw = np.zeros((0, 128), np.float32)
+    points = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
+    shares = raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-6)
+    descriptors = np.minimum(np.round(512 * np.sqrt(shares)), 255).astype(np.uint8)  # (F, 128)
+    return Fingerprint(grey, inside, points, descriptors)
+
+
+def products(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+    """Returns first @ second.T, float32 (F, G), of float32 (F, D) and (G, D); `second` defaults to `first`.
+
+    OpenCV's product stays on the calling thread. NumPy's starts threads of its own, and a pool of
+    callers then takes a hundred times as long for matrices of this size.
+    """
+    import cv2
+
+    return cv2.gemm(first, first if second is None else second, 1.0, None, 0.0, flags=cv2.GEMM_2_T)
+
+
+def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns float32 (F, G), the squared distance of each of `first` (F, D) to each of `second` (G, D)."""
+    return (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * products(first, second)
+
+
+def _inside(grey):
+    """Returns 1 but for dark or bright regions that touch the picture's edge."""
+    import cv2
+
+    inside = np.ones(grey.shape, np.uint8)
+    for fill in (grey <= DARK, grey >= BRIGHT):
+        num, regions = cv2.connectedComponents(fill.astype(np.uint8), connectivity=4)
+        edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+        touching = np.zeros(num, bool)
+        touching[edge] = True
+        touching[0] = False
+        inside[touching[regions]] = 0
+    return inside

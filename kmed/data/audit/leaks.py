@@ -1,0 +1,245 @@
+"""The leak audit: what a data set's pictures show about its splits, groups and labels."""
+
+import collections
+import dataclasses
+import time
+
+import numpy as np
+import pandas as pd
+
+from kmed.data.audit.alignment import Alignment, align_either
+from kmed.data.audit.fingerprints import Fingerprints
+from kmed.data.audit.near_duplicates import Link, find_near_duplicates
+from kmed.data.readable import inspect_files
+from kmed.data.table import Table
+from kmed.errors import DataError, suggest
+from kmed.progress import say
+
+# Two photographs that share half of their frame and carry different labels contradict each other; with
+# less in common each may well show what it is labelled for.
+CONTRADICTING_SHARE = 0.5
+
+EVIDENCE_TRIES = 12
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """Two pictures, as rows of the table, that are evidence of something.
+
+    Attributes:
+      first, second: rows.
+      kind: "identical files", "one photograph" or "one spot".
+      alignment: how the first lies on the second; None for identical files, or where only others link the two.
+      sides: whether the two lie in splits that must not share pictures.
+      labels: whether their labels contradict each other.
+      share: median part of the frame that their photographs have in common, 0 to 1; NaN where not measured.
+    """
+
+    first: int
+    second: int
+    kind: str
+    alignment: Alignment | None
+    sides: bool
+    labels: bool
+    share: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Audit:
+    """What an audit found; the rows are those of `table`.
+
+    Attributes:
+      table: what was audited.
+      files: one row a picture, as inspect_files returns them.
+      photograph, group: (N,) names; pictures of one photograph are copies of one exposure, those of one group
+        are linked by photographs that share a spot. An unreadable picture is alone.
+      identical: lists of rows whose files have the same bytes, each of two or more.
+      on_two_sides: {group: Pair that crosses the sides} of the found groups.
+      contradictions: Pairs of identical files, copies, or photographs that share half of their frame, with
+        different labels.
+      overlaps: Pairs of photographs with different labels that share less.
+      links: the verified Links.
+      featureless: rows that show too little to be compared; only their bytes were.
+      seconds: how long it took.
+    """
+
+    table: Table
+    files: pd.DataFrame
+    photograph: np.ndarray
+    group: np.ndarray
+    identical: list[list[int]]
+    on_two_sides: dict[str, Pair]
+    contradictions: list[Pair]
+    overlaps: list[Pair]
+    links: list[Link]
+    featureless: np.ndarray
+    seconds: float
+
+
+def audit(table: Table, splits=None, seed: int = 0) -> Audit:
+    """Returns what the pictures of a table show about its splits, groups and labels.
+
+    Told groups are not used: photographs and groups are found from the pixels alone.
+
+    Args:
+      table: any table; its splits are the sides. No split is drawn.
+      splits: names of the splits to audit; default: all.
+      seed: of the draw of visual words.
+    Raises: DataError: an unknown split, or no readable picture.
+    """
+    start = time.monotonic()
+    table = choose_splits(table, splits)
+    files = inspect_files(table)
+    readable = (files["reason"] == "").to_numpy()
+    if not readable.any():
+        raise DataError(f"None of the {len(table)} pictures can be read, such as {files['path'].iloc[0]}.")
+    identical = [rows for rows in _by_value(files["digest"].where(readable, "")).values() if len(rows) > 1]
+    repeated = {row: rows[0] for rows in identical for row in rows[1:]}
+    unique = np.flatnonzero(readable & ~np.isin(np.arange(len(table)), list(repeated)))
+    say(
+        f"{len(unique):,} pictures to compare; {len(repeated):,} repeat another file, {(~readable).sum():,} are broken."
+    )
+    compared = table.take(unique)
+    fingerprints = Fingerprints(compared)
+    near = find_near_duplicates(compared, fingerprints, seed)
+    links = [
+        dataclasses.replace(link, first=int(unique[link.first]), second=int(unique[link.second])) for link in near.links
+    ]
+    photograph, group = (
+        _names(ids, prefix, len(table), unique, repeated)
+        for ids, prefix in ((near.photograph, "photograph"), (near.group, "group"))
+    )
+    judge = _Judge(table, photograph, group, links, repeated, {row: i for i, row in enumerate(unique)}, fingerprints)
+    on_two_sides = judge.on_two_sides()
+    contradictions, overlaps = judge.contradictions()
+    return Audit(
+        table, files, photograph, group, identical, on_two_sides, contradictions, overlaps, links,
+        unique[near.featureless], time.monotonic() - start,
+    )  # fmt: skip
+
+
+def choose_splits(table: Table, splits=None) -> Table:
+    """Returns the rows of the named splits, or the table. Raises DataError where there is no such split."""
+    if splits is None:
+        return table
+    present = sorted(set(table.rows["split"]) - {""})
+    for name in splits:
+        if name not in present:
+            raise DataError(
+                f"There is no split {name!r}; the data bring {', '.join(present) or 'none'}." + suggest(name, present)
+            )
+    return table.take(table.rows["split"].isin(list(splits)).to_numpy())
+
+
+def must_differ(first: str, second: str) -> bool:
+    """Returns whether two splits must not share a group: train and val share with none, those that judge may."""
+    return first != second and "" not in (first, second) and bool({first, second} & {"train", "val"})
+
+
+def groups_on_two_sides(table: Table, group) -> list[str]:
+    """Returns the sorted names of the groups (N,) whose pictures lie in splits that must differ."""
+    splits = table.rows["split"].groupby(np.asarray(group)).unique()
+    return sorted(name for name, found in splits.items() if any(must_differ(a, b) for a in found for b in found))
+
+
+class _Judge:
+    """Turns what was linked into evidence about sides and labels."""
+
+    def __init__(self, table, photograph, group, links, repeated, compared, fingerprints):
+        self.table, self.photograph, self.group, self.links = table, photograph, group, links
+        self.repeated, self.compared, self.fingerprints = repeated, compared, fingerprints
+        self.splits = table.rows["split"].to_numpy()
+        self.shares = collections.defaultdict(list)  # of two photographs
+        for link in links:
+            self.shares[self._key(link.first, link.second)].append(link.alignment.share)
+
+    def on_two_sides(self):
+        """Returns {group: Pair} for the groups on two sides."""
+        crossing = {}
+        for link in self.links:  # best first
+            if must_differ(self.splits[link.first], self.splits[link.second]):
+                crossing.setdefault(self.group[link.first], (link.first, link.second, link.alignment))
+        members = _by_value(self.group)
+        found = {}
+        for name in groups_on_two_sides(self.table, self.group):
+            if name not in crossing:
+                rows = members[name]
+                crossing[name] = self._search(
+                    (a, b) for a in rows for b in rows if a < b and must_differ(self.splits[a], self.splits[b])
+                )
+            found[name] = self._pair(*crossing[name])
+        return found
+
+    def contradictions(self):
+        """Returns two lists of Pairs with different labels: those that contradict, and those that share little."""
+        certain, slight = [], []
+        for rows in _by_value(self.photograph).values():
+            labels = self.table.labels[rows]
+            if len(rows) > 1 and (np.nanmax(labels, axis=0, initial=-1) > np.nanmin(labels, axis=0, initial=2)).any():
+                pairs = ((a, b) for a in rows for b in rows if a < b and self._differ(a, b))
+                certain.append(self._pair(*self._search(pairs)))
+        seen = set()
+        for link in self.links:  # best first
+            key = self._key(link.first, link.second)
+            if key[0] != key[1] and key not in seen and self._differ(link.first, link.second):
+                seen.add(key)
+                pair = self._pair(link.first, link.second, link.alignment)
+                (certain if pair.share >= CONTRADICTING_SHARE else slight).append(pair)
+        return certain, slight
+
+    def _search(self, pairs):
+        """Returns (first, second, alignment) of the first of some pairs that is identical or aligns, else the first."""
+        fallback = None
+        for tried, (first, second) in enumerate(pairs):
+            rows = [self.repeated.get(row, row) for row in (first, second)]
+            fallback = fallback or (first, second, None)
+            if tried == EVIDENCE_TRIES:
+                break
+            if rows[0] == rows[1]:
+                return first, second, None
+            alignment = align_either(*(self.fingerprints[self.compared[row]] for row in rows))
+            if alignment is not None:
+                return first, second, alignment
+        return fallback
+
+    def _pair(self, first, second, alignment):
+        same = self.repeated.get(first, first) == self.repeated.get(second, second)
+        copies = self.photograph[first] == self.photograph[second]
+        shares = self.shares.get(self._key(first, second)) or ([alignment.share] if alignment else [np.nan])
+        return Pair(
+            first,
+            second,
+            "identical files" if same else "one photograph" if copies else "one spot",
+            alignment,
+            must_differ(self.splits[first], self.splits[second]),
+            bool(self._differ(first, second)),
+            1.0 if same else float(np.median(shares)),
+        )
+
+    def _key(self, first, second):
+        return tuple(sorted((self.photograph[first], self.photograph[second])))
+
+    def _differ(self, first, second):
+        one, other = self.table.labels[[first, second]]
+        return (np.abs(one - other) > 0).any()  # a comparison with NaN, an unknown label, is no difference
+
+
+def _by_value(values):
+    """Returns {value: rows} in the order of the first row; "" is no value."""
+    found = collections.defaultdict(list)
+    for row, value in enumerate(values):
+        if value != "":
+            found[value].append(row)
+    return dict(found)
+
+
+def _names(ids, prefix, num_rows, unique, repeated):
+    """Returns object (N,): a name for each row, numbered in the order of the rows."""
+    numbers = np.full(num_rows, -1)
+    numbers[unique] = ids
+    for row, other in repeated.items():
+        numbers[row] = numbers[other]
+    alone = np.flatnonzero(numbers < 0)
+    numbers[alone] = numbers.max() + 1 + np.arange(len(alone))
+    codes, _ = pd.factorize(numbers)
+    return np.array([f"{prefix}_{code:05d}" for code in codes], dtype=object)

@@ -1,0 +1,279 @@
+"""Which pictures are copies of one photograph, and which photographs show one spot: by what they show alone.
+
+Pictures come one after the other: each is compared with the photographs found so far that share
+rare visual words, and joins one or founds a new one. Then representatives of the photographs are
+compared with each other. Every link is a geometric match with agreeing pixels; labels, names and
+folders play no part.
+"""
+
+import collections
+import dataclasses
+import itertools
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from kmed.data.audit.alignment import Alignment, align
+from kmed.data.audit.fingerprints import Fingerprints, worker_pool
+from kmed.data.audit.visual_words import Index, Vocabulary
+from kmed.data.table import Table
+from kmed.progress import bar, track
+
+# Copies of one exposure agree to 0.9962 and more (1st percentile, blood cells), two exposures of one spot to 0.9935
+# (99th). Two crops of one exposure that share less than SAME_SHARE count as two photographs of one spot.
+SAME_AGREEMENT = 0.995
+
+SAME_DETAIL = 0.9
+
+SAME_SHARE = 0.6
+
+SAME_INLIERS = 20
+
+# Shared spots. X-rays of different patients align with up to 20 inliers or a detail of 0.74, never with both so
+# high. A strong link stands alone; a weak one, which might be chance, needs a second between other pictures.
+SPOT_AGREEMENT = 0.85
+
+SPOT_DETAIL = 0.65
+
+STRONG_LINKS = ((16, 0.8), (30, 0.65))  # (inliers, detail), both at least
+
+STRONG_SPREAD = 0.03
+
+WEAK_DETAIL = 0.75
+
+MIN_FEATURES = 20
+
+MAX_REPRESENTATIVES = 6
+
+FIRST_CANDIDATES = 3
+
+SECOND_CANDIDATES = 40
+
+# Where thousands of pictures are all different, each gets fewer candidates, so that the work does not run away.
+ALL_CANDIDATES, FEWEST_CANDIDATES = 100_000, 10
+
+BATCH = 64
+
+SAMPLE = 300
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Link:
+    """Two pictures, as rows of the table, that show one scene; `first` < `second`."""
+
+    first: int
+    second: int
+    alignment: Alignment
+    same_exposure: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NearDuplicates:
+    """What was found.
+
+    Attributes:
+      photograph: int64 (N,): pictures with one number are copies of one exposure.
+      group: int64 (N,): pictures with one number are linked by photographs that share a spot.
+      links: the verified Links, best first, at most a few a pair of photographs.
+      featureless: rows with too few local features to be compared.
+    """
+
+    photograph: np.ndarray
+    group: np.ndarray
+    links: list[Link]
+    featureless: np.ndarray
+
+
+def find_near_duplicates(table: Table, fingerprints: Fingerprints | None = None, seed: int = 0) -> NearDuplicates:
+    """Returns which pictures of the table are copies of one photograph, and which photographs share a spot.
+
+    Args:
+      table: readable pictures, N >= 1.
+      fingerprints: those of `table`, where the caller wants to use them afterwards.
+      seed: of the draw of visual words; the same files and seed give the same answer.
+    Raises: DataError: a picture cannot be read.
+    """
+    fingerprints = Fingerprints(table) if fingerprints is None else fingerprints
+    with worker_pool() as pool:
+        sampled = np.unique(np.linspace(0, len(table) - 1, SAMPLE).astype(int))
+        taken = track(pool.map(fingerprints.__getitem__, sampled), "Learning visual words", len(sampled))
+        descriptors = [made.descriptors for made in taken]
+        if not sum(map(len, descriptors)):
+            alone = np.arange(len(table))
+            return NearDuplicates(alone, alone, [], alone)
+        search = _Search(fingerprints, Vocabulary(descriptors, seed), pool, len(table))
+        search.find_photographs()
+        search.compare_photographs()
+    return search.result()
+
+
+class _Search:
+    """The state of one search; `find_photographs`, `compare_photographs` and `result` are called in this order."""
+
+    def __init__(self, fingerprints, vocabulary, pool, num_rows):
+        self.fingerprints, self.vocabulary, self.pool = fingerprints, vocabulary, pool
+        self.photograph = np.full(num_rows, -1)  # as found in the first pass
+        self.representatives = []  # rows of each photograph
+        self.index, self.entries = Index(), []  # entry -> (row, mirrored)
+        self.links = {}  # (first, second) -> Alignment
+        self.refused = set()  # (first, second, mirrored) compared in vain
+        self.featureless = []
+
+    def find_photographs(self):
+        """Puts each row to a photograph."""
+        rows = range(len(self.photograph))
+        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        with bar("Finding copies", len(rows)) as advance:
+            for batch in batches:
+                described = list(self.pool.map(self._describe, batch))
+                similarity = self.index.similar(sparse.vstack(described, format="csr"))
+                known = self.pool.map(self._recognise, batch, similarity, itertools.repeat(self.entries))
+                fresh, entries = Index(), []
+                for row, words, (photograph, links) in zip(batch, described, list(known)):
+                    if photograph is None and entries:  # a copy may have been met a moment ago
+                        photograph, more = self._recognise(row, fresh.similar(words)[0], entries)
+                        links = [*links, *more]
+                    self.links.update(links)
+                    self._place(row, words, photograph, fresh, entries)
+                    advance()
+                self.entries += entries
+
+    def compare_photographs(self):
+        """Compares representatives of different photographs, which finds shared spots and copies met too early."""
+        rows = [row for rows in self.representatives for row in rows]
+        num_wanted = min(SECOND_CANDIDATES, max(FEWEST_CANDIDATES, ALL_CANDIDATES // max(1, len(rows))))
+        asked = []
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            described = list(self.pool.map(self._describe, batch))
+            for row, similarity in zip(batch, self.index.similar(sparse.vstack(described, format="csr"))):
+                near = self._candidates(row, similarity, self.entries, num_wanted)
+                asked += [(row, other, mirrored) for other, _ in near for mirrored in (False, True)]
+        self._ask(asked, "Comparing photographs")
+        # A small overlap is seen by few of the pairs, and words find fewer still: look at all where one is.
+        linked = {tuple(sorted(self.photograph[list(pair)])) for pair in self.links}
+        self._ask(
+            [
+                (row, other, mirrored)
+                for first, second in sorted(linked)
+                if first != second
+                for row in self.representatives[first]
+                for other in self.representatives[second]
+                for mirrored in (False, True)
+            ],
+            "Following links",
+        )
+
+    def result(self) -> NearDuplicates:
+        """Returns the verdict over all links."""
+        between = collections.defaultdict(list)
+        for pair, alignment in self.links.items():
+            between[tuple(sorted(self.photograph[list(pair)]))].append((pair, alignment))
+        same = [key for key, links in between.items() if key[0] != key[1] and _is_one_exposure(links)]
+        spot = [key for key, links in between.items() if key[0] != key[1] and _is_one_spot(links)]
+        photograph = components(len(self.representatives), same)[self.photograph]
+        group = components(len(self.representatives), same + spot)[self.photograph]
+        links = [
+            Link(*pair, alignment, bool(photograph[pair[0]] == photograph[pair[1]]))
+            for pair, alignment in self.links.items()
+            if group[pair[0]] == group[pair[1]]
+        ]
+        links.sort(key=lambda link: (-link.alignment.inliers, link.first, link.second))
+        return NearDuplicates(photograph, group, links, np.array(self.featureless, int))
+
+    def _describe(self, row):
+        return self.vocabulary.describe(self.fingerprints[row].descriptors)
+
+    def _recognise(self, row, similarity, entries):
+        """Returns (photograph or None, [((first, second), Alignment)]) of the most similar entries."""
+        links = []
+        for other, mirrored in self._candidates(row, similarity, entries, FIRST_CANDIDATES):
+            first, second = sorted((row, other))
+            alignment = self._link(first, second, mirrored)
+            if alignment is not None:
+                links.append(((first, second), alignment))
+                if _same_exposure(alignment):
+                    return self.photograph[other], links
+        return None, links
+
+    def _candidates(self, row, similarity, entries, num_wanted):
+        """Returns the (row, mirrored) most similar to a row in each of the most similar photographs but its own."""
+        wanted = min(len(similarity), 2 * MAX_REPRESENTATIVES * (num_wanted + 1))
+        nearest = np.argpartition(-similarity, wanted - 1)[:wanted]
+        nearest = nearest[np.lexsort((nearest, -similarity[nearest]))]
+        found = {}
+        for entry in nearest:
+            photograph = self.photograph[entries[entry][0]]
+            if similarity[entry] > 0 and photograph != self.photograph[row]:
+                found.setdefault(photograph, entries[entry])
+                if len(found) == num_wanted:
+                    break
+        return list(found.values())
+
+    def _ask(self, asked, label):
+        """Adds the links among (row, other, mirrored), but for pairs that are linked already."""
+        ordered = ((min(row, other), max(row, other), mirrored) for row, other, mirrored in asked)
+        asked = [one for one in dict.fromkeys(ordered) if one[:2] not in self.links and one not in self.refused]
+        found = track(self.pool.map(self._link, *zip(*asked)), label, len(asked)) if asked else ()
+        for one, alignment in zip(asked, found):
+            known = self.links.get(one[:2])  # found both plain and mirrored: by chance one of them
+            if alignment is None:
+                self.refused.add(one)
+            elif known is None or known.inliers < alignment.inliers:
+                self.links[one[:2]] = alignment
+
+    def _link(self, first, second, mirrored):
+        alignment = align(self.fingerprints[first], self.fingerprints[second], mirrored)
+        shared = alignment is not None and alignment.agreement >= SPOT_AGREEMENT and alignment.detail >= SPOT_DETAIL
+        return alignment if shared else None
+
+    def _place(self, row, words, photograph, fresh, entries):
+        """Puts the row to a photograph or founds one; the first few of each become representatives."""
+        made = self.fingerprints[row]
+        if photograph is None:
+            photograph = len(self.representatives)
+            self.representatives.append([])
+        self.photograph[row] = photograph
+        if len(made.descriptors) < MIN_FEATURES:
+            self.featureless.append(row)
+        if len(self.representatives[photograph]) >= MAX_REPRESENTATIVES or len(made.descriptors) < MIN_FEATURES:
+            self.fingerprints.forget(row)
+            return
+        self.representatives[photograph].append(row)
+        for mirrored in (False, True):
+            described = self.vocabulary.describe(made.descriptors, mirrored) if mirrored else words
+            fresh.add(described)
+            self.index.add(described)
+            entries.append((row, mirrored))
+
+
+def _same_exposure(alignment):
+    return (
+        alignment.agreement >= SAME_AGREEMENT
+        and alignment.detail >= SAME_DETAIL
+        and alignment.share >= SAME_SHARE
+        and alignment.inliers >= SAME_INLIERS
+    )
+
+
+def _is_one_exposure(links):
+    """Returns whether half or more of the links between two photographs say that they are one."""
+    return 2 * sum(_same_exposure(alignment) for _, alignment in links) >= len(links)
+
+
+def _is_one_spot(links):
+    """Returns whether a strong link, or two weak ones between four different pictures, join two photographs."""
+    for _, alignment in links:
+        enough = any(alignment.inliers >= inliers and alignment.detail >= detail for inliers, detail in STRONG_LINKS)
+        if enough and alignment.spread >= STRONG_SPREAD:
+            return True
+    pairs = [pair for pair, alignment in links if alignment.detail >= WEAK_DETAIL]
+    return any(not set(one) & set(other) for one, other in itertools.combinations(pairs, 2))
+
+
+def components(num_nodes, edges):
+    """Returns int64 (num_nodes,): the number of each node's connected component, in the order of the first node."""
+    first, second = np.array(edges, int).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(num_nodes, num_nodes))
+    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)

@@ -1,0 +1,225 @@
+"""An audit as files and in words: audit.json, groups.csv, a contact sheet of the worst pairs, a summary."""
+
+import collections
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from kmed.data.audit import near_duplicates
+from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, groups_on_two_sides
+from kmed.data.audit.sheet import headline, label_text, save_pairs, worst_pairs
+from kmed.files import replacing, write_json
+
+MAX_LISTED = 50
+
+
+def write_audit(audit: Audit, out_dir) -> list[pathlib.Path]:
+    """Writes an audit into a folder and returns the paths: audit.json, groups.csv, and worst_pairs.png where any.
+
+    groups.csv has the columns path, photograph and group, as found from the pictures alone; training takes it
+    as data.group. Where groups were told (patients), groups_with_told.csv joins found and told groups:
+    pictures of one patient do not look alike, so the found ones alone would not keep them together.
+
+    Raises: RunError: the folder cannot be written.
+    """
+    out_dir = pathlib.Path(out_dir)
+    made = [out_dir / "audit.json", out_dir / "groups.csv"]
+    write_json(made[0], to_json(audit))
+    _write_groups(audit, audit.group, made[1])
+    if audit.table.grouped:
+        made.append(out_dir / "groups_with_told.csv")
+        _write_groups(audit, join_told(audit), made[-1])
+    pairs = worst_pairs(audit)
+    if pairs:
+        made.append(out_dir / "worst_pairs.png")
+        save_pairs(audit, pairs, made[-1])
+    return made
+
+
+def join_told(audit: Audit) -> np.ndarray:
+    """Returns object (N,), the groups that join what was found with what was told: the group or the cluster."""
+    told = audit.table.rows[["group", "cluster"]].to_numpy()
+    found = [pd.factorize(column)[0] for column in (audit.group, told[:, 0], told[:, 1])]
+    rows = np.arange(len(audit.table))
+    edges, start = [], len(rows)
+    for codes in found:
+        edges.append(np.stack([rows, start + codes], axis=1))
+        start += codes.max() + 1
+    joined = near_duplicates.components(start, np.concatenate(edges))[: len(rows)]
+    return np.array([f"group_{code:05d}" for code in pd.factorize(joined)[0]], dtype=object)
+
+
+def to_json(audit: Audit) -> dict:
+    """Returns what audit.json holds; lists of examples have at most MAX_LISTED entries, beside their full count."""
+    table, files = audit.table, audit.files
+    broken = files[files["reason"] != ""]
+    sizes = collections.Counter(f"{row.height}x{row.width}" for row in files.itertuples(index=False))
+    copies = collections.Counter(audit.photograph)
+    return {
+        "name": table.name,
+        "seconds": round(audit.seconds, 1),
+        "pictures": len(table),
+        "labels": {name: int(np.nansum(column)) for name, column in zip(table.class_names, table.labels.T)},
+        "unknown_labels": int(np.isnan(table.labels).sum()),
+        "labels_a_split": table.counts()[[*table.class_names, "images"]].to_dict("index"),
+        "sizes": dict(sizes.most_common(MAX_LISTED)),
+        "modes": dict(collections.Counter(files["mode"]).most_common()),
+        "odd_files": _some(odd_files(audit)),
+        "unreadable": _some(broken[["path", "reason"]].to_dict("records")),
+        "too_few_features": _some(_paths(audit, audit.featureless)),
+        "byte_duplicates": _some([_paths(audit, rows) for rows in audit.identical]),
+        "photographs": {"count": len(copies), "with_copies": sum(size > 1 for size in copies.values()),
+                        "a_split": _distinct(audit, audit.photograph), "largest": dict(copies.most_common(10))},
+        "groups": {"count": len(set(audit.group)), "of_several_photographs": len(_joined(audit)),
+                   "a_split": _distinct(audit, audit.group), "photographs": _joined(audit)},
+        "groups_on_two_sides": [
+            {"group": name, "sides": _members(audit, audit.group == name), "evidence": describe_pair(audit, pair)}
+            for name, pair in audit.on_two_sides.items()
+        ],
+        "contradictions": _some([describe_pair(audit, pair) for pair in audit.contradictions]),
+        "small_overlaps_with_different_labels": _some([describe_pair(audit, pair) for pair in audit.overlaps]),
+        "told_groups": told_groups(audit) if table.grouped else None,
+        "settings": {
+            **{name.lower(): value for name, value in vars(near_duplicates).items() if name.isupper()},
+            "contradicting_share": CONTRADICTING_SHARE,
+        },
+    }  # fmt: skip
+
+
+def odd_files(audit: Audit) -> list[dict]:
+    """Returns {path, size, mode} of the readable files that differ in size or mode from nine tenths of the others."""
+    files = audit.files[audit.files["reason"] == ""]
+    kind = files["height"].astype(str) + "x" + files["width"].astype(str) + " " + files["mode"]
+    usual = kind.value_counts()
+    if usual.iloc[0] < 0.9 * len(files):
+        return []
+    odd = files[kind != usual.index[0]]
+    return [
+        {"path": row.path, "size": f"{row.height}x{row.width}", "mode": row.mode} for row in odd.itertuples(index=False)
+    ]
+
+
+def told_groups(audit: Audit) -> dict:
+    """Returns how the found photographs and groups agree with the told ones (clusters and groups)."""
+    from sklearn.metrics import adjusted_rand_score
+
+    rows = audit.table.rows
+    told = rows["group"].to_numpy()
+    links = [link for link in audit.links if told[link.first] != told[link.second]]
+    best = {}
+    for link in links:  # best first
+        best.setdefault(tuple(sorted((told[link.first], told[link.second]))), link)
+    found = pd.Series(audit.group).groupby(told).nunique()
+    return {
+        "count": int(rows["group"].nunique()),
+        "on_two_sides": _some(groups_on_two_sides(audit.table, told)),
+        "rand_index_of_groups": float(adjusted_rand_score(told, audit.group)),
+        "rand_index_of_photographs": float(adjusted_rand_score(rows["cluster"], audit.photograph)),
+        "joined_by_the_pictures": _some(
+            [{"told": list(pair), **describe_pair(audit, _as_pair(audit, link))} for pair, link in best.items()]
+        ),
+        "not_joined_by_the_pictures": int((found > 1).sum()),
+    }
+
+
+def describe_pair(audit: Audit, pair: Pair) -> dict:
+    """Returns a pair as JSON: paths, splits, labels, what the two share, and the evidence."""
+    made = {
+        "paths": _paths(audit, (pair.first, pair.second)),
+        "splits": [audit.table.rows["split"].iloc[row] for row in (pair.first, pair.second)],
+        "labels": [label_text(audit, row) for row in (pair.first, pair.second)],
+        "kind": pair.kind,
+        "shared_part": round(pair.share, 3),
+    }
+    if pair.alignment is not None:
+        made["inliers"] = pair.alignment.inliers
+        made["agreement"] = round(pair.alignment.agreement, 4)
+        made["agreement_of_detail"] = round(pair.alignment.detail, 4)
+        made["mirrored"] = pair.alignment.mirrored
+    return made
+
+
+def summarize(audit: Audit) -> str:
+    """Returns what was found, in words, for a person."""
+    table, files = audit.table, audit.files
+    photographs, groups = len(set(audit.photograph)), len(set(audit.group))
+    broken, odd = int((files["reason"] != "").sum()), len(odd_files(audit))
+    repeats = sum(len(rows) - 1 for rows in audit.identical)
+    splits = ", ".join(f"{name} {count:,}" for name, count in _distinct(audit, audit.photograph).items() if name)
+    lines = [
+        f"{table.name}: {len(table):,} files show {photographs:,} photographs of {groups:,} groups "
+        f"(photographs that share a spot)." + (f" Photographs a split: {splits}." if splits else ""),
+        f"Files: {broken} unreadable, {repeats} byte for byte the same as another, {odd} of odd size or mode, "
+        f"{len(audit.featureless)} with too little detail to compare.",
+        f"Leaks: {_plural(len(audit.on_two_sides), 'group')} on two sides of a split"
+        + ("." if splits else ": the data bring no splits."),
+        *(f"  {_line(audit, pair)}" for pair in list(audit.on_two_sides.values())[:5]),
+        f"Labels: {_plural(len(audit.contradictions), 'pair')} of copies or overlapping photographs contradict; "
+        f"{len(audit.overlaps)} more with different labels share less than half of their frame.",
+        *(f"  {_line(audit, pair)}" for pair in audit.contradictions[:5]),
+    ]
+    if table.grouped:
+        told = told_groups(audit)
+        lines.append(
+            f"Told groups: {told['count']:,}, {told['on_two_sides']['count']} on two sides; the pictures join "
+            f"{_plural(told['joined_by_the_pictures']['count'], 'pair')} of them; adjusted Rand index "
+            f"{told['rand_index_of_groups']:.3f} (photographs against told clusters: "
+            f"{told['rand_index_of_photographs']:.3f})."
+        )
+    return "\n".join(lines)
+
+
+def _write_groups(audit, group, path):
+    frame = pd.DataFrame({"path": audit.table.rows["path"], "photograph": audit.photograph, "group": group})
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _as_pair(audit, link):
+    kind = "one photograph" if link.same_exposure else "one spot"
+    return Pair(link.first, link.second, kind, link.alignment, False, False, link.alignment.share)
+
+
+def _line(audit, pair):
+    paths = " and ".join(
+        f"{audit.table.rows['path'].iloc[row]} [{label_text(audit, row)}]" for row in (pair.first, pair.second)
+    )
+    return f"{headline(pair)}: {paths}"
+
+
+def _plural(number, noun):
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _some(items):
+    """Returns the count and the first items of a list that may be long."""
+    return {"count": len(items), "first": items[:MAX_LISTED]}
+
+
+def _paths(audit, rows):
+    return [audit.table.rows["path"].iloc[row] for row in rows]
+
+
+def _distinct(audit, names):
+    """Returns {split: how many different names its pictures have}."""
+    return pd.Series(names).groupby(audit.table.rows["split"].to_numpy()).nunique().to_dict()
+
+
+def _joined(audit):
+    """Returns {group: photographs} of the groups of several photographs."""
+    found = pd.Series(audit.photograph).groupby(audit.group).unique()
+    return {name: sorted(photographs) for name, photographs in found.items() if len(photographs) > 1}
+
+
+def _members(audit, mask):
+    """Returns how many pictures and which photographs of some rows each split has, with an example."""
+    rows = audit.table.rows.assign(photograph=audit.photograph)[mask]
+    return {
+        split or "(no split)": {
+            "pictures": len(part),
+            "photographs": sorted(part["photograph"].unique()),
+            "example": part["path"].iloc[0],
+        }
+        for split, part in rows.groupby("split")
+    }

@@ -1,0 +1,105 @@
+"""The contact sheet of an audit: the worst pairs of pictures side by side, with what they share outlined."""
+
+import pathlib
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+
+from kmed.data.audit.leaks import Audit, Pair
+from kmed.data.images import read_image, resize_array
+from kmed.files import replacing
+
+MAX_PAIRS = 12
+
+MAX_CAPTION = 34
+
+PIXELS = 320  # the longer side of a drawn picture
+
+OUTLINE, ALARM = "#009E73", "#B00020"
+
+
+def draw_pairs(audit: Audit, pairs: list[Pair]) -> Figure:
+    """Returns a Figure with two pairs a row, each titled by what is wrong; the shared region is outlined.
+
+    Args:
+      audit: what the pairs are of.
+      pairs: those to draw, worst first, at least one.
+    Raises: DataError: one of the pictures cannot be read.
+    """
+    num_rows = -(-len(pairs) // 2)
+    figure = Figure(figsize=(13, 2.9 * num_rows + 0.5), layout="constrained")
+    figure.suptitle(f"{audit.table.name}: the worst pairs, and what they share (outlined)", fontsize=12)
+    panels = figure.subfigures(num_rows, 2, squeeze=False, wspace=0.03, hspace=0.03).ravel()
+    for panel, pair in zip(panels, pairs, strict=False):
+        panel.suptitle(
+            headline(pair), fontsize=10, weight="bold", color=ALARM if pair.sides or pair.labels else "black"
+        )
+        outlines = (None, None) if pair.alignment is None else pair.alignment.outlines
+        for axis, row, outline in zip(panel.subplots(1, 2), (pair.first, pair.second), outlines):
+            pixels = _picture(audit.table, row)
+            axis.imshow(pixels)
+            if outline is not None:
+                corners = outline * np.array(pixels.shape[1::-1])
+                axis.add_patch(Polygon(corners, closed=True, fill=False, ec=OUTLINE, lw=1.5, clip_on=True))
+            axis.set_xlim(-0.5, pixels.shape[1] - 0.5)
+            axis.set_ylim(pixels.shape[0] - 0.5, -0.5)
+            axis.set_axis_off()
+            axis.set_title(caption(audit, row), fontsize=8, pad=3)
+    return figure
+
+
+def save_pairs(audit: Audit, pairs: list[Pair], path: pathlib.Path) -> None:
+    """Writes `draw_pairs` as a PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        FigureCanvasAgg(draw_pairs(audit, pairs)).print_figure(temporary, dpi=100)
+
+
+def worst_pairs(audit: Audit) -> list[Pair]:
+    """Returns at most MAX_PAIRS pairs: two labels first, then two sides, then overlaps with two labels.
+
+    Both lists are shown where both are long: neither pushes the other off the sheet.
+    """
+    labels = sorted(audit.contradictions, key=lambda pair: (-pair.sides, -pair.share))
+    sides = sorted(audit.on_two_sides.values(), key=lambda pair: (-pair.labels, -pair.share))
+    half = MAX_PAIRS // 2
+    num_labels = min(len(labels), max(half, MAX_PAIRS - len(sides)))
+    chosen, seen = [], set()
+    for pair in [*labels[:num_labels], *sides, *audit.overlaps]:
+        if (pair.first, pair.second) not in seen:
+            seen.add((pair.first, pair.second))
+            chosen.append(pair)
+    return chosen[:MAX_PAIRS]
+
+
+def headline(pair: Pair) -> str:
+    """Returns what is wrong with a pair, and the evidence, in a few words."""
+    wrong = [word for word, is_so in (("two labels", pair.labels), ("two sides", pair.sides)) if is_so]
+    share = "" if np.isnan(pair.share) or pair.kind == "identical files" else f", {pair.share:.0%} shared"
+    found = pair.alignment
+    evidence = "" if found is None else f" ({found.inliers} matches, agreement {found.agreement:.3f})"
+    return f"{' and '.join(wrong).capitalize() or 'Pair'}: {pair.kind}{share}{evidence}"
+
+
+def caption(audit: Audit, row: int) -> str:
+    """Returns a picture's name, split and label in two lines."""
+    path = audit.table.rows["path"].iloc[row]
+    name = path if len(path) <= MAX_CAPTION else f"...{path[-MAX_CAPTION:]}"
+    split = audit.table.rows["split"].iloc[row] or "no split"
+    label = label_text(audit, row)
+    return f"{name}\n{split}: {label if len(label) <= MAX_CAPTION else label[: MAX_CAPTION - 3] + '...'}"
+
+
+def label_text(audit: Audit, row: int) -> str:
+    """Returns a picture's labels as words: those that are 1, joined by |; "none" where all known ones are 0."""
+    names = [name for name, value in zip(audit.table.class_names, audit.table.labels[row]) if value == 1]
+    return "|".join(names) or ("unknown" if np.isnan(audit.table.labels[row]).all() else "none")
+
+
+def _picture(table, row):
+    file = None if table.images is not None else table.root / table.rows["path"].iat[row]
+    pixels = resize_array(table.images[row]) if file is None else read_image(file)
+    scale = PIXELS / max(pixels.shape[:2])
+    size = tuple(max(round(side * scale), 1) for side in pixels.shape[:2])
+    return resize_array(pixels, size, fit="stretch")

@@ -1,0 +1,180 @@
+"""A folder of class folders, with or without split folders above them, becomes a Table."""
+
+import os
+import pathlib
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from kmed.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from kmed.data.table import SPLITS, Table
+from kmed.errors import DataError, suggest
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}) | DICOM_SUFFIXES
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "test_simple": "test_simple",
+}
+
+MAX_DEPTH = 5
+
+
+def find_split_root(path: pathlib.Path, split_folders=None) -> pathlib.Path | None:
+    """Returns the nearest folder at or below `path` that holds split folders of class folders, or None."""
+    names = set(split_folders or {})
+    return _nearest(
+        path,
+        lambda folder: any(
+            (child.name in names or child.name.lower() in SPLIT_NAMES) and any(map(has_images, subfolders(child)))
+            for child in subfolders(folder)
+        ),
+    )
+
+
+def find_class_root(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the nearest folder at or below `path` with two or more folders of pictures, or None."""
+    return _nearest(path, lambda folder: sum(any(map(is_image, child.iterdir())) for child in subfolders(folder)) >= 2)
+
+
+def read_split_folders(root: pathlib.Path, *, split_folders=None, class_names=None) -> Table:
+    """Returns a Table of SPLIT/CLASS/picture; the splits are those of the folders.
+
+    Args:
+      root: the folder that holds the split folders.
+      split_folders: {folder: split}, for folders whose name does not tell their split.
+      class_names: the legal classes, in the order of the labels' columns; default: sorted names.
+    Raises: DataError: an empty class folder, an unknown class or folder.
+    """
+    split_folders = dict(split_folders or {})
+    children = subfolders(root)
+    _check_mapping(split_folders, [child.name for child in children])
+    splits, left_out = {}, []
+    for child in children:
+        split = split_folders.get(child.name) or SPLIT_NAMES.get(child.name.lower())
+        if split is None:
+            left_out.append(child.name)
+        else:
+            splits[child.name] = split
+    found, other = [], Counter()
+    for folder, split in splits.items():
+        found += [(path, label, split) for path, label in _list_classes(root / folder, root, other)]
+    notes = [f"Left out, since not known as a split: {', '.join(left_out)} in {root.name}/."] if left_out else []
+    return _build(found, root, class_names, [*notes, *_other_note(other)])
+
+
+def read_class_folders(root: pathlib.Path, *, class_names=None) -> Table:
+    """Returns a Table of CLASS/picture without splits. Raises DataError like read_split_folders."""
+    other = Counter()
+    found = [(path, label, "") for path, label in _list_classes(root, root, other)]
+    return _build(found, root, class_names, _other_note(other))
+
+
+def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders directly inside `folder`, sorted, without hidden ones and `__MACOSX`."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+    return [folder / name for name in sorted(names)]
+
+
+def is_image(path) -> bool:
+    """Returns whether the name is a picture's. Hidden files (`._x.jpg` of macOS archives) are none."""
+    path = pathlib.PurePath(path)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def has_images(folder: pathlib.Path) -> bool:
+    """Returns whether `folder` or a folder inside it holds a picture."""
+    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
+
+
+def _nearest(path, fits):
+    """Returns the one folder of the lowest depth that fits; two at one depth are an error, not a guess."""
+    level = [path]
+    for _ in range(MAX_DEPTH + 1):
+        fitting = [folder for folder in level if fits(folder)]
+        if len(fitting) > 1:
+            names = ", ".join(str(folder.relative_to(path)) for folder in fitting[:4])
+            raise DataError(f"Several folders in {path} hold class folders: {names}. Name the one to use.")
+        if fitting:
+            return fitting[0]
+        level = [child for folder in level for child in subfolders(folder)]
+    return None
+
+
+def _check_mapping(split_folders, names):
+    for folder, split in split_folders.items():
+        if folder not in names:
+            raise DataError(
+                f"split_folders names a folder that is not there. Received: {folder!r}; the folders are "
+                f"{', '.join(names)}." + suggest(folder, names)
+            )
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", str(split)):
+            raise DataError(
+                f"A split's name is {', '.join(SPLITS)} or another word in small letters. "
+                f"Received: split_folders[{folder!r}]={split!r}." + suggest(split, SPLITS)
+            )
+
+
+def _list_classes(folder, root, other):
+    """Returns [(path relative to root, class)] for the class folders in `folder`; counts other files."""
+    found = []
+    for class_folder in subfolders(folder):
+        names = _list_images(class_folder, other)
+        if not names:
+            raise DataError(
+                f"The class folder {class_folder} holds no pictures "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Fill it or remove it."
+            )
+        start = class_folder.relative_to(root).as_posix()
+        found += [(f"{start}/{name}", class_folder.name) for name in names]
+    loose = [path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() != ".csv"]
+    other.update(pathlib.PurePath(name).suffix.lower() or name for name in loose)
+    return found
+
+
+def _list_images(folder, other):
+    """Returns the sorted POSIX paths of the pictures in `folder`, also in folders inside it."""
+    names = []
+    for parent, _, files in os.walk(folder):
+        start = pathlib.Path(parent).relative_to(folder)
+        for name in files:
+            if is_image(name):
+                names.append((start / name).as_posix())
+            else:
+                other[pathlib.PurePath(name).suffix.lower() or name] += 1
+    return sorted(names)
+
+
+def _other_note(other):
+    if not other:
+        return []
+    kinds = ", ".join(sorted(other)[:5])
+    return [f"{sum(other.values())} files outside the classes or of other kinds are ignored ({kinds})."]
+
+
+def _build(found, root, class_names, notes):
+    paths, labels, splits = zip(*sorted(found)) if found else ((), (), ())
+    present = sorted(set(labels))
+    names = tuple(class_names) if class_names else tuple(present)
+    for label in present:
+        if label not in names:
+            raise DataError(
+                f"Unknown class folder {label!r}; the classes are {', '.join(names)}." + suggest(label, names)
+            )
+    if len(names) < 2:
+        raise DataError(f"{root} holds {len(names)} class folder(s) with pictures; at least two classes are needed.")
+    column = {name: index for index, name in enumerate(names)}
+    onehot = np.zeros((len(paths), len(names)), np.float32)
+    onehot[np.arange(len(paths)), [column[label] for label in labels]] = 1
+    rows = pd.DataFrame({"path": paths, "group": paths, "cluster": paths, "split": splits})
+    return Table(rows, onehot, names, "multiclass", root.name, root=root, notes=tuple(notes))

@@ -1,0 +1,143 @@
+"""Which pictures belong together: a group a split must not cut, and clusters inside it."""
+
+import pathlib
+import re
+
+import numpy as np
+import pandas as pd
+
+from kmed.data.readers.csv_labels import read_csv
+from kmed.data.table import Table
+from kmed.errors import DataError, suggest
+
+UNGROUPED = (
+    "No group is given: each file is treated as independent. If several pictures show one patient or slide, "
+    "name it with `group`, or the scores will look better than they are."
+)
+
+GROUP_COLUMNS = ("group", "field", "patient")
+
+CLUSTER_COLUMNS = ("cluster", "source", "photograph")
+
+AUTOMATIC = "groups.csv"
+
+
+def resolve_groups(table: Table, group: str | None = None, cluster: str | None = None) -> Table:
+    """Returns the table with `group` and `cluster` filled from a CSV or a regular expression.
+
+    Args:
+      table: a table whose groups are its paths, or a CSV's column already.
+      group: a metadata column, a CSV file with columns path, group (or field) and perhaps cluster (or source),
+        or a regular expression with one capture group that is searched for in each path, such as
+        "regex:(patient\\\\d+)". Default: what the table has; groups.csv beside the pictures.
+      cluster: the same for clusters; default: those of the group's CSV, else the groups.
+    Raises: DataError: a path without a group, a pattern without a match, a cluster in two groups.
+    """
+    notes = []
+    if group is not None or cluster is not None:
+        groups, clusters = _values(table, group, GROUP_COLUMNS, "group") if group else (None, None)
+        if cluster is not None:
+            clusters, _ = _values(table, cluster, CLUSTER_COLUMNS, "cluster")
+        if groups is None:
+            groups = table.rows["group"].to_numpy() if table.grouped else clusters
+        table = _with_groups(table, groups, groups if clusters is None else clusters)
+    elif not table.grouped and (found := _automatic(table)) is not None:
+        groups, clusters = _from_csv(table, found, GROUP_COLUMNS, "group")
+        table = _with_groups(table, groups, groups if clusters is None else clusters)
+        notes.append(f"Groups are read from {found.name}, which lies beside the pictures.")
+    _check_inside(table)
+    return table.with_notes(*notes, *([] if table.grouped else [UNGROUPED]))
+
+
+def _with_groups(table, groups, clusters):
+    return table.with_columns(group=groups, cluster=clusters).replace(grouped=True)
+
+
+def _automatic(table):
+    if table.root is None:
+        return None
+    return next((f / AUTOMATIC for f in (table.root, table.root.parent) if (f / AUTOMATIC).is_file()), None)
+
+
+def _values(table, spec, columns, setting):
+    """Returns (values, clusters or None) that `spec` tells: a column, a CSV or a regular expression."""
+    if spec in table.rows.columns:
+        values = table.rows[spec].astype(str)
+        if (values == "").any():
+            raise DataError(f"Column {spec!r} ({setting}) is empty for {(values == '').sum()} pictures.")
+        return values.to_numpy(), None
+    if spec.startswith("regex:") or ("(" in spec and not spec.endswith(".csv")):
+        return _from_pattern(table, spec.removeprefix("regex:"), setting), None
+    if spec.endswith(".csv"):
+        path = pathlib.Path(spec)
+        if not path.is_file() and table.root is not None and (table.root / path).is_file():
+            path = table.root / path
+        return _from_csv(table, path, columns, setting)
+    names = [name for name in table.rows.columns if name not in ("path", "split")]
+    raise DataError(
+        f"{setting} must be a column, a CSV file or a regular expression with one (group). "
+        f"Received: {setting}={spec!r}; the columns are {', '.join(names)}." + suggest(spec, names)
+    )
+
+
+def _from_pattern(table, pattern, setting):
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"{setting} is no regular expression ({error}). Received: {pattern!r}.") from error
+    if compiled.groups != 1:
+        raise DataError(f"{setting} needs one capture group (...), not {compiled.groups}. Received: {pattern!r}.")
+    matches = [compiled.search(path) for path in table.rows["path"]]
+    lost = [path for path, match in zip(table.rows["path"], matches) if match is None or match[1] is None]
+    if lost:
+        raise DataError(
+            f"{setting}={pattern!r} does not match {len(lost)} of {len(table)} paths: {', '.join(lost[:3])}."
+        )
+    return np.array([match[1] for match in matches], dtype=object)
+
+
+def _from_csv(table, path, columns, setting):
+    frame = read_csv(path)
+    present = [name for name in (*columns, *CLUSTER_COLUMNS) if name in frame.columns]
+    if "path" not in frame.columns or not present:
+        raise DataError(
+            f"{path} must have the columns path and {setting} (or {', '.join(columns[1:])}). "
+            f"Received: {', '.join(frame.columns)}."
+        )
+    paths = _align(table, frame["path"].str.strip().str.replace("\\", "/"))
+    frame = frame.set_index(pd.Index(paths))
+    twice = frame.index[frame.index.duplicated()]
+    if len(twice):
+        raise DataError(f"{path} names {len(twice)} pictures more than once: {', '.join(twice[:3])}.")
+    lost = table.rows["path"][~table.rows["path"].isin(frame.index)]
+    if len(lost):
+        raise DataError(
+            f"{path} names no {setting} for {len(lost)} of {len(table)} pictures: {', '.join(lost.iloc[:3])}."
+        )
+    chosen = frame.loc[table.rows["path"]]
+    cluster = next((name for name in CLUSTER_COLUMNS if name in frame.columns and name != present[0]), None)
+    return chosen[present[0]].to_numpy(), None if cluster is None else chosen[cluster].to_numpy()
+
+
+def _align(table, paths):
+    """Returns the CSV's paths relative to the table's root, where they start further up or down."""
+    known = set(table.rows["path"])
+    if table.root is None or paths.isin(known).any():
+        return paths
+    parts = table.root.absolute().parts
+    for depth in range(1, len(parts)):
+        start = "/".join(parts[-depth:]).lstrip("/") + "/"
+        cut = paths.str.removeprefix(start)
+        if cut.isin(known).any():
+            return cut
+    return paths
+
+
+def _check_inside(table):
+    groups = table.rows.groupby("cluster")["group"].nunique()
+    wide = groups[groups > 1]
+    if len(wide):
+        raise DataError(
+            f"A cluster must lie inside one group, but {len(wide)} lie in several, such as {wide.index[0]!r}. "
+            "Give a finer cluster or a wider group."
+        )

@@ -1,0 +1,261 @@
+"""Answers of `kmed predict` as lines of text, JSON or CSV, written as they come."""
+
+import concurrent.futures
+import csv
+import dataclasses
+import glob
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from kmed.data.images import read_image
+from kmed.data.readers.folders import is_image
+from kmed.errors import DataError, KmedError
+from kmed.evaluation.decisions import DecisionRule, decision_rule
+from kmed.evaluation.novelty import feature_model, load_novelty, look
+from kmed.evaluation.predictor import open_model
+from kmed.files import replacing
+from kmed.models.keras_file import load_model
+from kmed.progress import say, track
+from kmed.runs import finished_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is said of one file.
+
+    Attributes:
+      path: as it was found.
+      found: the class, or the findings over their thresholds.
+      probs: class name -> calibrated probability.
+      prediction_set: the classes of the conformal prediction set.
+      distance: to the training pictures, see `kmed.evaluation.novelty`; None where the run or the format cannot tell.
+      threshold: of the distance; None likewise.
+      unlike_training: whether the distance is beyond it; None likewise.
+      overlay: the PNG that shows what spoke for the most probable class; None unless asked for.
+      error: why there is no answer, or "".
+    """
+
+    path: str
+    found: tuple[str, ...] = ()
+    probs: dict[str, float] = dataclasses.field(default_factory=dict)
+    prediction_set: tuple[str, ...] = ()
+    distance: float | None = None
+    threshold: float | None = None
+    unlike_training: bool | None = None
+    overlay: str | None = None
+    error: str = ""
+
+
+def find_pictures(sources: Iterable) -> list[str]:
+    """Returns the paths of pictures: files as they are named, folders gone through with all below, globs.
+
+    A folder and a glob give their pictures sorted, known by their suffix; a file is taken whatever its name. What
+    was given twice is there twice.
+
+    Raises: DataError: a source does not exist, or holds no picture.
+    """
+    found = []
+    for source in map(str, sources):
+        path = pathlib.Path(source)
+        if path.is_dir():
+            inside = sorted(str(file) for file in path.rglob("*") if file.is_file() and is_image(file))
+        elif path.exists():
+            inside = [source]
+        else:
+            names = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            inside = sorted(name for name in names if is_image(pathlib.Path(name)))
+        if not inside:
+            is_glob = glob.has_magic(source)
+            reason = "holds no pictures" if path.is_dir() else "matches no picture" if is_glob else "does not exist"
+            raise DataError(f"{source} {reason}. Give pictures, folders or globs such as 'smears/*.png'.")
+        found += inside
+    return found
+
+
+def classify_files(
+    run_folder, sources, *, format: str = "keras", quantize: str = "none", explain=None, batch_size: int = 32
+) -> Iterator[Answer]:
+    """Yields an Answer a picture, in order, holding no more than three batches of pictures at a time.
+
+    A file that cannot be read is answered with its error, and the rest goes on. The next pictures are decoded
+    while the model looks at these.
+
+    Args:
+      run_folder: what `kmed train` made.
+      sources: files, folders or globs; see `find_pictures`.
+      format, quantize: which of the run's files predicts; see `kmed.evaluation.predictor.open_model`. Only the Keras
+        model tells pictures unlike the training data.
+      explain: a folder for PNGs of what spoke for each picture's most probable class; None: none.
+      batch_size: pictures a step.
+    Raises: RunError: no such run or export. DataError: no pictures; at once, not at the first answer.
+    Example:
+      >>> for answer in classify_files("saved_models/latest", ["smears"]):
+      ...     print(answer.path, answer.found)
+    """
+    run = finished_run(run_folder)
+    paths = find_pictures(sources)
+    model = _Model(run, format, quantize, explain, paths, batch_size)
+    return _stream(paths, model, batch_size)
+
+
+def _stream(paths: list[str], model: "_Model", batch_size: int) -> Iterator[Answer]:
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
+    try:
+        coming = [pool.submit(model.read, path) for path in batches[0]]
+        for number, batch in enumerate(track(batches, f"Predicting {len(paths)} pictures, batches", len(batches))):
+            read = [future.result() for future in coming]
+            following = batches[number + 1] if number + 1 < len(batches) else []
+            coming = [pool.submit(model.read, path) for path in following]
+            yield from model.answer(batch, read)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who stops here does not wait for pictures under way
+
+
+class _Model:
+    """A run's model with all that is said beside its probabilities."""
+
+    def __init__(self, run, format: str, quantize: str, explain, paths: list[str], batch_size: int):
+        config, self.batch_size = run.read_config(), batch_size
+        self.geometry = (config.data.image_size, config.data.fit, config.data.interpolation)
+        self.rule: DecisionRule = decision_rule(run)
+        self.predictor = open_model(run, format, quantize)
+        self.novelty, self.both = None, None
+        if self.predictor.keras_model is None:
+            say(f"{format} gives probabilities alone: pictures unlike the training data are not flagged.")
+        elif not run.novelty.exists():
+            say(
+                f"{run.folder} has no {run.novelty.name}: pictures unlike its training data are not flagged. Add it in "
+                f"Python by: kmed.fit_novelty({str(run.folder)!r})"
+            )
+        else:
+            self.novelty, self.both = load_novelty(run.novelty), feature_model(self.predictor.keras_model)
+            told = run.read_json(run.metrics).get("novelty", {})
+            split = "test" if "test" in told else "val"
+            of_split = f", as {told[split]['value']:.1%} of its {split} pictures were" if split in told else ""
+            say(
+                f"Flagged is what is farther from the training pictures than {1 - self.novelty.wanted:.0%} of "
+                f"validation{of_split}."
+            )
+        self.explained = None
+        if explain is not None:
+            self.explained = self.predictor.keras_model or load_model(run.model)
+            # No source is ever written over, though the folder may be theirs.
+            self.folder, self.taken = pathlib.Path(explain), {pathlib.Path(path).resolve() for path in paths}
+
+    def read(self, path: str) -> np.ndarray | KmedError:
+        """Returns uint8 (H, W, 3), or why there is none."""
+        try:
+            return read_image(path, *self.geometry)
+        except KmedError as error:
+            return error
+
+    def answer(self, paths: list[str], read: list) -> Iterator[Answer]:
+        """Yields the answers to one batch."""
+        kept = [row for row, image in enumerate(read) if isinstance(image, np.ndarray)]
+        answers = {row: Answer(paths[row], error=str(read[row])) for row in range(len(read)) if row not in kept}
+        if kept:
+            images = np.stack([read[row] for row in kept])
+            told = self._ask(images, [paths[row] for row in kept])
+            answers |= dict(zip(kept, told, strict=True))
+        yield from (answers[row] for row in range(len(read)))
+
+    def _ask(self, images: np.ndarray, paths: list[str]) -> list[Answer]:
+        distances = [None] * len(images)
+        if self.both is not None:
+            features, raw = look(self.both, images, self.batch_size)
+            probs, distances = self.rule.calibration.apply(raw), self.novelty.distances(images, features).tolist()
+        else:
+            probs = self.predictor.predict(images)
+        found, sets = self.rule.decide(probs), self.rule.prediction_sets(probs)
+        overlays = self._overlays(images, probs, paths) if self.explained is not None else [None] * len(images)
+        names = self.rule.class_names
+        return [
+            Answer(
+                path=path,
+                found=_names(names, found[row]),
+                probs=dict(zip(names, probs[row].astype(float).tolist(), strict=True)),
+                prediction_set=_names(names, sets[row]),
+                distance=distances[row],
+                threshold=None if self.novelty is None else self.novelty.threshold,
+                unlike_training=None if self.novelty is None else bool(self.novelty.flags(distances[row])),
+                overlay=overlays[row],
+            )
+            for row, path in enumerate(paths)
+        ]
+
+    def _overlays(self, images: np.ndarray, probs: np.ndarray, paths: list[str]) -> list[str]:
+        from kmed.models.heatmaps import explain, overlay
+
+        heat, made = explain(self.explained, images, probs.argmax(axis=1)), []
+        for image, heatmap, path in zip(images, heat, paths, strict=True):
+            stem, count = pathlib.Path(path).stem, 2
+            file = self.folder / f"{stem}_explained.png"
+            while file.resolve() in self.taken:
+                file, count = self.folder / f"{stem}-{count}_explained.png", count + 1
+            self.taken.add(file.resolve())
+            with replacing(file) as temporary:
+                Image.fromarray(overlay(image, heatmap)).save(temporary)
+            made.append(str(file))
+        return made
+
+
+def _names(class_names, mask) -> tuple[str, ...]:
+    return tuple(name for name, held in zip(class_names, mask, strict=True) if held)
+
+
+_LAST = ("distance", "threshold", "unlike_training", "overlay", "error")
+
+
+def as_text(answers: Iterator[Answer]) -> Iterator[str]:
+    """Yields a line a picture to read: what was found with its probability, and what speaks against trusting it."""
+    for answer in answers:
+        name = _printable(answer.path)
+        if answer.error:
+            yield f"{name}: not predicted: {_printable(answer.error)}"
+            continue
+        found = ", ".join(f"{name} {answer.probs[name]:.3f}" for name in answer.found)
+        notes = [found or "no finding over its threshold"]
+        if len(answer.prediction_set) > 1 or set(answer.prediction_set) != set(answer.found):
+            notes.append(f"prediction set: {', '.join(answer.prediction_set) or 'empty'}")
+        if answer.unlike_training:
+            notes.append("UNLIKE THE TRAINING PICTURES: do not trust this")
+        yield f"{name}: {'; '.join(notes)}"
+
+
+def as_json(answers: Iterator[Answer]) -> Iterator[str]:
+    """Yields a line of JSON a picture, with all fields of `kmed.deployment.classify.Answer`."""
+    for answer in answers:
+        line = json.dumps(dataclasses.asdict(answer), ensure_ascii=False)
+        yield line.encode("utf-8", "replace").decode("utf-8")  # JSON holds no bytes that are no text
+
+
+def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
+    """Yields a header and a line a picture; several classes of a picture are joined by "|".
+
+    Columns: path, found, prob_NAME for each class, prediction_set, distance, threshold, unlike_training, overlay,
+    error.
+    """
+    columns = [f"prob_{name}" for name in class_names]
+    yield _line(["path", "found", *columns, "prediction_set", *_LAST])
+    for answer in answers:
+        probs = [answer.probs.get(name, "") for name in class_names]
+        told = ["" if value is None else value for value in (getattr(answer, name) for name in _LAST)]
+        yield _line([answer.path, "|".join(answer.found), *probs, "|".join(answer.prediction_set), *told])
+
+
+def _printable(text: str) -> str:
+    """Returns the text on one line, with control characters written as Python does."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _line(cells: list) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(cells)
+    return buffer.getvalue()

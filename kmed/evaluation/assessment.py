@@ -1,0 +1,125 @@
+"""From predictions to all that is said of them: fitted on validation, judged on a split, in figures and words."""
+
+import dataclasses
+
+import numpy as np
+
+from kmed.evaluation.decisions import Fitted
+from kmed.evaluation.predictions import Predictions
+from kmed.metrics.baselines import Prior, Verdict, constant_scores, judge_against_constants
+from kmed.metrics.intervals import MIN_CLUSTERS, check_clusters
+from kmed.metrics.scores import Scores
+from kmed.metrics.selective import PredictionSets, RiskCoverage, confidence, prediction_sets, risk_coverage
+from kmed.tasks import get_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Everything that is said of one split.
+
+    Attributes:
+      scores: of the model.
+      constants: name -> Scores of the constant predictors.
+      verdict: whether the model is better than they are.
+      risk: its risk-coverage curve.
+      sets: its prediction sets; None on the split they were fitted on.
+      subgroups: column -> value -> Scores; values in fewer than two clusters are left out.
+      too_small: "column = value" of those.
+    """
+
+    scores: Scores
+    constants: dict[str, Scores]
+    verdict: Verdict
+    risk: RiskCoverage
+    sets: PredictionSets | None
+    subgroups: dict[str, dict[str, Scores]]
+    too_small: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Returns all of it, for `kmed.files.write_json`."""
+        return {
+            **self.scores.to_dict(),
+            "constants": {name: _overall(scores) for name, scores in self.constants.items()},
+            "verdict": self.verdict.to_dict(),
+            "risk_coverage": self.risk.to_dict(),
+            "prediction_sets": self.sets and self.sets.to_dict(),
+            "subgroups": {
+                column: {value: _overall(scores) for value, scores in values.items()}
+                for column, values in self.subgroups.items()
+            },
+            "subgroups_too_small": list(self.too_small),
+        }
+
+
+def _overall(scores: Scores) -> dict:
+    told = scores.to_dict()
+    return {key: told[key] for key in ("num_images", "num_clusters", "scores", "counts", "left_out")}
+
+
+def judge_split(predictions: Predictions, prior: Prior, settings, seed: int, fitted: Fitted | None = None) -> Judged:
+    """Returns everything that is said of a split.
+
+    Args:
+      predictions: of the split alone.
+      prior: what the training labels tell.
+      settings: kmed.config.EvaluateConfig.
+      seed: of the resamples.
+      fitted: what was fitted on another split; None on that split itself, where tuned scores would flatter.
+    Raises: ScoreError: no pictures, or fewer than two clusters.
+    """
+    check_clusters(predictions.clusters)
+    task, names = get_task(predictions.task), predictions.class_names
+    draws = {"num_resamples": settings.num_resamples, "level": settings.level, "seed": seed}
+    scores = score_predictions(predictions, fitted, draws)
+    constants = score_constants(predictions, prior, draws)
+    known = ~np.isnan(predictions.labels).all(axis=1)
+    kept = predictions.take(known)
+    wrong = (~np.isnan(kept.labels) & (kept.decided() != (kept.labels == 1))).any(axis=1)
+    sets = None
+    if fitted is not None:
+        sets = prediction_sets(kept.labels, kept.probs, fitted.set_thresholds, names, fitted.coverage, scores.resamples)
+    subgroups, too_small = _subgroups(predictions, fitted, draws)
+    return Judged(
+        scores=scores,
+        constants=constants,
+        verdict=judge_against_constants(scores, constants, predictions.probs),
+        risk=risk_coverage(wrong, confidence(kept.probs, exclusive=task.exclusive), scores.resamples),
+        sets=sets,
+        subgroups=subgroups,
+        too_small=too_small,
+    )
+
+
+def score_predictions(predictions: Predictions, fitted: Fitted | None, draws: dict) -> Scores:
+    """Returns the Scores of predictions, with those of tuned thresholds and calibration where they are `fitted`.
+
+    `draws` are num_resamples, level and seed of the intervals.
+    """
+    more = {}
+    if fitted is not None:
+        more = {
+            "thresholds": fitted.thresholds.values,
+            "calibrated": fitted.calibration.apply(predictions.probs),
+        }
+    score = get_task(predictions.task).score
+    return score(predictions.labels, predictions.probs, predictions.clusters, predictions.class_names, **more, **draws)
+
+
+def score_constants(predictions: Predictions, prior: Prior, draws: dict) -> dict[str, Scores]:
+    """Returns name -> Scores of the constant predictors on the same pictures; `draws` as in `score_predictions`."""
+    task, names = get_task(predictions.task), predictions.class_names
+    return constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
+
+
+def _subgroups(predictions, fitted, draws):
+    told, too_small = {}, []
+    for column, values in predictions.subgroups.items():
+        told[column] = {}
+        for value in sorted(set(values)):
+            part = predictions.take(values == value)
+            part = part.take(~np.isnan(part.labels).all(axis=1))
+            if len(set(part.clusters)) < MIN_CLUSTERS:
+                too_small.append(f"{column} = {value}")
+            else:
+                told[column][value] = score_predictions(part, fitted, draws)
+    return told, tuple(too_small)

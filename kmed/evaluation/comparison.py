@@ -1,0 +1,306 @@
+"""Several runs side by side on the same test pictures: one table, paired differences, what the data tell apart."""
+
+import dataclasses
+import itertools
+import math
+import pathlib
+
+import pandas as pd
+
+from kmed import figures
+from kmed.errors import RunError
+from kmed.evaluation.assessment import score_constants, score_predictions
+from kmed.evaluation.decisions import read_fitted
+from kmed.evaluation.predictions import Predictions, read_predictions
+from kmed.evaluation.summary import cell
+from kmed.files import write_frame, write_text
+from kmed.metrics.baselines import Prior, Verdict, judge_against_constants
+from kmed.metrics.intervals import Score
+from kmed.metrics.scores import Scores
+from kmed.runs import Run, judged_run
+from kmed.tasks import LOWER_IS_BETTER, PAIRED, STUDY_COLUMNS
+
+DESCRIBED = ("image_size", "epochs", "images_seen", "parameters", "minutes")
+
+TOLD = (*DESCRIBED, "data", "best_epoch", "device", "command")  # what a comparison tells of a run's result.csv
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """One of the runs.
+
+    Attributes:
+      name: the model's, or the folder's where two runs share a model.
+      run: its folder.
+      scores: kmed.metrics.scores.Scores on the split, on the same draws for all runs of the same pictures.
+      constants: name -> Scores of the constant predictors.
+      verdict: whether it is better than they are.
+      row: its result.csv, as text.
+      history: its history.csv.
+    """
+
+    name: str
+    run: Run
+    scores: Scores
+    constants: dict[str, Scores]
+    verdict: Verdict
+    row: dict[str, str]
+    history: pd.DataFrame
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+      task, split, class_names: what all runs share.
+      runs: the runs, best first by `ranked_by`.
+      table: one row a run and a constant predictor: the study's columns, further scores, size and time.
+      pairs: one row a pair of runs and a score: difference, its interval, whether the data tell them apart.
+      ranked_by: the score that ranks them; None where each rests on few clusters.
+      conclusions: sentences that the data carry.
+    """
+
+    task: str
+    split: str
+    class_names: tuple[str, ...]
+    runs: tuple[Compared, ...]
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    ranked_by: str | None
+    conclusions: tuple[str, ...]
+
+
+def compare(folders, *, different_pictures: bool = False, split: str = "test") -> Comparison:
+    """Returns the Comparison of finished runs, made of their stored predictions; no picture or weight is read.
+
+    Args:
+      folders: two run folders or more.
+      different_pictures: compare runs that were scored on different pictures too; they are then not paired.
+      split: "test" or "val".
+    Raises: RunError: fewer than two runs, an unfinished one, runs of different tasks, labels or pictures.
+    """
+    opened = [judged_run(folder) for folder in folders]
+    if len({run.folder.resolve() for run in opened}) < max(2, len(opened)):
+        raise RunError(f"A comparison needs two different runs or more. Received: {', '.join(map(str, folders))}.")
+    predictions = [_read(run, split) for run in opened]
+    _check_alike(opened, predictions, different_pictures)
+    settings = opened[0].read_config()
+    draws = {
+        "num_resamples": settings.evaluate.num_resamples,
+        "level": settings.evaluate.level,
+        "seed": settings.seed,
+    }
+    names = _names(opened)
+    runs = [_compared(*each, draws) for each in zip(names, opened, predictions, strict=True)]
+    paired = _same_pictures(predictions)
+    task = predictions[0].task
+    ranked_by = next((name for name in PAIRED[task] if _ranks(runs, name)), None)
+    if ranked_by is not None:
+        runs.sort(key=lambda run: -_goodness(run, ranked_by))
+    pairs = _pairs(runs, task) if paired else _pairs([], task)
+    return Comparison(
+        task=task,
+        split=split,
+        class_names=predictions[0].class_names,
+        runs=tuple(runs),
+        table=_table(runs, task),
+        pairs=pairs,
+        ranked_by=ranked_by,
+        conclusions=tuple(_conclusions(runs, pairs, ranked_by, paired)),
+    )
+
+
+def write_files(comparison: Comparison, folder) -> list[pathlib.Path]:
+    """Writes comparison.csv, comparison.md, pairs.csv, scores.png and curves.png; returns their paths."""
+    folder = pathlib.Path(folder)
+    write_frame(folder / "comparison.csv", comparison.table)
+    write_frame(folder / "pairs.csv", comparison.pairs)
+    write_text(folder / "comparison.md", markdown(comparison))
+    figures.save_figure(plot_scores(comparison), folder / "scores.png")
+    curves = {run.name: run.history for run in comparison.runs}
+    figures.save_figure(figures.plot_histories(curves), folder / "curves.png")
+    names = ("comparison.csv", "pairs.csv", "comparison.md", "scores.png", "curves.png")
+    return [folder / name for name in names]
+
+
+def markdown(comparison: Comparison) -> str:
+    """Returns the table, the pairs and the conclusions as Markdown."""
+    study = STUDY_COLUMNS[comparison.task]
+    more = [name for name in PAIRED[comparison.task] if name not in study]
+    rows = []
+    for name, scores, row in _rows(comparison.runs):
+        cells = {column.replace("_", " "): cell(scores.scores[column]) for column in (*study, *more)}
+        rows.append({"model": name, **cells, **{key: row.get(key, "") for key in ("parameters", "minutes")}})
+    level = f"{comparison.runs[0].scores.level:.0%}"
+    lines = [
+        f"{comparison.split} split; {level} intervals from resampling clusters.\n",
+        pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
+        "",
+        *(f"- {sentence}" for sentence in comparison.conclusions),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plot_scores(comparison: Comparison):
+    """Returns the Figure of the scores that rank and those of the study, with intervals and the best constant."""
+    first = [comparison.ranked_by] if comparison.ranked_by else []
+    shown = list(dict.fromkeys([*first, *STUDY_COLUMNS[comparison.task]]))
+    runs = {run.name: {name: run.scores.scores[name] for name in shown} for run in comparison.runs}
+    lines = {}
+    for name in shown:
+        values = [scores.scores[name].value for scores in comparison.runs[0].constants.values()]
+        lines[name] = min(values) if name in LOWER_IS_BETTER else max(values)
+    return figures.plot_compared(runs, lines)
+
+
+def _read(run: Run, split: str) -> Predictions:
+    config = run.read_config()
+    read = read_predictions(run.predictions, run.read_json(run.classes)["class_names"], config.task).split(split)
+    if not len(read):
+        raise RunError(f"{run.folder} has no predictions of split {split!r}.")
+    return read.take(read.rows["path"].argsort().to_numpy())
+
+
+def _check_alike(runs, predictions, different_pictures):
+    first, run = predictions[0], runs[0]
+    for other, told in zip(predictions[1:], runs[1:]):
+        if other.task != first.task:
+            raise RunError(
+                f"Runs of one task are compared. Received: {run.folder} ({first.task}), {told.folder} ({other.task})."
+            )
+        if other.class_names != first.class_names:
+            raise RunError(
+                f"Runs of the same labels, in the same order, are compared. Received: {run.folder} "
+                f"({', '.join(first.class_names)}) and {told.folder} ({', '.join(other.class_names)})."
+            )
+        if not different_pictures and not _same_pictures([first, other]):
+            raise RunError(
+                f"{run.folder} and {told.folder} were scored on different pictures ({len(first)} and {len(other)}, "
+                f"{len(set(first.rows['path']) & set(other.rows['path']))} of them shared): their scores cannot be "
+                "compared picture by picture. Use one splits file for both, or ask for it with --different-pictures."
+            )
+
+
+def _same_pictures(predictions) -> bool:
+    first = predictions[0]
+    return all(
+        len(other) == len(first)
+        and (other.rows[["path", "cluster"]].to_numpy() == first.rows[["path", "cluster"]].to_numpy()).all()
+        and pd.DataFrame(other.labels).equals(pd.DataFrame(first.labels))
+        for other in predictions[1:]
+    )
+
+
+def _names(runs) -> list[str]:
+    models = [run.read_config().model.name for run in runs]
+    folders = [run.folder.resolve().name for run in runs]
+    short = [model if models.count(model) == 1 else folder for model, folder in zip(models, folders)]
+    return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
+
+
+def _compared(name, run, predictions, draws) -> Compared:
+    scores = score_predictions(predictions, read_fitted(run), draws)
+    told = run.read_json(run.metrics)
+    if "training" not in told:
+        raise RunError(f"{run.metrics} does not tell the counts of the training labels. Train the run again.")
+    row = pd.read_csv(run.result, dtype=str, keep_default_na=False).iloc[0].to_dict()
+    if missing := [name for name in TOLD if name not in row]:
+        raise RunError(
+            f"{run.result} lacks {', '.join(missing)}: another version of kmed made it. Train the run again."
+        )
+    constants = score_constants(predictions, Prior.from_dict(told["training"]), draws)
+    return Compared(
+        name=name,
+        run=run,
+        scores=scores,
+        constants=constants,
+        verdict=judge_against_constants(scores, constants, predictions.probs),
+        row=row,
+        history=pd.read_csv(run.history),
+    )
+
+
+def _ranks(runs, name) -> bool:
+    return all(not run.scores.scores[name].few_clusters and not math.isnan(run.scores.scores[name].low) for run in runs)
+
+
+def _goodness(run, name) -> float:
+    value = run.scores.scores[name].value
+    return -value if name in LOWER_IS_BETTER else value
+
+
+def _rows(runs):
+    """Yields (name, Scores, result row): the runs, then the constant predictors."""
+    for run in runs:
+        yield run.name, run.scores, run.row
+    for name, scores in runs[0].constants.items():
+        yield f"constant: {name}", scores, {}
+
+
+def _table(runs, task) -> pd.DataFrame:
+    rows = []
+    for name, scores, told in _rows(runs):
+        flat = scores.flat()
+        study = {
+            f"{column}{end}": flat[f"{column}{end}"] for column in STUDY_COLUMNS[task] for end in ("", "_low", "_high")
+        }
+        described = {column: told.get(column, "") for column in DESCRIBED}
+        learnt = {run.name: run.verdict.learnt for run in runs}.get(name, False)
+        rows.append({"model": name, **study, **described, "learnt": learnt, **flat})
+    return pd.DataFrame(rows)
+
+
+def _pairs(runs, task) -> pd.DataFrame:
+    rows = []
+    for first, second in itertools.combinations(runs, 2):
+        for name in PAIRED[task]:
+            gap: Score = first.scores.resamples.difference(first.scores.scores[name], second.scores.scores[name])
+            rows.append(
+                {
+                    "first": first.name, "second": second.name, "score": name,
+                    "difference": gap.value, "low": gap.low, "high": gap.high, "num_clusters": gap.num_clusters,
+                    "few_clusters": gap.few_clusters,
+                    "told_apart": bool(not gap.few_clusters and (gap.low > 0 or gap.high < 0)),
+                }
+            )  # fmt: skip
+    columns = ["first", "second", "score", "difference", "low", "high", "num_clusters", "few_clusters", "told_apart"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _conclusions(runs, pairs, ranked_by, paired) -> list[str]:
+    sentences = []
+    if ranked_by is None:
+        sentences.append("Every score rests on fewer than 20 clusters: the data do not rank these models.")
+    else:
+        best, words = runs[0], ranked_by.replace("_", " ")
+        sentences.append(f"Highest {words}: {best.name}, {cell(best.scores.scores[ranked_by])}.")
+        if ranked_by in LOWER_IS_BETTER:
+            sentences[-1] = sentences[-1].replace("Highest", "Lowest", 1)
+        if paired:
+            ranked = pairs[pairs["score"] == ranked_by]
+            with_best = ranked[(ranked["first"] == best.name) & ~ranked["told_apart"]]
+            if len(with_best):
+                others = ", ".join(with_best["second"])
+                sentences.append(f"The data cannot tell it apart from: {others} (intervals of the difference hold 0).")
+            told = ranked[ranked["told_apart"]]
+            sentences.append(
+                f"{len(told)} of {len(ranked)} pairs are told apart by {words}"
+                + (
+                    "."
+                    if told.empty
+                    else ": " + "; ".join(f"{row['first']} over {row['second']}" for _, row in told.iterrows()) + "."
+                )
+            )
+            sentences.append(
+                "The intervals tell how the scores move with the pictures; another training run of the model moves "
+                "them too, which no interval here tells."
+            )
+            if len(ranked) > 1:
+                sentences.append(
+                    f"The intervals are not corrected for the {len(ranked)} comparisons: about one pair in twenty "
+                    "would be told apart by chance."
+                )
+    if not paired:
+        sentences.append("The runs were scored on different pictures, so they are not compared pair by pair.")
+    return sentences + [f"{run.name}: {run.verdict.sentence}" for run in runs]

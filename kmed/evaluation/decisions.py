@@ -1,0 +1,123 @@
+"""What is decided from probabilities: calibration, thresholds and prediction sets, fitted on validation."""
+
+import dataclasses
+
+import numpy as np
+
+from kmed.evaluation.predictions import Predictions
+from kmed.metrics.calibration import Calibration, fit_platt, fit_temperature
+from kmed.metrics.selective import conformal_thresholds
+from kmed.metrics.thresholds import Thresholds, choose_thresholds
+from kmed.runs import Run
+from kmed.tasks import get_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What was fitted on the validation split beside the weights, and is part of the model from then on.
+
+    Attributes:
+      calibration: of the probabilities.
+      thresholds: a label.
+      set_thresholds: (K,), of the conformal prediction sets.
+      coverage: the one these were made for.
+    """
+
+    calibration: Calibration
+    thresholds: Thresholds
+    set_thresholds: np.ndarray
+    coverage: float
+
+    def to_dict(self) -> dict:
+        """Returns all of it, for `kmed.files.write_json`."""
+        names = self.calibration.class_names
+        sets = {"coverage": self.coverage, "values": dict(zip(names, self.set_thresholds.tolist()))}
+        return {
+            "calibration": self.calibration.to_dict(),
+            "thresholds": self.thresholds.to_dict(),
+            "prediction_sets": sets,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict, class_names) -> "Fitted":
+        """Returns what `to_dict` gave. Raises ScoreError where it is of other labels."""
+        sets = fields["prediction_sets"]
+        thresholds = Thresholds.from_dict(fields["thresholds"], class_names)
+        calibration = Calibration.from_dict(fields["calibration"], class_names)
+        values = np.array([sets["values"][name] for name in class_names])
+        return cls(calibration, thresholds, values, sets["coverage"])
+
+
+def fit_on_validation(validation: Predictions, settings) -> Fitted:
+    """Returns calibration, thresholds and prediction sets, all from the validation split.
+
+    Args:
+      validation: its predictions.
+      settings: kmed.config.EvaluateConfig.
+    """
+    exclusive = get_task(validation.task).exclusive
+    labels, probs, names = validation.labels, validation.probs, validation.class_names
+    return Fitted(
+        calibration=(fit_temperature if exclusive else fit_platt)(labels, probs, names),
+        thresholds=choose_thresholds(labels, probs, names, settings.thresholds, settings.sensitivity),
+        set_thresholds=conformal_thresholds(labels, probs, settings.coverage, exclusive=exclusive),
+        coverage=settings.coverage,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionRule:
+    """What is said of a picture, from its calibrated probabilities.
+
+    Attributes:
+      task, class_names: the run's.
+      thresholds: (K,), from which calibrated probability on a finding is reported; None with exclusive classes,
+        of which the most probable is.
+      calibration: the run's, to find prediction sets, which were fitted before it.
+      set_thresholds: (K,), of the conformal prediction sets, of probabilities before calibration.
+    """
+
+    task: str
+    class_names: tuple[str, ...]
+    thresholds: np.ndarray | None
+    calibration: object
+    set_thresholds: np.ndarray
+
+    def decide(self, calibrated: np.ndarray) -> np.ndarray:
+        """Returns uint8 (N, K), what is reported."""
+        return get_task(self.task).decode(calibrated, self.thresholds)
+
+    def prediction_sets(self, calibrated: np.ndarray) -> np.ndarray:
+        """Returns uint8 (N, K), the classes in each picture's conformal prediction set.
+
+        A label that calibration makes constant is in every set: nothing speaks against it.
+        """
+        inside = self.calibration.invert(calibrated) >= self.set_thresholds
+        return (inside | self.calibration.constant).astype(np.uint8)
+
+
+def decision_rule(run: Run) -> DecisionRule:
+    """Returns how a run's calibrated probabilities become decisions.
+
+    Calibration keeps the order of a label's pictures, so its threshold is calibrated too and finds the same
+    ones. A label that calibration makes constant, since validation showed its order to be wrong, is found in
+    all pictures or in none, whichever is right more often.
+
+    Raises: RunError: the run holds no calibration. ScoreError: it is of other labels.
+    """
+    fitted = read_fitted(run)
+    task, names = run.read_config().task, fitted.calibration.class_names
+    if get_task(task).exclusive:
+        thresholds = None
+    else:
+        thresholds = fitted.calibration.apply(np.array(fitted.thresholds.values)[None])[0]
+        thresholds = np.where(fitted.calibration.constant, 0.5, thresholds)
+    return DecisionRule(task, names, thresholds, fitted.calibration, fitted.set_thresholds)
+
+
+def read_fitted(run: Run) -> Fitted:
+    """Returns the calibration and thresholds stored in a run.
+
+    Raises: RunError: there are none. ScoreError: they are of other labels.
+    """
+    return Fitted.from_dict(run.read_json(run.fitted), run.read_json(run.classes)["class_names"])

@@ -1,0 +1,133 @@
+"""Predict a split once, score the joined arrays once."""
+
+import numpy as np
+
+from kmed.data.images import Pictures
+from kmed.data.pipeline import Pipeline
+from kmed.data.prepare import open_table
+from kmed.data.splits import read_splits
+from kmed.data.table import Table
+from kmed.errors import DataError
+from kmed.evaluation.novelty import NUM_REFERENCE, Novelty, fit_reference, look, picture_statistics
+from kmed.evaluation.predictor import Predictor
+from kmed.metrics.baselines import Prior, count_prior
+from kmed.progress import track
+from kmed.runs import Run
+
+
+def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) -> np.ndarray:
+    """Returns float32 (N, K), the probabilities of a table's pictures, in its order.
+
+    Args:
+      model: keras.Model that takes raw pictures of `config.data.image_size`.
+      table: the pictures.
+      config: kmed.config.Config; its data section says how pictures are read.
+      pipeline: the same pictures already read; None reads them from disk as they are needed.
+    Raises: DataError: an unreadable picture.
+    """
+    if pipeline is None:
+        pipeline = evaluation_pipeline(table, config, cache="none")
+    with pipeline.clear_errors():
+        return np.asarray(model.predict(pipeline.evaluation(), verbose=0), np.float32)
+
+
+def predict_calibrated(predictor: Predictor, table: Table, config) -> np.ndarray:
+    """Returns float32 (N, K), what a model in any format says of a table's pictures, in its order.
+
+    Args:
+      predictor: of `kmed.evaluation.predictor.open_model`.
+      table, config: as for `predict`.
+    """
+    pipeline = evaluation_pipeline(table, config, cache="none")
+    steps = -(-len(table) // pipeline.batch_size)
+    with pipeline.clear_errors():
+        batches = track(pipeline.evaluation(), "Predicting", steps)
+        return np.concatenate([predictor.predict(np.asarray(images)) for images, *_ in batches])
+
+
+def predict_with_distances(both, table: Table, config, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (probs float32 (N, K), distances float64 (N,)) of one pass.
+
+    Args:
+      both: what `kmed.evaluation.novelty.feature_model` returned.
+      table, config: as for `predict`.
+      novelty: of the training images.
+    """
+    pipeline = evaluation_pipeline(table, config, cache="none")
+    probs, distances = [], []
+    with pipeline.clear_errors():
+        for images, *_ in track(pipeline.evaluation(), "Predicting", -(-len(table) // pipeline.batch_size)):
+            features, batch = look(both, images, pipeline.batch_size)
+            probs.append(batch)
+            distances.append(novelty.distances(np.asarray(images), features))
+    return np.concatenate(probs), np.concatenate(distances)
+
+
+def novelty_reference(both, table: Table, config) -> Novelty:
+    """Returns the Novelty of a run's training pictures, of which at most 1,000 are drawn, without a threshold yet."""
+    pipeline = evaluation_pipeline(_drawn(table, config, NUM_REFERENCE), config, cache="none")
+    features, statistics = [], []
+    with pipeline.clear_errors():
+        for images, *_ in pipeline.evaluation():
+            features.append(look(both, images, pipeline.batch_size)[0])
+            statistics.append(picture_statistics(np.asarray(images)))
+    return fit_reference(np.concatenate(features), np.concatenate(statistics))
+
+
+def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarray:
+    """Returns uint8 (N, H, W, 3), training pictures drawn without replacement by the run's seed.
+
+    Args:
+      table: a run's pictures, split.
+      config: its settings.
+      num_pictures: N, or as many as there are.
+    """
+    part, reading = _drawn(table, config, num_pictures), config.data
+    pictures = Pictures(part, reading.image_size, "none", fit=reading.fit, interpolation=reading.interpolation)
+    return pictures.gather(np.arange(len(part)))
+
+
+def _drawn(table: Table, config, num_pictures: int) -> Table:
+    training = table.split("train")
+    count = min(num_pictures, len(training))
+    rows = np.random.default_rng(config.seed).choice(len(training), count, replace=False)
+    return training.take(np.sort(rows))
+
+
+def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> Pipeline:
+    """Returns a split's pictures, read as `config.data` says, to be gone through in order and unaugmented."""
+    return Pipeline(
+        table,
+        config.data.image_size,
+        batch_size=config.evaluate.batch_size,
+        fit=config.data.fit,
+        interpolation=config.data.interpolation,
+        cache=cache,
+        cache_dir=cache_dir,
+    )
+
+
+def training_prior(table: Table) -> Prior:
+    """Returns what the training split of a table tells about its labels."""
+    training = table.split("train")
+    return count_prior(training.labels, table.class_names, training.rows["group"].nunique())
+
+
+def open_run_table(run: Run, data=None):
+    """Returns (config, table), a run's settings and its pictures, split as they were.
+
+    Args:
+      run: a finished run.
+      data: the folder, CSV or npz to read instead of the one in its settings; None: that one.
+    Raises: DataError: the pictures are gone or the classes are others.
+    """
+    config = run.read_config(data)
+    return config, run_table(run, open_table(config))
+
+
+def run_table(run: Run, table: Table) -> Table:
+    """Returns `table` with the splits of a run. Raises DataError where its classes are not the run's."""
+    expected = run.read_json(run.classes)["class_names"]
+    if list(table.class_names) != expected:
+        raise DataError(f"The data's classes are {list(table.class_names)}; the run was trained on {expected}.")
+    return read_splits(table, run.splits)

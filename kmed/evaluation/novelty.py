@@ -1,0 +1,163 @@
+"""Pictures unlike the training data, told by a distance: to the training pictures, in what the network sees of them."""
+
+import dataclasses
+import pathlib
+import zipfile
+import zlib
+
+import keras
+import numpy as np
+
+from kmed.errors import RunError
+from kmed.files import replacing
+from kmed.metrics.intervals import Score, draw_resamples, mean_score
+
+NUM_REFERENCE = 1000  # training pictures that are kept to be compared with
+
+NEIGHBOUR = 10  # the distance is that to the tenth nearest of them
+
+LAYER = "pool"
+
+_STEP = 64  # pictures whose statistics are worked out at once: in float they take ten times their bytes
+
+_LEAST_SCALE = 0.1  # of the mean scale: a feature that hardly ever moved must not decide alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Novelty:
+    """How far a picture is from the training pictures, and from which distance on it is flagged.
+
+    The distance to the k-th nearest training picture (Sun et al., "Out-of-distribution detection with deep
+    nearest neighbors", 2022) in two groups of numbers that weigh alike: the network's features before its head, and
+    nine statistics of the pixels, since a network trained on one kind of pictures may see little of what sets
+    another kind apart.
+
+    Attributes:
+      center, scale: float32 (D + 9,), of the training pictures; the scale holds each group's weight too.
+      reference: float32 (R, D + 9), scaled training pictures.
+      threshold: distance from which a picture is unlike them.
+      wanted: share of validation pictures that the threshold was to flag, in (0, 1).
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+    reference: np.ndarray
+    threshold: float
+    wanted: float
+
+    def distances(self, images: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Returns float64 (N,).
+
+        Args:
+          images: uint8 or float (N, H, W, 3) in [0, 255].
+          features: float (N, D), what `feature_model` gives for them.
+        """
+        joined = np.concatenate([features, picture_statistics(images)], axis=1).astype(np.float32)
+        points = (joined - self.center) / self.scale
+        squares = (points**2).sum(axis=1)[:, None] + (self.reference**2).sum(axis=1) - 2 * points @ self.reference.T
+        nearest = min(NEIGHBOUR, len(self.reference)) - 1
+        return np.sqrt(np.maximum(np.partition(squares, nearest, axis=1)[:, nearest], 0)).astype(np.float64)
+
+    def flags(self, distances: np.ndarray) -> np.ndarray:
+        """Returns bool (N,), whether each picture is unlike the training pictures."""
+        return np.asarray(distances) > self.threshold
+
+    def with_threshold(self, distances: np.ndarray, wanted: float) -> "Novelty":
+        """Returns it with the threshold that flags the share `wanted` of validation pictures of these distances."""
+        return dataclasses.replace(self, threshold=float(np.quantile(distances, 1 - wanted)), wanted=float(wanted))
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes an npz, the reference in half precision."""
+        with replacing(path) as temporary:
+            np.savez_compressed(
+                temporary,
+                center=self.center,
+                scale=self.scale,
+                reference=self.reference.astype(np.float16),
+                threshold=self.threshold,
+                wanted=self.wanted,
+            )
+
+
+def load_novelty(path: pathlib.Path) -> Novelty:
+    """Returns what `Novelty.save` wrote. Raises RunError where the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name].astype(np.float32) for name in ("center", "scale", "reference")}
+            return Novelty(**arrays, threshold=float(stored["threshold"]), wanted=float(stored["wanted"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}. The run folder is damaged.") from None
+
+
+def feature_model(model: keras.Model) -> keras.Model:
+    """Returns a model with two outputs, of one pass: features float32 (N, D) before the head, and probabilities.
+
+    Args:
+      model: a keras.Model of `kmed.build_model`.
+    """
+    return keras.Model(model.inputs, [model.get_layer(LAYER).output, model.output])
+
+
+def look(both: keras.Model, images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (features float32 (N, D), probs float32 (N, K)) of N <= batch_size pictures.
+
+    Fewer are filled up with black ones, which are cut off again: every other size would be compiled anew.
+
+    Args:
+      both: of `feature_model`.
+      images: uint8 or float (N, H, W, 3) in [0, 255].
+      batch_size: pictures of a full batch.
+    """
+    images = np.asarray(images)
+    missing = batch_size - len(images)
+    filled = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
+    features, probs = both.predict_on_batch(filled)
+    return np.asarray(features)[: len(images)], np.asarray(probs, np.float32)[: len(images)]
+
+
+def fit_reference(features: np.ndarray, statistics: np.ndarray) -> Novelty:
+    """Returns the Novelty of training pictures, without a threshold yet.
+
+    Args:
+      features: float (R, D), of `feature_model`.
+      statistics: float (R, 9), of `picture_statistics`.
+    """
+    joined = np.concatenate([features, statistics], axis=1).astype(np.float32)
+    center, spread = joined.mean(axis=0), joined.std(axis=0)
+    scale = np.empty_like(spread)
+    for group in (slice(0, features.shape[1]), slice(features.shape[1], None)):
+        least = max(_LEAST_SCALE * spread[group].mean(), 1e-6)
+        scale[group] = np.maximum(spread[group], least) * np.sqrt(len(spread[group]))
+    # Rounded as it will be stored, so that it says the same before and after.
+    reference = ((joined - center) / scale).astype(np.float16).astype(np.float32)
+    return Novelty(center, scale, reference, threshold=float("inf"), wanted=float("nan"))
+
+
+def false_alarms(flagged: np.ndarray, clusters: np.ndarray, settings, seed: int) -> Score:
+    """Returns the share of a split's pictures that are flagged, with the interval of its clusters.
+
+    Args:
+      flagged: bool (N,).
+      clusters: (N,).
+      settings: kmed.config.EvaluateConfig.
+      seed: of the resamples.
+    """
+    resamples = draw_resamples(clusters, settings.num_resamples, settings.level, seed)
+    return mean_score(resamples, flagged.mean(), flagged)
+
+
+def picture_statistics(images: np.ndarray) -> np.ndarray:
+    """Returns float32 (N, 9): mean and spread of each colour, mean step down and across in grey, mean colourfulness.
+
+    All of pixels in [0, 1].
+    """
+    return np.concatenate([_statistics(images[start : start + _STEP]) for start in range(0, len(images), _STEP)])
+
+
+def _statistics(images: np.ndarray) -> np.ndarray:
+    pixels = np.asarray(images, np.float32) / 255  # (N, H, W, 3)
+    grey = pixels.mean(axis=3)  # (N, H, W)
+    steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)]
+    colourfulness = np.ptp(pixels, axis=3).mean(axis=(1, 2))
+    columns = [*steps, colourfulness]
+    return np.column_stack([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2)), *columns]).astype(np.float32)

@@ -1,0 +1,108 @@
+"""predictions.csv: a row a picture with its labels and probabilities; all scores can be made again from it."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from kmed.data.table import Table
+from kmed.errors import RunError
+from kmed.evaluation.subgroups import choose_columns, subgroup_values
+from kmed.labels import join_names
+from kmed.tasks import get_task
+
+LABEL, PROB, SUBGROUP = "label_", "prob_", "subgroup_"
+
+FIRST = ("path", "split", "group", "cluster")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model says of the pictures of one or several splits.
+
+    Attributes:
+      rows: DataFrame (N, ...) with the text columns path, split, group and cluster, and subgroup_NAME for
+        each column that scores are told apart by.
+      labels: float64 (N, K) in {0, 1}, NaN where unknown.
+      probs: float64 (N, K) in [0, 1].
+      class_names: K names.
+      task: "multiclass" or "multilabel".
+    """
+
+    rows: pd.DataFrame
+    labels: np.ndarray
+    probs: np.ndarray
+    class_names: tuple[str, ...]
+    task: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, mask: np.ndarray) -> "Predictions":
+        """Returns the rows of a boolean mask (N,) or an integer array."""
+        rows = np.flatnonzero(mask) if np.asarray(mask).dtype == bool else mask
+        return dataclasses.replace(
+            self, rows=self.rows.iloc[rows].reset_index(drop=True), labels=self.labels[rows], probs=self.probs[rows]
+        )
+
+    def split(self, name: str) -> "Predictions":
+        """Returns the rows of one split, which may be none."""
+        return self.take((self.rows["split"] == name).to_numpy())
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """(N,) what intervals resample."""
+        return self.rows["cluster"].to_numpy()
+
+    @property
+    def subgroups(self) -> dict[str, np.ndarray]:
+        """Column -> (N,) values that scores are told apart by."""
+        named = {name: name.removeprefix(SUBGROUP) for name in self.rows.columns if name.startswith(SUBGROUP)}
+        return {plain: self.rows[name].to_numpy() for name, plain in named.items()}
+
+    def decided(self, thresholds=None) -> np.ndarray:
+        """Returns uint8 (N, K), what the task decides."""
+        return get_task(self.task).decode(self.probs, thresholds)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns the columns of predictions.csv; several classes of a picture are joined by "|"."""
+        frame = self.rows[list(FIRST)].copy()
+        frame["label"] = join_names(self.labels, self.class_names)
+        frame["predicted"] = join_names(self.decided(), self.class_names)
+        known = ~np.isnan(self.labels)
+        columns = {f"{LABEL}{name}": pd.array(self.labels[:, k], "Int8") for k, name in enumerate(self.class_names)}
+        for k, name in enumerate(self.class_names):
+            columns[f"{LABEL}{name}"][~known[:, k]] = pd.NA
+        columns |= {f"{PROB}{name}": self.probs[:, k] for k, name in enumerate(self.class_names)}
+        others = self.rows.drop(columns=list(FIRST))
+        return pd.concat([frame, pd.DataFrame(columns, index=frame.index), others], axis=1)
+
+
+def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None) -> Predictions:
+    """Returns the Predictions of a table's pictures.
+
+    Args:
+      table: the pictures.
+      probs: (N, K).
+      asked_subgroups: metadata columns to tell scores apart by; None: sex, age and view, where there are any.
+    """
+    columns = choose_columns(table.rows, asked_subgroups)
+    values = subgroup_values(table.rows, columns).add_prefix(SUBGROUP)
+    rows = pd.concat([table.rows[list(FIRST)], values], axis=1)
+    labels = table.labels.astype(np.float64)
+    return Predictions(rows, labels, np.asarray(probs, np.float64), tuple(table.class_names), table.task)
+
+
+def read_predictions(path: pathlib.Path, class_names, task: str) -> Predictions:
+    """Returns what `to_frame` gave. Raises RunError where the file is missing, damaged or of other classes."""
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(FIRST, str), keep_default_na=False, na_values=[""])
+        labels = np.stack([frame[f"{LABEL}{name}"].to_numpy(float) for name in class_names], axis=1)
+        probs = np.stack([frame[f"{PROB}{name}"].to_numpy(float) for name in class_names], axis=1)
+        kept = [*FIRST, *(name for name in frame.columns if name.startswith(SUBGROUP))]
+        rows = frame[kept].astype(str)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path} cannot be read as predictions of {', '.join(class_names)} ({reason}).") from None
+    return Predictions(rows, labels, probs, tuple(class_names), task)

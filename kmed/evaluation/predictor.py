@@ -1,0 +1,125 @@
+"""A finished run as it is used: its model in any format, and what is decided from its probabilities.
+
+What leaves kmed gives calibrated probabilities, so here the thresholds are those of calibrated ones.
+"""
+
+import dataclasses
+import pathlib
+import shlex
+
+import numpy as np
+
+from kmed.errors import DataError, RunError
+from kmed.evaluation.decisions import decision_rule, read_fitted
+from kmed.formats.registry import FORMATS, OPENERS, check_format
+from kmed.models.keras_file import load_model
+from kmed.runs import Run
+from kmed.tasks import get_task
+from kmed.version import __version__
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to predict, whatever its format.
+
+    Attributes:
+      format: "keras", "savedmodel", "tflite" or "onnx".
+      path: its file or folder.
+      run_batch: (float32 (B, H, W, 3) in [0, 255]) -> float32 (B, K), calibrated probabilities.
+      max_batch: how many pictures it takes at once: 1 for TFLite, None for any number.
+      keras_model: the keras.Model of format "keras", whose own output is not calibrated; else None.
+    """
+
+    format: str
+    path: pathlib.Path
+    run_batch: object
+    max_batch: int | None = None
+    keras_model: object = None
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Returns float32 (B, K), the calibrated probabilities of raw pictures.
+
+        Args:
+          images: uint8 or float (B, H, W, 3) in [0, 255], in the model's size.
+        Raises: DataError: another number of dimensions or channels.
+        """
+        if np.ndim(images) != 4 or np.shape(images)[3] != 3:
+            raise DataError(f"images are (batch, height, width, 3), RGB. Received: shape={np.shape(images)}.")
+        images = np.ascontiguousarray(images, np.float32)
+        if self.max_batch is None or len(images) <= self.max_batch:
+            return np.asarray(self.run_batch(images), np.float32)
+        parts = [images[start : start + self.max_batch] for start in range(0, len(images), self.max_batch)]
+        return np.concatenate([np.asarray(self.run_batch(part), np.float32) for part in parts])
+
+
+def describe(run: Run) -> dict:
+    """Returns what a program needs to feed the model and to read its output; it travels with every export.
+
+    Keys: kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input, output,
+    calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
+    (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence.
+    """
+    config, rule, told = run.read_config(), decision_rule(run), run.read_json(run.metrics)
+    split = "test" if "test" in told else "val"
+    if "verdict" not in told.get(split, {}):
+        raise RunError(f"{run.metrics} tells no verdict: another version of kmed made it. Train the run again.")
+    main = told[split]["verdict"]["main"]
+    main = main if get_task(config.task).exclusive else "auroc_macro"
+    score = {key: told[split]["scores"][main][key] for key in ("value", "low", "high")}
+    sizes = {key: told[split][key] for key in ("num_images", "num_clusters")}
+    height, width = config.data.image_size
+    thresholds = None if rule.thresholds is None else dict(zip(rule.class_names, rule.thresholds.tolist(), strict=True))
+    return {
+        "kmed_version": __version__,
+        "model": config.model.name,
+        "task": config.task,
+        "class_names": list(rule.class_names),
+        "image_size": [height, width],
+        "fit": config.data.fit,
+        "interpolation": config.data.interpolation,
+        "input": f"float32 (batch, {height}, {width}, 3), RGB, raw 0-255; normalisation is inside",
+        "output": f"float32 (batch, {len(rule.class_names)}), calibrated probabilities",
+        "calibrated": True,
+        "thresholds": thresholds,
+        "test_score": {"name": main, **score, **sizes, "split": split},
+        "verdict": told[split]["verdict"]["sentence"],
+    }
+
+
+def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:
+    """Returns where a run's exported file is, or will be: export/MODEL[-QUANTIZE].SUFFIX.
+
+    Raises: ConfigError: an unknown format or quantization, or one that the format does not have.
+    """
+    check_format(format, quantize)
+    model = run.read_config().model.name
+    stem = model if quantize == "none" else f"{model}-{quantize}"
+    return run.model if format == "keras" else run.exports / f"{stem}{FORMATS[format]}"
+
+
+def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threads: int | None = None) -> Predictor:
+    """Returns a run's model in one of its formats, ready to predict calibrated probabilities.
+
+    Args:
+      run: a finished run.
+      format: "keras", or one that was exported: "savedmodel", "tflite", "onnx".
+      quantize: of tflite: "none", "float16", "dynamic" or "int8".
+      threads: how many processor cores TFLite and ONNX Runtime may use; None: all.
+    Raises: ConfigError: an unknown format. RunError: it has not been exported, or is damaged.
+    """
+    path = export_path(run, format, quantize)
+    if format == "keras":
+        model, calibration = load_model(path), read_fitted(run).calibration
+        return Predictor(format, path, lambda images: calibration.apply(model.predict_on_batch(images)), None, model)
+    if not path.exists():
+        more = f" --format {format}" + ("" if quantize == "none" else f" --quantize {quantize}")
+        raise RunError(
+            f"{run.folder} has no {path.name}. Make it with: kmed export {shlex.quote(str(run.folder))}{more}"
+        )
+    return open_exported(path, format, threads=threads)
+
+
+def open_exported(path: pathlib.Path, format: str, *, threads: int | None = None) -> Predictor:
+    """Returns an exported file, ready to predict; see `open_model`."""
+    run_batch = OPENERS[format](path, threads)
+    return Predictor(format, path, run_batch, 1 if format == "tflite" else None)

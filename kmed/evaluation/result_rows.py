@@ -1,0 +1,92 @@
+"""A run as one row of a results table."""
+
+import numpy as np
+import pandas as pd
+
+from kmed import runtime
+from kmed.data.table import Table
+from kmed.errors import RunError
+from kmed.evaluation.assessment import Judged
+from kmed.runs import Run, judged_run
+from kmed.tables import append_rows, read_table
+from kmed.tasks import STUDY_COLUMNS
+
+
+def score_columns(task: str, judged: Judged) -> dict:
+    """Returns the scores of a results row, the study's first, each with its interval; then what the constants reach."""
+    flat = judged.scores.flat()
+    study = [f"{name}{end}" for name in STUDY_COLUMNS[task] for end in ("", "_low", "_high")]
+    row = {name: flat[name] for name in study} | flat
+    best = judged.verdict.best_constant
+    main = judged.verdict.main
+    row[f"best_constant_{main}"] = judged.constants[best].scores[main].value
+    row |= {"best_constant": best, "learnt": judged.verdict.learnt}
+    return row | {"num_labels": judged.scores.num_labels, "num_clusters": judged.scores.num_clusters}
+
+
+def _in_order(others: dict, scored: dict) -> dict:
+    """Returns one row: what was trained, the scores, then time, device and command."""
+    last = ("minutes", "device", "versions", "command")
+    return {
+        **{name: value for name, value in others.items() if name not in last},
+        **scored,
+        **{name: others[name] for name in last},
+    }
+
+
+def result_row(run: Run, config, table: Table, model, state, split: str, judged: Judged) -> dict:
+    """Returns the run as one row of a results table, in the order of its columns."""
+    environment = run.read_json(run.environment)
+    num_training = len(table.split("train"))
+    batch_size = min(config.train.batch_size, num_training)
+    others = {
+        "model": config.model.name,
+        "task": config.task,
+        "data": table.name,
+        "split": split,
+        "image_size": "x".join(map(str, config.data.image_size)),
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "images_seen": state.epoch * (num_training // batch_size) * batch_size,
+        "parameters": int(sum(np.prod(weight.shape) for weight in model.trainable_weights)),
+        "seed": config.seed,
+        "minutes": round(state.seconds / 60, 1),
+        "device": environment["device"],
+        "versions": runtime.join_versions(environment["versions"]),
+        "command": environment["command"],
+    }
+    return _in_order(others, score_columns(config.task, judged))
+
+
+def append_result(run: Run, path) -> None:
+    """Adds a run's row to a results table, making the table where it does not exist.
+
+    Columns that the table lacks are added to it, empty in its older rows; columns of it that the run
+    lacks stay empty in the new one.
+
+    Raises: RunError: the run has no result yet, its row is already there, or the file is no results table.
+    """
+    if not append_results([run], path):
+        raise RunError(f"{path} already holds this run's row.")
+
+
+def append_results(runs: list[Run], path) -> int:
+    """Adds the rows of several runs, as `append_result` does, and returns how many were not there yet."""
+    # As text, so that what is there stays as it is, to the last digit.
+    rows = [pd.read_csv(judged_run(run.folder).result, dtype=str, keep_default_na=False) for run in runs]
+    return append_rows(path, rows, read_results(path, {row["task"].iloc[0] for row in rows}))
+
+
+def read_results(path, tasks: set[str] = frozenset()) -> pd.DataFrame:
+    """Returns a table of runs' rows as text, without any where it does not exist yet.
+
+    Args:
+      path: the table.
+      tasks: those of the rows that are to be added, where they are known.
+    Raises: RunError: it cannot be read, or is a table of other rows.
+    """
+    table = read_table(path, ("model", "task", "command"))
+    both = sorted(tasks | set(table.get("task", [])))
+    if len(both) > 1:
+        raise RunError(f"{path} would hold results of {' and '.join(both)}. Give each task a table of its own.")
+    return table

@@ -1,0 +1,104 @@
+"""What was judged, as plain text for a terminal: the scores beside the constant predictors', then each class'."""
+
+import math
+
+from kmed.evaluation.assessment import Judged
+from kmed.metrics.class_scores import CLASS_SCORES
+from kmed.metrics.intervals import Score
+from kmed.metrics.scores import CALIBRATED, TUNED, Scores
+
+
+def describe(judged: Judged, split: str) -> str:
+    """Returns the lines that `kmed train` and `kmed evaluate` end with.
+
+    A score that rests on fewer than 20 clusters is marked, since its interval is too narrow.
+    """
+    scores = judged.scores
+    title = (
+        f"{split} split: {scores.num_images} pictures, {scores.num_labels} labels; {scores.level:.0%} intervals from "
+        f"resampling {scores.num_clusters} clusters"
+    )
+    lines = [title, *_overall(scores, judged.constants), "", *_by_class(scores)]
+    if scores.left_out:
+        lines += ["", f"No AUROC, and not in its mean ({len(scores.left_out)}): {', '.join(scores.left_out)}."]
+    for column, values in judged.subgroups.items():
+        lines += ["", *_by_subgroup(column, values)]
+    if judged.sets is not None:
+        sets = judged.sets
+        lines += [
+            "",
+            f"Prediction sets made to hold {sets.wanted:.0%} of the true labels held {cell(sets.coverage)} of them, "
+            f"with {sets.size.value:.2f} labels on average.",
+        ]
+    return "\n".join([*lines, "", judged.verdict.sentence])
+
+
+def describe_novelty(told: dict | None) -> str:
+    """Returns the line on how often pictures of the data themselves are flagged as unlike it; "" where unknown."""
+    if told is None:
+        return ""
+    name = "test" if "test" in told else "val"
+    of_split = told[name]
+    few = f"; few clusters ({of_split['num_clusters']})" if of_split["few_clusters"] else ""
+    return (
+        f"Flagged as unlike the training pictures: {of_split['value']:.1%} of {name} ({of_split['low']:.1%} to "
+        f"{of_split['high']:.1%}{few}), by a threshold that flags {told['wanted']:.2%} of validation.\n"
+    )
+
+
+def _overall(scores: Scores, constants: dict[str, Scores]) -> list[str]:
+    interval = f"{100 * scores.level:g} % interval"
+    rows = [("score", "value", interval, "clusters", *constants, "")]
+    for name, score in scores.scores.items():
+        plain = name.removesuffix(TUNED).removesuffix(CALIBRATED)
+        beside = [number(constant.scores[plain].value) for constant in constants.values()]
+        rows.append((name, number(score.value), span(score), str(score.num_clusters), *beside, mark(score)))
+    return aligned(rows)
+
+
+def _by_class(scores: Scores) -> list[str]:
+    rows = [("class", "positives", *CLASS_SCORES, "clusters", "")]
+    for name, of_class in scores.per_class.items():
+        counts = scores.counts[name]
+        cells = [cell(of_class[key]) for key in CLASS_SCORES]
+        few = mark(of_class["recall"])
+        rows.append((name, str(counts["positives"]), *cells, str(counts["clusters"]), few))
+    return aligned(rows)
+
+
+def _by_subgroup(column: str, values: dict[str, Scores]) -> list[str]:
+    first = next(iter(values.values()), None)
+    if first is None:
+        return [f"{column}: no value lies in two clusters."]
+    shown = [name for name in ("accuracy", "exact_match_ratio", "f1_macro", "auroc_macro") if name in first.scores]
+    rows = [(column, "pictures", "clusters", *shown)]
+    for value, scores in values.items():
+        cells = [cell(scores.scores[name]) for name in shown]
+        rows.append((value, str(scores.num_images), str(scores.num_clusters), *cells))
+    return aligned(rows)
+
+
+def number(value: float) -> str:
+    """Returns three decimals, or "undefined"."""
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def span(score: Score) -> str:
+    """Returns the interval, or "none"."""
+    return "none" if math.isnan(score.low) else f"{score.low:.3f} to {score.high:.3f}"
+
+
+def cell(score: Score) -> str:
+    """Returns a value with its interval."""
+    return f"{number(score.value)} ({span(score)})"
+
+
+def mark(score: Score) -> str:
+    """Returns a word of warning where the interval is too narrow to trust, else ""."""
+    return f"few clusters ({score.num_clusters})" if score.few_clusters else ""
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Returns the rows as lines with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

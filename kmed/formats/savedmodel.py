@@ -1,0 +1,95 @@
+"""SavedModel: how it is written and opened."""
+
+import pathlib
+
+import keras
+
+from kmed.errors import RunError
+from kmed.formats.graph import calibrated
+from kmed.metrics.calibration import Calibration
+from kmed.runtime import captured_stderr
+
+# kmed's interpolation -> that of tf.image.resize, which averages when it shrinks, as Pillow does.
+TF_METHODS = {"nearest": "nearest", "box": "area", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos3"}
+
+
+# ----- SavedModel -----
+
+
+def write_savedmodel(model: keras.Model, calibration: Calibration, path: pathlib.Path, description: dict) -> None:
+    """Writes a SavedModel with two signatures, both giving {"probs": float32 (B, K)}.
+
+    "serving_default": images, float32 (B, H, W, 3) in [0, 255]. "serve_bytes": encoded, strings (B,), the bytes
+    of JPEG, PNG, GIF or BMP files, which are decoded and resized by TensorFlow's kernels: nearly, not exactly, the
+    pixels that Pillow gives, and the EXIF orientation is not applied.
+
+    Args:
+      model: takes raw pictures.
+      calibration: of its probabilities.
+      path: the folder to make.
+      description: of `kmed.evaluation.predictor.describe`.
+    """
+    import tensorflow as tf
+
+    height, width = description["image_size"]
+    serve = calibrated(model, calibration)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32, name="images")])
+    def serve_images(images):
+        return {"probs": serve(images)}
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="encoded")])
+    def serve_bytes(encoded):
+        shape = tf.TensorSpec((height, width, 3), tf.float32)
+        images = tf.map_fn(lambda each: _decode(each, description), encoded, fn_output_signature=shape)
+        return {"probs": serve(images)}
+
+    # Not keras.export.ExportArchive, which stores every weight twice.
+    module = tf.Module()
+    module.held = [weight.value for weight in model.weights]
+    with captured_stderr():
+        signatures = {"serving_default": serve_images, "serve_bytes": serve_bytes}
+        tf.saved_model.save(module, str(path), signatures=signatures)
+
+
+def _decode(encoded, description: dict):
+    """Returns float32 (H, W, 3) in [0, 255], whole numbers, from the bytes of a picture file."""
+    import tensorflow as tf
+
+    height, width = description["image_size"]
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image = tf.cast(tf.ensure_shape(image, (None, None, 3)), tf.float32)  # (h, w, 3)
+    size, wanted = tf.cast(tf.shape(image)[:2], tf.float32), tf.constant([height, width], tf.float32)
+    method, scale = TF_METHODS[description["interpolation"]], wanted / size
+    if description["fit"] == "stretch":
+        image = tf.image.resize(image, (height, width), method=method, antialias=True)
+    elif description["fit"] == "pad":
+        inner = tf.minimum(tf.maximum(tf.round(size * tf.reduce_min(scale)), 1.0), wanted)
+        image = tf.image.resize(image, tf.cast(inner, tf.int32), method=method, antialias=True)
+        before = tf.cast(wanted - inner, tf.int32) // 2
+        image = tf.image.pad_to_bounding_box(image, before[0], before[1], height, width)
+    else:
+        # Cut first, to whole pixels: the part of the picture that is seen.
+        seen = tf.minimum(tf.cast(tf.round(wanted / tf.reduce_max(scale)), tf.int32), tf.shape(image)[:2])
+        start = (tf.shape(image)[:2] - seen) // 2
+        image = tf.image.crop_to_bounding_box(image, start[0], start[1], seen[0], seen[1])
+        image = tf.image.resize(image, (height, width), method=method, antialias=True)
+    return tf.clip_by_value(tf.round(image), 0.0, 255.0)
+
+
+def open_savedmodel(path: pathlib.Path, threads: int | None):
+    """Returns images -> probs of a SavedModel; its threads are TensorFlow's."""
+    import tensorflow as tf
+
+    try:
+        with captured_stderr():
+            loaded = tf.saved_model.load(str(path))
+        serve = loaded.signatures["serving_default"]
+    except Exception as error:  # of a damaged one TensorFlow raises whatever the damage leads to
+        raise RunError(f"{path} cannot be run as a SavedModel: {str(error).splitlines()[0]}") from None
+
+    def run(images):
+        return serve(images=tf.constant(images))["probs"].numpy()
+
+    run.keeps = loaded  # the signature holds no reference to the variables it reads
+    return run

@@ -1,0 +1,161 @@
+"""Constant predictors, and whether a model is better than they are: what must be beaten to have learnt anything."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from kmed.errors import ScoreError
+from kmed.labels import negative_label, one_hot_labels
+from kmed.metrics.intervals import Score
+from kmed.metrics.scores import Scores
+
+LEARNT_NOTHING = "learnt nothing beyond the prior"
+
+CONSTANT_SPREAD = 1e-4  # outputs that differ by less over all pictures are called constant
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """What the training labels alone tell.
+
+    Attributes:
+      class_names: K names.
+      num_images, num_groups: of the training split.
+      positives, known: K counts of training images.
+    """
+
+    class_names: tuple[str, ...]
+    num_images: int
+    num_groups: int
+    positives: tuple[int, ...]
+    known: tuple[int, ...]
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(K,): the share of the known training labels that are 1; 0 where none is known."""
+        return np.array(self.positives) / np.maximum(self.known, 1)
+
+    def to_dict(self) -> dict:
+        """Returns the fields, for `kmed.files.write_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "Prior":
+        """Returns what `to_dict` gave."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+def count_prior(train_labels: np.ndarray, class_names, num_groups: int = 0) -> Prior:
+    """Returns the Prior of training labels (N', K), or integers (N',). Raises ScoreError where there are none."""
+    labels = one_hot_labels(train_labels, len(class_names))
+    if not len(labels):
+        raise ScoreError("The constant predictors need training labels. Received: 0 training images.")
+    positives, known = (labels == 1).sum(axis=0), (~np.isnan(labels)).sum(axis=0)
+    return Prior(tuple(class_names), len(labels), num_groups, tuple(map(int, positives)), tuple(map(int, known)))
+
+
+def constant_predictors(task: str, prior: Prior) -> dict[str, np.ndarray]:
+    """Returns name -> the probabilities (K,) that it gives to every picture.
+
+    "label prevalence" gives the class shares of the training split. It says the class most frequent there
+    ("majority class" puts all its trust in it), or, of many labels, those of half the pictures or more.
+    "empty set" finds nothing; "No Finding" says so, where that is a label.
+    """
+    shares = prior.shares
+    if task == "multiclass":
+        return {"majority class": np.eye(len(shares))[shares.argmax()], "label prevalence": shares}
+    predictors = {"empty set": np.zeros(len(shares))}
+    negative = negative_label(prior.class_names)
+    if negative is not None:
+        predictors[f"always {prior.class_names[negative]!r}"] = np.eye(len(shares))[negative]
+    return predictors | {"label prevalence": shares}
+
+
+def constant_scores(score, task: str, prior: Prior, labels, clusters, class_names, **settings) -> dict[str, Scores]:
+    """Returns name -> Scores of each constant predictor on a split.
+
+    Args:
+      score: `kmed.metrics.scores.score_multiclass` or `score_multilabel`.
+      task: its name.
+      prior: of the training split.
+      labels, clusters, class_names, settings: what `score` takes for the split that is judged.
+    """
+    return {
+        name: score(labels, np.tile(probs, (len(labels), 1)), clusters, class_names, **settings)
+        for name, probs in constant_predictors(task, prior).items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether a model is worth more than the constant predictors, in figures and in words.
+
+    Attributes:
+      learnt: False where neither its ranking nor its decisions are better than theirs.
+      constant: whether its outputs are the same for every picture.
+      main: name of the main score, accuracy or exact match ratio.
+      best_constant: the predictor that is best by it.
+      gain: the main score minus that predictor's, paired by picture.
+      ranking: name of the AUROC that was looked at.
+      sentence: all this as one sentence.
+    """
+
+    learnt: bool
+    constant: bool
+    main: str
+    best_constant: str
+    gain: Score
+    ranking: str
+    sentence: str
+
+    def to_dict(self) -> dict:
+        """Returns the fields, the gain as a dict."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"gain": self.gain.to_dict()}
+
+
+def judge_against_constants(scores: Scores, constants: dict[str, Scores], probs: np.ndarray) -> Verdict:
+    """Returns the Verdict.
+
+    Its ranking is better than theirs where the interval of the macro AUROC (of the common findings, where
+    that is known) lies above 0.5; its decisions are where the interval of the gain in accuracy or exact
+    match, paired on the same draws, lies above 0.
+
+    Args:
+      scores: the model's.
+      constants: of `constant_scores`, from the same pictures, clusters and seed.
+      probs: (N, K), the model's probabilities.
+    """
+    main = next(iter(scores.scores))
+    best = max(constants, key=lambda name: constants[name].scores[main].value)
+    gain = scores.resamples.difference(scores.scores[main], constants[best].scores[main])
+    common = scores.scores.get("auroc_macro_common")
+    ranking = "auroc_macro" if common is None or math.isnan(common.value) else "auroc_macro_common"
+    area = scores.scores[ranking]
+    constant = bool(np.ptp(probs, axis=0).max() < CONSTANT_SPREAD)
+    ranks, decides = area.low > 0.5 and not constant, gain.low > 0 and not constant  # NaN is neither
+    beside = f"{_words(main)} {scores.scores[main].value:.3f}, {best} {constants[best].scores[main].value:.3f}"
+    if constant:
+        sentence = f"Its outputs are the same for every picture: it has {LEARNT_NOTHING}."
+    elif ranks and decides:
+        sentence = f"It is better than every constant predictor: {beside}, {_ranked(ranking, area)}."
+    elif ranks:
+        sentence = (
+            f"It ranks pictures better than chance ({_ranked(ranking, area)}), but its decisions are no better than "
+            f"those of a constant predictor ({beside})."
+        )
+    elif decides:
+        sentence = f"Its decisions are better than any constant predictor's ({beside}); its {_ranked(ranking, area)}."
+    else:
+        sentence = f"It has {LEARNT_NOTHING}: {beside}, {_ranked(ranking, area)}."
+    return Verdict(ranks or decides, constant, main, best, gain, ranking, sentence)
+
+
+def _ranked(name: str, area: Score) -> str:
+    words = "mean AUROC of the common findings" if name.endswith("_common") else "AUROC macro"
+    return f"{words} {area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

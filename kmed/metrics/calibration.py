@@ -1,0 +1,129 @@
+"""Probabilities made believable on the validation split: temperature scaling, Platt scaling a label."""
+
+import dataclasses
+
+import numpy as np
+import scipy.special
+
+from kmed.errors import ScoreError
+
+MIN_POSITIVES = 10  # a label with fewer positives or negatives on validation keeps its probabilities
+
+_SMALLEST = 1e-7
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A map of probabilities, fitted on validation data and stored in the run.
+
+    Attributes:
+      method: "temperature": p -> softmax(log p / T). "platt": p_k -> sigmoid(a_k logit(p_k) + b_k).
+      class_names: K names, in the order of the columns.
+      temperature: T > 0 of the first method.
+      slopes, intercepts: a and b, K numbers each, of the second.
+      not_fitted: labels that keep their probabilities (a = 1, b = 0), with the reason.
+    """
+
+    method: str
+    class_names: tuple[str, ...]
+    temperature: float = 1.0
+    slopes: tuple[float, ...] = ()
+    intercepts: tuple[float, ...] = ()
+    not_fitted: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def constant(self) -> np.ndarray:
+        """bool (K,), the labels that calibration makes the same for every picture (a slope of 0)."""
+        return np.array([slope == 0 for slope in self.slopes] or [False] * len(self.class_names))
+
+    def apply(self, probs: np.ndarray) -> np.ndarray:
+        """Returns float64 (N, K), the calibrated probabilities; the order of the pictures stays as it is."""
+        probs = np.clip(np.asarray(probs, np.float64), _SMALLEST, 1 - _SMALLEST)
+        if self.method == "temperature":
+            return scipy.special.softmax(np.log(probs) / self.temperature, axis=1)
+        return scipy.special.expit(scipy.special.logit(probs) * np.array(self.slopes) + np.array(self.intercepts))
+
+    def invert(self, calibrated: np.ndarray) -> np.ndarray:
+        """Returns float64 (N, K), the probabilities that `apply` turns into `calibrated`.
+
+        As far as float32 holds them: what calibration made equal to 0 or 1 comes back as its nearest number. A
+        label whose slope is 0 has lost what it was: it stays as it is, the same for every picture.
+        """
+        calibrated = np.asarray(calibrated, np.float64)
+        if self.method == "temperature":
+            return scipy.special.softmax(np.log(np.maximum(calibrated, _TINY)) * self.temperature, axis=1)
+        calibrated = np.clip(calibrated, _TINY, 1 - _SMALLEST)
+        slopes = np.array(self.slopes)
+        odds = (scipy.special.logit(calibrated) - np.array(self.intercepts)) / np.where(slopes > 0, slopes, 1.0)
+        return np.where(slopes > 0, scipy.special.expit(odds), calibrated)
+
+    def to_dict(self) -> dict:
+        """Returns the fields, for `kmed.files.write_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict, class_names) -> "Calibration":
+        """Returns what `to_dict` gave. Raises ScoreError where it was fitted for other labels."""
+        if list(fields["class_names"]) != list(class_names):
+            raise ScoreError(f"The calibration is of {list(fields['class_names'])}. Received: {list(class_names)}.")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+def fit_temperature(labels: np.ndarray, probs: np.ndarray, class_names) -> Calibration:
+    """Returns temperature scaling: the T with the lowest log loss (Guo et al., 2017).
+
+    Args:
+      labels: (N, K) with one 1 a row.
+      probs: (N, K), softmax probabilities.
+      class_names: K names.
+    """
+    log_probs = np.log(np.clip(probs, _SMALLEST, None))
+    rows, truth = np.arange(len(labels)), labels.argmax(axis=1)
+
+    def log_loss(log_temperature):
+        return -scipy.special.log_softmax(log_probs / np.exp(log_temperature), axis=1)[rows, truth].mean()
+
+    found = scipy.optimize.minimize_scalar(log_loss, bounds=(-3.0, 3.0), method="bounded")
+    return Calibration("temperature", tuple(class_names), temperature=float(np.exp(found.x)))
+
+
+def fit_platt(labels: np.ndarray, probs: np.ndarray, class_names) -> Calibration:
+    """Returns Platt scaling of each label: a logistic regression on the log-odds (Platt, 1999).
+
+    Where a label's probabilities run against the truth on validation (a < 0), a is 0 and the
+    calibrated probability is the label's share: turning a model round is not calibration.
+
+    Args:
+      labels: (N, K) in {0, 1}, NaN where unknown.
+      probs: (N, K) in [0, 1].
+      class_names: K names.
+    """
+    slopes, intercepts, not_fitted = [], [], {}
+    for name, truth, prob in zip(class_names, labels.T, probs.T, strict=True):
+        known = ~np.isnan(truth)
+        fewest = int(min((truth == 1).sum(), (truth == 0).sum()))
+        if fewest < MIN_POSITIVES:
+            kind = "positives" if (truth == 1).sum() == fewest else "negatives"
+            not_fitted[name] = f"{fewest} {kind} on validation; {MIN_POSITIVES} are needed"
+        slope, intercept = (1.0, 0.0) if name in not_fitted else _logistic(truth[known], prob[known])
+        slopes.append(slope)
+        intercepts.append(intercept)
+    return Calibration(
+        "platt", tuple(class_names), slopes=tuple(slopes), intercepts=tuple(intercepts), not_fitted=not_fitted
+    )
+
+
+def _logistic(truth, probs):
+    from sklearn.linear_model import LogisticRegression
+
+    odds = scipy.special.logit(np.clip(probs.astype(np.float64), _SMALLEST, 1 - _SMALLEST))
+    share = float(scipy.special.logit(truth.mean()))
+    scale = odds.std()
+    if scale < 1e-6:  # the same for every picture
+        return 0.0, share
+    # Standardised, so that the solver meets numbers near 1 whatever the spread of the model's outputs.
+    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(((odds - odds.mean()) / scale)[:, None], truth)
+    slope = float(fitted.coef_[0, 0] / scale)
+    return (slope, float(fitted.intercept_[0] - slope * odds.mean())) if slope > 0 else (0.0, share)

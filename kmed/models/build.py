@@ -1,0 +1,191 @@
+"""Models by name: scaling of the pixels, a backbone of one of four families, and a float32 head.
+
+Importing this is light; Keras is loaded when a model is built.
+"""
+
+import inspect
+import math
+import pathlib
+from collections.abc import Sequence
+
+from kmed.errors import ModelError, suggest
+from kmed.models.registry import MODELS, family_of, resolve_name
+from kmed.progress import say
+
+__all__ = ["build_model", "check_model", "list_models", "model_facts", "model_options", "resolve_name"]
+
+FACTS_PATH = pathlib.Path(__file__).with_name("facts.csv")
+
+MIN_SIDE = {"densenet": 32}  # DenseNet halves five times and rounds down; the others reach 1 pixel from any size
+
+# name: (mean, std) of pixels in [0, 1]
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+def list_models() -> list[str]:
+    """Returns the names that `build_model` knows."""
+    return list(MODELS)
+
+
+def model_facts():
+    """Returns a pandas.DataFrame with one row a model, measured at its usual image size with 4 classes.
+
+    Columns: name, trainable_parameters, total_parameters, multiply_adds (of one image),
+    image_size ("HEIGHTxWIDTH"), imagenet_weights (a Hugging Face repository, or "").
+    """
+    import pandas as pd
+
+    return pd.read_csv(FACTS_PATH, keep_default_na=False)
+
+
+def model_options(name: str) -> dict[str, object]:
+    """Returns {option: default} of what `build_model` takes for this model besides its own arguments."""
+    parameters = inspect.signature(family_of(name).build).parameters.values()
+    keyword_only = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {option: default for option, default in keyword_only.items() if option != "dropout"}
+
+
+def check_model(name: str, image_size: Sequence[int], options: dict) -> None:
+    """Raises ModelError where a model cannot be built of this size with these options, as far as can be told at once.
+
+    So that a mistake is found before the pictures are read.
+    """
+    _, image_size = _check_sizes(resolve_name(name), 1, image_size)
+    _check_options(resolve_name(name), options)
+    check_size = getattr(family_of(name), "check_size", None)  # only the patches of vit ask for more
+    if check_size is not None:
+        check_size(image_size, **options)
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    image_size: Sequence[int] | None = None,
+    task: str = "multiclass",
+    weights=None,
+    normalization: str | Sequence[Sequence[float]] | None = None,
+    activation: str | None = "task",
+    dropout: float | None = None,
+    **options,
+):
+    """Returns an uncompiled keras.Model from raw pixels to probabilities.
+
+    Its layers: "images" -> "normalize" -> "backbone" (a model of its own, to freeze or to train at
+    another rate) -> "pool" -> "dropout" -> "head" (logits) -> "probs". From "pool" on it computes in
+    float32, whatever Keras' dtype policy.
+
+    Args:
+      name: one of `list_models()`; "efficientnet_b0" and "ResNet-18" are understood.
+      num_classes: number of outputs, at least 1.
+      image_size: (height, width) in pixels; None takes the size the model was published at.
+      task: "multiclass" (softmax) or "multilabel" (sigmoid).
+      weights: None for a random start, or what `kmed.models.weights.load_weights` takes: "imagenet",
+        a safetensors file or folder, a .keras file, an earlier run, "hf://user/repository".
+      normalization: "imagenet", "unit" (pixels / 255), or (mean, std) of three numbers each, of pixels
+        in [0, 1]; None takes the one that belongs to the weights, else "imagenet".
+      activation: "task", or None for logits.
+      dropout: rate in [0, 1) before the head; in vit throughout the transformer. None: as published.
+      options: of the model's family, see `model_options(name)`.
+    Input: uint8 or float (N, height, width, 3) in [0, 255]. Output: float32 (N, num_classes).
+    Raises: ModelError: an unknown name, option or value. WeightsError: weights that do not fit.
+    Example:
+      >>> model = build_model("resnet18", 4, image_size=(120, 160))
+    """
+    name = resolve_name(name)
+    num_classes, image_size = _check_sizes(name, num_classes, image_size)
+    _check_options(name, options)
+    last = _activation(task, activation)
+    rate = MODELS[name].dropout if dropout is None else dropout
+    mean, std = _check_normalization(normalization, weights, name)
+
+    import keras
+
+    from kmed.models.layers import ClassToken, Normalize, check_fraction
+
+    check_fraction(dropout=rate)
+    if MODELS[name].family == "vit":
+        options, rate = {**options, "dropout": rate}, 0.0
+    images = keras.Input((*image_size, 3), dtype="float32", name="images")  # (N, H, W, 3)
+    x = Normalize(mean, std, name="normalize")(images)
+    x = family_of(name).build(name, image_size, **options)(x)  # (N, h, w, D), or tokens (N, 1 + P, D)
+    pool = ClassToken if len(x.shape) == 3 else keras.layers.GlobalAveragePooling2D
+    x = pool(dtype="float32", name="pool")(x)  # (N, D)
+    x = keras.layers.Dropout(rate, dtype="float32", name="dropout")(x)
+    x = keras.layers.Dense(num_classes, dtype="float32", name="head")(x)  # (N, num_classes)
+    x = keras.layers.Activation(last, dtype="float32", name="probs")(x)
+    model = keras.Model(images, x, name=name)
+    if weights is not None:
+        from kmed.models.weights import load_weights
+
+        for note in load_weights(model, weights):
+            say(note)
+    return model
+
+
+def _check_sizes(name: str, num_classes, image_size) -> tuple[int, tuple[int, int]]:
+    if isinstance(num_classes, bool) or not hasattr(num_classes, "__index__") or num_classes < 1:
+        raise ModelError(f"num_classes is an integer of at least 1. Received: num_classes={num_classes!r}")
+    sides = MODELS[name].image_size if image_size is None else image_size
+    least = MIN_SIDE.get(MODELS[name].family, 8)
+    whole = isinstance(sides, Sequence) and len(sides) == 2 and all(hasattr(side, "__index__") for side in sides)
+    if not whole or min(sides) < least:
+        raise ModelError(
+            f"image_size is (height, width) in pixels, for {name} at least {least} each. "
+            f"Received: image_size={image_size!r}"
+        )
+    return int(num_classes), (int(sides[0]), int(sides[1]))
+
+
+def _check_options(name: str, options: dict) -> None:
+    legal = model_options(name)
+    for option in options:
+        if option not in legal:
+            hint = suggest(option, legal)
+            raise ModelError(f"{name} has no option {option!r}.{hint} Options: {', '.join(legal) or 'none'}.")
+
+
+def _activation(task: str, activation: str | None) -> str:
+    from kmed.tasks import TASKS
+
+    if task not in TASKS:
+        raise ModelError(f"task is one of {', '.join(TASKS)}.{suggest(task, TASKS)} Received: task={task!r}")
+    if activation not in ("task", None):
+        raise ModelError(f'activation is "task" or None (logits). Received: activation={activation!r}')
+    return "linear" if activation is None else TASKS[task].activation
+
+
+def _check_normalization(normalization, weights, name: str):
+    """Returns (mean, std): those asked for, else those of the weights, else ImageNet's."""
+    asked = None if normalization is None else _mean_and_std(normalization)
+    if weights is None:
+        return asked or NORMALIZATIONS["imagenet"]
+    from kmed.models.weight_files import normalization_of, same_normalization
+
+    own = normalization_of(weights, name)
+    if asked and own and not same_normalization(asked, own):
+        raise ModelError(
+            f"The weights were trained with mean {list(own[0])} and std {list(own[1])}, so another normalization "
+            f"would spoil them. Received: normalization={normalization!r}. Leave it out."
+        )
+    return asked or own or NORMALIZATIONS["imagenet"]
+
+
+def _mean_and_std(normalization):
+    if isinstance(normalization, str):
+        if normalization not in NORMALIZATIONS:
+            hint = suggest(normalization, NORMALIZATIONS)
+            raise ModelError(f"normalization is imagenet, unit or (mean, std).{hint} Received: {normalization!r}")
+        return NORMALIZATIONS[normalization]
+    try:
+        mean, std = (tuple(float(value) for value in values) for values in normalization)
+    except (TypeError, ValueError):
+        mean, std = (), ()
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise ModelError(
+            "normalization is imagenet, unit, or (mean, std) with three numbers each, std above 0. "
+            f"Received: normalization={normalization!r}"
+        )
+    return mean, std

@@ -1,0 +1,273 @@
+"""Which part of a picture speaks for a class: heat maps, and how they are laid over the picture."""
+
+import keras
+import matplotlib
+import numpy as np
+from keras import ops
+
+from kmed.errors import DataError, ModelError
+from kmed.models.layers import Attention, Tokens
+from kmed.models.registry import MODELS
+
+# The convolutional families halve the picture five times. Cell i of the last map stands at pixel 32 i plus
+# this: in ResNet and EfficientNet each halving keeps the even pixels, while DenseNet's three poolings of 2x2
+# come to stand between two of them (at a step of 4, 8 and 16 pixels: 2 + 4 + 8).
+CELL_STEP = 32
+
+CELL_OFFSETS = {"resnet": 0.0, "efficientnet": 0.0, "densenet": 14.0}
+
+COLOR_MAP = "inferno"  # its brightness grows evenly, so that it is read with any colour vision
+
+DIMMED = 0.6  # brightness of the picture under it, so that in bright pictures too what is hot is what is bright
+
+BATCH_PIXELS = 2**17  # of a convolutional network, whose activations all stay until the last is known
+
+BATCH_BYTES = 2**27  # of a transformer's attention weights, of which the gradient keeps several copies
+
+
+def explain(model: keras.Model, images, class_indices=None) -> np.ndarray:
+    """Returns float32 (N, H, W) in [0, 1], how much each pixel's surroundings speak for a class.
+
+    Convolutional networks: Grad-CAM of the logit on the last map (Selvaraju et al., 2017). Since the
+    head is linear on the map's mean, a logit's gradient is its column of the head's weights / (h * w)
+    at every cell, so Grad-CAM is CAM (Zhou et al., 2016) up to a factor and needs no gradient:
+    relu(sum over channels of map * weight). The map is coarse, a cell 32 pixels; between the cells'
+    centres it is bilinear.
+
+    vit: the relevance of each patch to the class token (Chefer et al., 2021, eq. 5 and 6): over the
+    blocks R <- R + mean over heads of relu(A * dlogit/dA) R, with A the attention weights.
+
+    Each map is divided by its largest value, so maps of two pictures or classes do not compare in
+    strength. A map that tells no place apart, because nothing speaks for the class or everything does
+    alike, is all zeros. A nearly even map is as informative as it looks: it tells little. An EfficientNet
+    trained for few steps gave such maps, perhaps since squeeze-and-excitation spreads what it saw.
+
+    Pictures are explained a few at a time. A vit needs most memory: about 3 GB for one picture of
+    1,201 tokens (240x320) with 6 blocks of 16 heads, a sixteenth of that at half the size.
+
+    Args:
+      model: a keras.Model of `build_model`, as made, trained, or loaded from its .keras file.
+      images: uint8 or float (N, H, W, 3), raw pixels in [0, 255], in the model's size.
+      class_indices: (N,) integers in [0, K), or one for all; None takes each picture's most probable class.
+    Raises: DataError: pictures of another shape or range. ModelError: a model that kmed did not build, a
+      class it does not know, or a vit on a backend other than TensorFlow and JAX.
+    Example:
+      >>> heat = explain(model, images)
+      >>> picture = overlay(images[0], heat[0])
+    """
+    is_transformer = _check_model(model)
+    images = _check_images(images, model.input_shape[1:])
+    class_indices = _check_classes(class_indices, len(images), model.output_shape[-1])
+    maps_of = (_relevance if is_transformer else _class_activation)(model)
+    size = _batch_size(model, is_transformer)
+    heat = np.zeros(images.shape[:3], np.float32)
+    for start in range(0, len(images), size):
+        batch = slice(start, start + size)
+        scaled = model.get_layer("normalize")(images[batch])
+        heat[batch] = maps_of(scaled, None if class_indices is None else class_indices[batch])
+    return _to_unit(heat)
+
+
+def overlay(image, heatmap, opacity: float = 0.7) -> np.ndarray:
+    """Returns uint8 (H, W, 3), the picture in dimmed grey under the heat in colour.
+
+    The colour covers the picture in proportion to the heat. Where nothing speaks for the class the
+    picture is seen alone, in grey, so that its own colours are not taken for heat.
+
+    Args:
+      image: uint8 or float (H, W, 3) in [0, 255].
+      heatmap: float (H, W) in [0, 1].
+      opacity: in [0, 1], of the colour where the heat is 1.
+    Raises: DataError: shapes that do not fit, or values outside their range.
+    """
+    image = _check_images(np.asarray(image)[None], (None, None, 3))[0]
+    heat = np.asarray(heatmap, np.float32)
+    if heat.shape != image.shape[:2]:
+        raise DataError(
+            f"heatmap must have the picture's height and width, {image.shape[:2]}. Received: shape={heat.shape}."
+        )
+    if not ((heat >= 0) & (heat <= 1)).all():
+        raise DataError(f"heatmap must lie in [0, 1]. Received: values from {heat.min()} to {heat.max()}.")
+    if not 0 <= opacity <= 1:
+        raise DataError(f"opacity must lie in [0, 1]. Received: opacity={opacity}.")
+    grey = DIMMED * image @ np.array([0.299, 0.587, 0.114], np.float32)  # (H, W), luma as in ITU-R BT.601
+    color = matplotlib.colormaps[COLOR_MAP](heat)[..., :3] * 255  # (H, W, 3)
+    share = opacity * heat[..., None]
+    return np.round((1 - share) * grey[..., None] + share * color).astype(np.uint8)
+
+
+# ----- convolutional networks -----
+
+
+def _class_activation(model):
+    """Returns a function of a batch that gives (N, H, W), the class activation maps, at least 0."""
+    offset = CELL_OFFSETS[MODELS[model.name].family]
+    kernel = ops.convert_to_numpy(model.get_layer("head").kernel)  # (C, K)
+
+    def maps_of(scaled, class_indices):
+        maps = model.get_layer("backbone")(scaled, training=False)
+        if class_indices is None:
+            class_indices = _most_probable(_logits(model, maps))
+        maps = ops.convert_to_numpy(ops.cast(maps, "float32"))  # (N, h, w, C)
+        cells = np.einsum("nhwc,cn->nhw", maps, kernel[:, class_indices])
+        return _spread(np.maximum(cells, 0), model.input_shape[1:3], CELL_STEP, offset)
+
+    return maps_of
+
+
+# ----- transformers -----
+
+
+def _relevance(model):
+    """Returns a function of a batch that gives (N, H, W), each patch's relevance to the class token, at least 0."""
+    backbone = model.get_layer("backbone")
+    attentions = _attentions(model)
+    num_tokens = attentions[0].output.shape[1]
+    rows, columns = next(layer.grid for layer in backbone.layers if isinstance(layer, Tokens))
+    step = model.input_shape[1] // rows
+
+    def chosen_logits(gates, scaled, chosen):
+        features = _run_gated(backbone, scaled, dict(zip([layer.name for layer in attentions], gates, strict=True)))
+        return ops.sum(_logits(model, features) * chosen)
+
+    gradients_of = _differentiate(chosen_logits)
+
+    def maps_of(scaled, class_indices):
+        if class_indices is None:
+            class_indices = _most_probable(_logits(model, backbone(scaled, training=False)))
+        chosen = np.eye(model.output_shape[-1], dtype=np.float32)[class_indices]  # (N, K)
+        ones = [ops.ones((len(chosen), layer.num_heads, num_tokens, num_tokens), "float32") for layer in attentions]
+        relevance = np.eye(num_tokens, dtype=np.float32)[None]  # (1, T, T), then (N, T, T)
+        # With gates of 1 on the attention weights A, the gradient by a gate is A * dlogit/dA.
+        for product in gradients_of(ones, scaled, chosen):
+            relevance = relevance + np.maximum(ops.convert_to_numpy(product), 0).mean(axis=1) @ relevance
+        cells = relevance[:, 0, 1:].reshape(-1, rows, columns)
+        return _spread(cells, model.input_shape[1:3], step, (step - 1) / 2)
+
+    return maps_of
+
+
+def _attentions(model):
+    return [layer for layer in model.get_layer("backbone").layers if isinstance(layer, Attention)]
+
+
+def _run_gated(backbone, scaled, gates):
+    """Returns the backbone's output, with the attention weights of each named layer multiplied by its gates."""
+    known = {id(backbone.input): scaled}
+    for layer in backbone.layers:  # in the order of running
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        inputs = keras.tree.map_structure(lambda tensor: known[id(tensor)], layer.input)
+        gated = {"gates": gates[layer.name]} if layer.name in gates else {}
+        known[id(layer.output)] = layer(inputs, **gated)
+    return known[id(backbone.output)]
+
+
+def _differentiate(function):
+    """Returns a function of the same arguments: the gradients of a scalar by each array of the first argument."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        def gradients_of(arrays, *others):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(arrays)
+                value = function(arrays, *others)
+            return tape.gradient(value, arrays)
+
+        return gradients_of
+    if backend == "jax":
+        import jax
+
+        return jax.jit(jax.grad(function))
+    raise ModelError(f"Explaining a vit needs TensorFlow or JAX for its gradients. Keras runs on {backend}.")
+
+
+# ----- both -----
+
+
+def _logits(model, features):
+    """Returns float32 (N, K), what the head makes of the backbone's output."""
+    return model.get_layer("head")(model.get_layer("pool")(features))
+
+
+def _most_probable(logits):
+    """Returns int (N,), by logits, since sigmoids of two sure classes may round to the same 1."""
+    return np.argmax(ops.convert_to_numpy(logits), axis=-1)
+
+
+def _spread(cells, image_size, step, offset):
+    """Returns (N, H, W), values between cells whose centres stand at pixel `step` i + `offset`, bilinearly."""
+    down, across = (
+        _between(size, count, step, offset) for size, count in zip(image_size, cells.shape[1:], strict=True)
+    )
+    return np.einsum("yi,nij,xj->nyx", down, cells, across, optimize=True)
+
+
+def _between(size, count, step, offset):
+    """Returns (size, count), each pixel's shares of the two cells beside it; past the outermost, of that one."""
+    place = np.clip((np.arange(size) - offset) / step, 0, count - 1)  # in cells
+    return np.maximum(1 - np.abs(place[:, None] - np.arange(count)), 0).astype(np.float32)
+
+
+def _to_unit(heat):
+    """Returns each map divided by its largest value; zeros where it is the same everywhere, but for rounding."""
+    highest = heat.max(axis=(1, 2), keepdims=True)
+    lowest = heat.min(axis=(1, 2), keepdims=True)
+    tells = highest - lowest > 1e-5 * highest
+    return np.divide(heat, highest, out=np.zeros_like(heat), where=tells)
+
+
+def _batch_size(model, is_transformer):
+    """Returns how many pictures are explained at once."""
+    if not is_transformer:
+        return max(1, BATCH_PIXELS // (model.input_shape[1] * model.input_shape[2]))
+    weights = sum(layer.num_heads * layer.output.shape[1] ** 2 for layer in _attentions(model))
+    return max(1, BATCH_BYTES // (4 * weights))
+
+
+# ----- checks -----
+
+
+def _check_model(model):
+    """Returns whether the model is a transformer. Raises ModelError unless kmed built it."""
+    wanted = ("normalize", "backbone", "pool", "head")
+    present = [layer.name for layer in getattr(model, "layers", [])]
+    if missing := [name for name in wanted if name not in present]:
+        raise ModelError(
+            f"explain needs a model that kmed.build_model made: this one has no layer {missing[0]!r}. "
+            f"Its layers: {', '.join(present[:6]) or 'none'}."
+        )
+    if model.name not in MODELS:
+        raise ModelError(f"explain needs a model that kmed.build_model made. Received: one called {model.name!r}.")
+    return MODELS[model.name].family == "vit"
+
+
+def _check_images(images, shape):
+    """Returns float32 (N, H, W, 3). Raises DataError unless `images` have this shape and raw pixels."""
+    images = np.asarray(images)
+    fits = images.ndim == 4 and all(want in (None, side) for want, side in zip(shape, images.shape[1:], strict=True))
+    if not fits:
+        told = ", ".join("HWC"[axis] if side is None else str(side) for axis, side in enumerate(shape))
+        raise DataError(f"Pictures must be (N, {told}) here. Received: shape={images.shape}.")
+    if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
+        raise DataError(f"Pictures must be uint8 or float. Received: dtype={images.dtype}.")
+    if images.size and not (images.min() >= 0 and images.max() <= 255):  # NaN is neither
+        raise DataError(f"Pixels must lie in [0, 255]. Received: values from {images.min()} to {images.max()}.")
+    return images.astype(np.float32)
+
+
+def _check_classes(class_indices, num_images, num_classes):
+    """Returns int64 (N,), or None. Raises ModelError where a class does not exist."""
+    if class_indices is None:
+        return None
+    indices = np.asarray(class_indices)
+    if indices.shape not in ((), (num_images,)) or not (np.issubdtype(indices.dtype, np.integer) or not indices.size):
+        raise ModelError(
+            f"class_indices must be one integer a picture, {num_images} here, or one for all. "
+            f"Received: shape={indices.shape}, dtype={indices.dtype}."
+        )
+    wrong = indices[(indices < 0) | (indices >= num_classes)]
+    if wrong.size:
+        raise ModelError(f"class_indices lie between 0 and {num_classes - 1} here. Received: {wrong[0]}.")
+    return np.broadcast_to(indices, (num_images,)).astype(np.int64)

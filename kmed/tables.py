@@ -1,0 +1,50 @@
+"""CSV tables of results: read as text, added to without touching what is there."""
+
+import pathlib
+
+import pandas as pd
+
+from kmed.errors import RunError
+from kmed.files import write_frame
+
+
+def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Returns a CSV table as text, without rows or columns where it does not exist yet.
+
+    Raises: RunError: it is no CSV, or lacks the columns `needed`, so it is a table of other rows.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path} cannot be read as a table of results ({reason}). Give another file.") from None
+    if missing := [name for name in needed if name not in table.columns]:
+        raise RunError(f"{path} is a table of other rows: it has no column {missing[0]!r}. Give another file.")
+    return table
+
+
+def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = None) -> int:
+    """Adds rows to a CSV table, making it where it does not exist, and returns how many were not there yet.
+
+    A row is there already where the table agrees with it in all of its own columns: what the table tells besides,
+    such as a note made by hand, makes no other row of it.
+
+    Args:
+      path: the table.
+      rows: frames of one row each, of text.
+      table: what `path` holds; None: it is read.
+    """
+    table, added = read_table(path) if table is None else table, 0
+    for row in rows:
+        own = list(row.columns)
+        columns = [*own, *(name for name in table.columns if name not in own)]
+        row, table = (frame.reindex(columns=columns, fill_value="") for frame in (row, table))
+        if not (table[own] == row[own].iloc[0]).all(axis=1).any():
+            table = pd.concat([table, row], ignore_index=True)
+            added += 1
+    if added:
+        write_frame(pathlib.Path(path), table)
+    return added

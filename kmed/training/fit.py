@@ -1,0 +1,118 @@
+"""Train a model on a table, judge it once, and leave a run folder. Read from top to bottom: it runs so."""
+
+import pathlib
+
+from kmed import files, runtime
+from kmed.config import Config
+from kmed.data.prepare import open_table, prepare_table, tell
+from kmed.data.splits import read_splits, write_splits
+from kmed.data.table import Table
+from kmed.errors import ConfigError, RunError, suggest
+from kmed.files import write_json
+from kmed.models.build import check_model
+from kmed.models.registry import resolve_name
+from kmed.models.weight_files import normalization_of
+from kmed.progress import say
+from kmed.runs import Run, check_vacant, claimed, default_folder, open_run, point_latest, write_classes
+from kmed.tasks import get_task
+from kmed.training.loop import remove_leftovers, train
+
+
+def fit(config: Config | None = None, *, table: Table | None = None, out=None) -> Run:
+    """Trains a model, judges it on the test split, and returns its run folder.
+
+    Args:
+      config: every setting; None takes the defaults (ResNet-18 on the built-in demo data).
+      table: the pictures, in place of those that `config.data.path` names.
+      out: the run folder, which must not exist yet; None makes one under saved_models/.
+    Returns: Run, the paths of what was made.
+    Raises: KmedError: bad settings or data, a full disk, a loss that is not finite. Before the first
+      finished epoch an error leaves no folder behind.
+    Example:
+      >>> run = kmed.fit(kmed.load_config(overrides=["train.epochs=1"]))
+    """
+    config = config or Config()
+    check_settings(config)
+    if out is not None:
+        check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
+    config = with_absolute_paths(with_normalization(config))
+    table = open_table(config) if table is None else table
+    folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
+    with claimed(folder) as run:
+        table, unreadable = prepare_table(table, config)
+        tell(table)
+        write_splits(table, run.splits)
+        write_classes(run, config, table.class_names)
+        write_json(run.environment, runtime.environment())
+        if len(unreadable):
+            files.write_frame(run.unreadable, unreadable)
+        config.write(run.config)  # last, since it makes the folder a run that can be resumed
+        point_latest(run.folder)
+        say(f"Run folder: {run.folder}")
+        return train(run, config, table)
+
+
+def resume(folder, *, table: Table | None = None) -> Run:
+    """Goes on with an interrupted run from its last finished epoch, with the run's own settings.
+
+    Raises: RunError: no such run, or it has already ended.
+    """
+    run = open_run(folder)
+    if run.result.exists():
+        remove_leftovers(run)  # a kill may have come just before
+        raise RunError(f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead.")
+    config = run.read_config()
+    table = open_table(config) if table is None else table
+    return train(run, config, read_splits(table, run.splits))
+
+
+def check_settings(config: Config) -> None:
+    """Raises ConfigError where settings that are legal alone contradict each other."""
+    name = resolve_name(config.model.name)
+    task = get_task(config.task)
+    if config.train.loss not in ("auto", *task.losses):
+        hint = suggest(config.train.loss, task.losses)
+        raise ConfigError(
+            f"train.loss of {config.task} is {' or '.join(task.losses)}. Received: {config.train.loss!r}.{hint}"
+        )
+    # Raises where the two do not go together.
+    task.make_loss(config.train.loss, label_smoothing=config.train.label_smoothing, positive_weights=[1.0])
+    legal = ["val_loss", *(f"val_{metric.name}" for metric in task.make_metrics(["any"]))]
+    if config.train.monitor not in legal:
+        hint = suggest(config.train.monitor, legal)
+        raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
+    arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "activation", "name"}
+    if doubled := sorted(arguments & set(config.model.options)):
+        raise ConfigError(
+            f"model.options.{doubled[0]} has a setting of its own; for dropout it is model.dropout. Use that instead."
+        )
+    check_model(name, config.data.image_size, config.model.options)
+    if config.train.freeze_epochs and not config.model.weights:
+        raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
+    if config.data.fold is not None and config.data.splits is None:
+        raise ConfigError("data.fold chooses a fold of a splits file: give data.splits too.")
+
+
+def with_normalization(config: Config) -> Config:
+    """Returns the settings with the normalisation that belongs to the weights written out.
+
+    So the model can be rebuilt, by a resumed run or in another dtype, without the weights' source.
+    """
+    if config.model.weights is None or config.model.normalization is not None:
+        return config
+    own = normalization_of(config.model.weights, config.model.name)
+    chosen = None if own is None else tuple(map(list, own))
+    return config.model_copy(update={"model": config.model.model_copy(update={"normalization": chosen})})
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Returns the settings with the data's paths written out, so the run can be resumed from any folder."""
+    data = config.data
+    given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv}
+    given |= {name: value for name, value in (("group", data.group), ("cluster", data.cluster)) if _is_file(value)}
+    found = {name: str(pathlib.Path(value).expanduser().absolute()) for name, value in given.items() if value}
+    return config.model_copy(update={"data": data.model_copy(update=found)})
+
+
+def _is_file(value: str | None) -> bool:
+    return value is not None and not value.startswith("regex:") and pathlib.Path(value).is_file()

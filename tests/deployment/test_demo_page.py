@@ -1,0 +1,580 @@
+"""The page of `kmed demo`: it sees what kmed sees, says what the TFLite file says, and asks nobody."""
+
+import base64
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import re
+import shutil
+import threading
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from kmed.config import load_config
+from kmed.data.images import FITS, INTERPOLATIONS, read_image, resize_array
+from kmed.deployment import demo_page
+from kmed.errors import RunError
+from kmed.evaluation.predictor import open_exported
+from kmed.metrics.calibration import Calibration
+from kmed.tasks import get_task
+from kmed.training import fit
+
+SIZE = (32, 40)  # of the model's input, in pixels
+NAMES = ["EOSINOPHIL", "LYMPHOCYTE", "a <b>bold</b> & \"quoted\" 'name' that is long", "NEUTROPHIL"]
+THRESHOLDS = [0.3, 0.05, 0.5, 0.02]
+SCORE = {
+    "name": "accuracy",
+    "value": 0.78126,
+    "low": 0.63373,
+    "high": 0.89143,
+    "num_images": 2487,
+    "num_clusters": 71,
+    "split": "test",
+}
+DESCRIPTION = {
+    "kmed_version": "0.0.0",
+    "model": "resnet18",
+    "task": "multiclass",
+    "class_names": NAMES,
+    "image_size": list(SIZE),
+    "fit": "pad",
+    "interpolation": "bilinear",
+    "input": "",
+    "output": "",
+    "calibrated": True,
+    "thresholds": None,
+    "test_score": SCORE,
+    "verdict": "It is better than every constant predictor.",
+}
+MULTILABEL = {**DESCRIPTION, "task": "multilabel", "thresholds": dict(zip(NAMES, THRESHOLDS)), "fit": "crop"}
+
+
+def draw(rng, width: int, height: int) -> np.ndarray:
+    """Returns uint8 (H, W, 3): coarse spots with fine structure, as photographs have."""
+    coarse = rng.integers(0, 256, (5, 4, 3)).astype(np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    return np.clip(smooth + rng.integers(-12, 13, (height, width, 1)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The paths of 20 picture files: grey and coloured, of all shapes, turned by EXIF, transparent, deep, large."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(3)
+    drawn = {size: Image.fromarray(draw(rng, *size)) for size in ((320, 240), (240, 320), (97, 61), (50, 400))}
+    for (width, height), image in drawn.items():
+        image.save(folder / f"plain_{width}x{height}.png")
+        image.save(folder / f"plain_{width}x{height}.jpg", quality=93)
+        image.convert("L").save(folder / f"grey_{width}x{height}.{'png' if width > 100 else 'jpg'}")
+    landscape = drawn[320, 240]
+    for turn in (3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        landscape.save(folder / f"turned_{turn}.jpg", exif=exif, quality=93)
+    alpha = np.linspace(0, 255, 320 * 240).reshape(240, 320).astype(np.uint8)
+    Image.fromarray(np.dstack([np.asarray(landscape), alpha])).save(folder / "transparent.png")
+    landscape.quantize(64).save(folder / "palette.png")
+    Image.fromarray(np.asarray(landscape.convert("L")).astype(np.uint16) * 257 + 3).save(folder / "deep.png")
+    Image.fromarray(draw(rng, *SIZE[::-1])).save(folder / "own_size.png")
+    landscape.save(folder / "lossless.webp", lossless=True)
+    Image.fromarray(draw(rng, 4000, 3000)).save(folder / "photograph.jpg", quality=80)
+    paths = sorted(folder.iterdir())
+    assert len(paths) == 20
+    return paths
+
+
+@pytest.fixture(scope="module")
+def tflite(tmp_path_factory, pictures):
+    """An untrained ResNet-18 as a TFLite file of batch 1, whose head is set so that the pictures differ."""
+    import keras
+
+    from kmed.formats.tflite import write_tflite
+    from kmed.models.build import build_model
+
+    keras.utils.set_random_seed(0)
+    model = build_model("resnet18", len(NAMES), image_size=SIZE)
+    images = np.stack([read_image(path, SIZE) for path in pictures]).astype(np.float32)
+    found = keras.Model(model.input, model.get_layer("pool").output).predict(images, verbose=0)
+    head = np.random.default_rng(1).normal(size=(found.shape[1], len(NAMES)))
+    logits = (found - found.mean(axis=0)) @ head
+    head *= 3 / logits.std()
+    model.get_layer("head").set_weights([head, -found.mean(axis=0) @ head])
+    path = tmp_path_factory.mktemp("model") / "resnet18.tflite"
+    unchanged = Calibration("temperature", tuple(NAMES), temperature=1.0)
+    write_tflite(model, unchanged, path, DESCRIPTION)
+    return path
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, tflite):
+    """The folder of a multiclass page."""
+    return demo_page.write_page(tflite, DESCRIPTION, tmp_path_factory.mktemp("demo") / "page", title="<i>blood</i>")
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory, tflite):
+    """The folder of a multilabel page."""
+    return demo_page.write_page(tflite, MULTILABEL, tmp_path_factory.mktemp("demo") / "page", title="x-rays")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file that stands for a model where none is run."""
+    path = tmp_path / "small.tflite"
+    path.write_bytes(b"model")
+    return path
+
+
+# ----- the folder -----
+
+
+def test_the_folder_is_whole(demo, tflite):
+    assert (demo / "model.tflite").read_bytes() == tflite.read_bytes()
+    told = json.loads((demo / "model.json").read_text())
+    assert told == {
+        **DESCRIPTION,
+        "title": "<i>blood</i>",
+        "model_bytes": tflite.stat().st_size,
+        "pillow_version": PIL.__version__,
+    }
+    names = {path.relative_to(demo).as_posix() for path in demo.rglob("*") if path.is_file()}
+    kept = json.loads(re.search(r"FILES = (\[.*\])", (demo / "service-worker.js").read_text())[1])
+    assert set(kept) == names - {"index.html", "service-worker.js"} | {"./"}
+    manifest = json.loads((demo / "manifest.webmanifest").read_text())
+    assert manifest["name"] == "<i>blood</i>"
+    for icon in manifest["icons"]:
+        with Image.open(demo / icon["src"]) as image:
+            assert f"{image.width}x{image.height}" == icon["sizes"]
+
+
+def test_the_page_holds_no_code_and_no_foreign_markup(demo):
+    page = (demo / "index.html").read_text()
+    assert "default-src 'self'" in page and "'unsafe-inline'" not in page and "'unsafe-eval'" not in page
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<i>|<b>|https?://(?!localhost)", page)
+    for said in (
+        "Not for clinical use",
+        "0.781",
+        "95 % interval 0.634 to 0.891",
+        "2,487",
+        "71",
+        DESCRIPTION["verdict"],
+    ):
+        assert said in page, said
+
+
+def test_few_clusters_and_undefined_scores_are_told(small, tmp_path):
+    score = {**SCORE, "num_clusters": 7, "value": None, "low": None, "high": float("nan"), "split": "val"}
+    out = demo_page.write_page(small, {**DESCRIPTION, "test_score": score}, tmp_path / "out", title="t", level=0.9)
+    page = (out / "index.html").read_text()
+    assert "undefined" in page and "90 % interval undefined to undefined" in page
+    assert "With fewer than 20 groups it is too narrow." in page and "validation pictures" in page
+
+
+def test_the_version_follows_the_content(small, tmp_path):
+    def version(name, **changed):
+        out = demo_page.write_page(small, {**DESCRIPTION, **changed}, tmp_path / name, title="t")
+        return re.search(r'VERSION = "(\w+)"', (out / "service-worker.js").read_text())[1]
+
+    assert version("one") == version("two")
+    assert version("one") != version("three", class_names=["a", "b", "c", "d"])
+
+
+def test_only_an_older_demo_is_replaced(small, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    demo_page.write_page(small, DESCRIPTION, out, title="first")
+    demo_page.write_page(small, DESCRIPTION, out, title="second")
+    assert json.loads((out / "model.json").read_text())["title"] == "second"
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty"):
+        demo_page.write_page(small, DESCRIPTION, precious, title="t")
+    (out / "CNAME").write_text("cells.example.org")
+    with pytest.raises(RunError, match="holds CNAME beside an older demo"):
+        demo_page.write_page(small, DESCRIPTION, out, title="third")
+    (out / "CNAME").unlink()
+    monkeypatch.chdir(out)
+    with pytest.raises(RunError, match="is the folder this runs in"):
+        demo_page.write_page(small, DESCRIPTION, ".", title="third")
+    assert json.loads((out / "model.json").read_text())["title"] == "second"
+    with pytest.raises(RunError, match="is a file"):
+        demo_page.write_page(small, DESCRIPTION, small, title="t")
+    with pytest.raises(RunError, match="no TFLite file"):
+        demo_page.write_page(tmp_path / "none.tflite", DESCRIPTION, tmp_path / "new", title="t")
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in precious.iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_is_left_of_a_page_that_fails(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_page, "_hash", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo_page.write_page(small, DESCRIPTION, tmp_path / "out", title="t")
+    assert [path.name for path in tmp_path.iterdir()] == ["small.tflite"]
+
+
+def test_the_runtime_is_the_pinned_one():
+    folder = demo_page.WEBAPP / "litert"
+    told = json.loads((folder / "VERSION").read_text())
+    assert {path.name for path in folder.iterdir()} == {*told["sha256"], "VERSION"}
+    for name, digest in told["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    code = (folder / "litert.js").read_text() + (folder / "wasm-utils.js").read_text()
+    assert set(re.findall(r'^import .* from "(.*)";', code, re.MULTILINE)) == {"./wasm-utils.js"}
+    assert not re.search(r"https?://", code)
+
+
+def test_a_run_becomes_a_page(tiny, tmp_path):
+    run = fit.fit(load_config(None, tiny), out=tmp_path / "run")
+    out = demo_page.write_demo(run.folder, tmp_path / "demo")
+    exported = run.exports / "vit.tflite"
+    assert (out / "model.tflite").read_bytes() == exported.read_bytes()
+    told = json.loads((out / "model.json").read_text())
+    assert told["title"] == "run" and told["class_names"] == ["red", "green", "blue"]
+    made = exported.stat().st_mtime_ns
+    demo_page.write_demo(run.folder, out)
+    assert exported.stat().st_mtime_ns == made  # what is there and current is not exported again
+    metrics = json.loads(run.metrics.read_text())
+    metrics["test"]["scores"]["accuracy"]["value"] = 0.123
+    run.metrics.write_text(json.dumps(metrics))
+    demo_page.write_demo(run.folder, out)
+    assert exported.stat().st_mtime_ns != made
+    assert "0.123" in (out / "index.html").read_text()
+    with pytest.raises(RunError, match="does not exist"):
+        demo_page.write_demo(tmp_path / "nowhere", tmp_path / "other")
+
+
+# ----- in a browser -----
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; what stands in the server's `broken` is missing."""
+
+    def do_GET(self):
+        """Answers, and notes what was asked for."""
+        self.server.asked.append(self.path)
+        if self.path.lstrip("/") in self.server.broken:
+            self.send_error(404)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def served(folder, broken=()):
+    """Yields the server of a folder, with the page's address as `url`."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
+        server.url, server.asked, server.broken = f"http://localhost:{server.server_port}/", [], set(broken)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(demo):
+    """The multiclass page on localhost."""
+    with served(demo) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def findings_server(findings):
+    """The multilabel page on localhost."""
+    with served(findings) as started:
+        yield started
+
+
+STATUS = "document.getElementById('status').textContent"
+ERRORS = "[...document.querySelectorAll('#errors p')].map(e => e.textContent)"
+RESULTS = """[...document.querySelectorAll('.result')].map(e => ({
+    name: e.querySelector('h3').textContent, probs: JSON.parse(e.dataset.probs),
+    decision: e.querySelector('.decision').textContent,
+    rows: [...e.querySelectorAll('.rows li')].map(row => row.innerText.replace(/\\s+/g, ' ')),
+    bars: [...e.querySelectorAll('.rows li')].map(row => [row.querySelector('.fill'), row.querySelector('.mark')]
+        .map(part => part && (part.style.width || part.style.left))),
+    pixels: (c => btoa(String.fromCharCode(...c.getContext('2d').getImageData(0, 0, c.width, c.height).data)))(
+        e.querySelector('canvas')),
+}))"""
+
+
+def open_page(browser, url: str) -> None:
+    """Opens a page and waits for its model."""
+    browser.open(url)
+    browser.wait_for(f"{STATUS} == 'The model is ready.'")
+
+
+def classify(browser, paths) -> list[dict]:
+    """Returns what the page says of picture files, in their order."""
+    browser.choose("#files", paths)
+    browser.wait_for(f"document.querySelectorAll('.result').length + {ERRORS}.length >= {len(paths)}")
+    return browser.evaluate(RESULTS)
+
+
+def unpack(text: str) -> np.ndarray:
+    """Returns a canvas' pixels, uint8 (H, W, 3)."""
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(*SIZE, 4)[..., :3]
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_it_says_what_the_tflite_file_says(kind, browser, request, tflite, pictures):
+    description = {"multiclass": DESCRIPTION, "multilabel": MULTILABEL}[kind]
+    server = request.getfixturevalue({"multiclass": "server", "multilabel": "findings_server"}[kind])
+    browser.resize(1280, 900)
+    open_page(browser, server.url)
+    results = classify(browser, pictures)
+    assert [result["name"] for result in results] == [path.name for path in pictures]
+    images = np.stack([read_image(path, SIZE, description["fit"], description["interpolation"]) for path in pictures])
+    seen = np.stack([unpack(result["pixels"]) for result in results])
+    apart = {path.name: int(d) for path, d in zip(pictures, np.abs(seen.astype(int) - images).max(axis=(1, 2, 3)))}
+    assert {name: d for name, d in apart.items() if d} == {}
+    expected = open_exported(tflite, "tflite", threads=1).predict(images)
+    found = np.array([result["probs"] for result in results])
+    assert len(set(expected.argmax(axis=1))) > 2  # the pictures do differ
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    thresholds = None if kind == "multiclass" else np.array(THRESHOLDS)
+    for result, reported, probs in zip(results, get_task(kind).decode(expected, thresholds), expected):
+        check_told(result, [name for name, yes in zip(NAMES, reported) if yes], dict(zip(NAMES, probs)), thresholds)
+    assert not browser.complaints
+    assert not [url for url in browser.requests if not url.startswith(server.url)]
+
+
+def check_told(result: dict, reported: list[str], probs: dict, thresholds) -> None:
+    """Checks a picture's decision, its rows of text and its bars."""
+    if thresholds is None:
+        assert result["decision"].startswith(reported[0])
+    elif not reported:
+        assert result["decision"].startswith("Nothing reported")
+    else:
+        told = result["decision"].removeprefix("Reported: ")
+        assert set(reported) == {name for name in NAMES if name in told}
+    assert len(result["rows"]) == len(NAMES)
+    for row, (fill, mark) in zip(result["rows"], result["bars"]):
+        name = next(name for name in NAMES if row.startswith(name))
+        assert float(fill.rstrip("%")) == pytest.approx(100 * probs[name], abs=0.1)
+        if 0.001 < probs[name] < 0.999:
+            assert float(re.search(r"([\d.]+) %", row)[1]) == pytest.approx(100 * probs[name], abs=0.11)
+        if thresholds is not None:
+            assert float(mark.rstrip("%")) == pytest.approx(100 * dict(zip(NAMES, THRESHOLDS))[name])
+            assert ("reported" in row) == (name in reported) and "threshold" in row
+
+
+RESIZE = """(async () => {{
+    const {{ resize }} = await import("./resize.js");
+    const rgba = Uint8Array.from(atob("{pixels}"), c => c.charCodeAt(0));
+    const readRows = (top, num) => rgba.subarray(top * {width} * 4, (top + num) * {width} * 4);
+    return {cases}.map(each => btoa(String.fromCharCode(...resize({width}, {height}, readRows, each, 7))));
+}})()"""
+
+
+@pytest.mark.parametrize("size", [(61, 47), (40, 32), (23, 90), (7, 5), (1, 1), (33, 200), (80, 64)], ids=str)
+def test_resizing_is_pillows(size, browser, server):
+    browser.open(server.url)
+    width, height = size
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    cases = [
+        {"image_size": shape, "fit": fit, "interpolation": interpolation, "pillow_version": PIL.__version__}
+        for shape in ((32, 40), (50, 20))
+        for fit in FITS
+        for interpolation in INTERPOLATIONS
+    ]
+    rgba = base64.b64encode(np.dstack([pixels, np.full((height, width), 255, np.uint8)]).tobytes()).decode()
+    code = RESIZE.format(pixels=rgba, width=width, height=height, cases=json.dumps(cases))
+    for case, told in zip(cases, browser.evaluate(code), strict=True):
+        found = np.frombuffer(base64.b64decode(told), np.uint8).reshape(*case["image_size"], 3)
+        expected = resize_array(pixels, case["image_size"], case["fit"], case["interpolation"])
+        np.testing.assert_array_equal(found, expected, err_msg=str(case))
+
+
+@pytest.mark.parametrize("width", [320, 360, 1100])
+def test_nothing_scrolls_sideways(width, browser, server, findings_server, pictures):
+    for url in (server.url, findings_server.url):
+        browser.resize(width, 740)
+        open_page(browser, url)
+        classify(browser, pictures[:2])
+        browser.evaluate("document.querySelector('details').open = true")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        outside = (
+            "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+        )
+        assert browser.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 80))") == []
+
+
+def test_the_warning_stays_in_sight(browser, server, pictures):
+    browser.resize(360, 740)
+    open_page(browser, server.url)
+    classify(browser, pictures[:2])
+    browser.evaluate("scrollTo(0, document.body.scrollHeight)")
+    place = "document.querySelector('.warning').getBoundingClientRect()"
+    assert browser.evaluate(f"scrollY > 300 && {place}.top >= 0 && {place}.bottom < innerHeight")
+
+
+# The contrast of each text with what lies under it (WCAG 2.2), where it is below 4.5.
+CONTRAST = """(() => {
+    const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const rgb = color => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = color; paint.fillRect(0, 0, 1, 1);
+        return [...paint.getImageData(0, 0, 1, 1).data]; };
+    const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const light = color => { const [r, g, b] = rgb(color).map(c => linear(c / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    const under = e => { while (e && rgb(getComputedStyle(e).backgroundColor)[3] < 255) e = e.parentElement;
+        return getComputedStyle(e ?? document.body).backgroundColor; };
+    return [...document.querySelectorAll("body *")]
+        .filter(e => e.checkVisibility() && [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()))
+        .map(e => { const [a, b] = [light(getComputedStyle(e).color), light(under(e))].sort((a, b) => b - a);
+            return [(a + 0.05) / (b + 0.05), e.className + " " + e.textContent.slice(0, 30)]; })
+        .filter(([ratio]) => ratio < 4.5);
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_contrast(dark, browser, findings_server, pictures, tmp_path):
+    browser.resize(1100, 800, dark=dark)
+    open_page(browser, findings_server.url)
+    browser.evaluate("document.querySelector('details').open = true")
+    (tmp_path / "notes.txt").write_text("no picture")
+    classify(browser, [*pictures[:3], tmp_path / "notes.txt"])
+    assert browser.evaluate(CONTRAST) == []
+
+
+def test_it_works_by_keyboard(browser, server, pictures):
+    browser.resize(1100, 800)
+    open_page(browser, server.url)
+    browser.press("Tab")
+    assert browser.evaluate("document.activeElement.id") == "files"
+    assert browser.evaluate("getComputedStyle(document.querySelector('label[for=files]')).outlineStyle") == "solid"
+    classify(browser, pictures[:1])
+    reached = []
+    for _ in range(3):
+        browser.press("Tab")
+        reached.append(browser.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert reached == ["clear", "SUMMARY", "A"]
+    browser.evaluate("document.getElementById('clear').click()")
+    assert browser.evaluate("document.activeElement.id + document.querySelectorAll('.result').length") == "files0"
+
+
+def test_it_can_be_heard(browser, findings_server, pictures):
+    browser.resize(1100, 800)
+    open_page(browser, findings_server.url)
+    result = classify(browser, pictures[:1])[0]
+    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
+    heard = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    assert ("RootWebArea", "x-rays · not for clinical use") in heard
+    assert ("image", f"{pictures[0].name} as the model sees it") in heard
+    buttons = [name for role, name in heard if role == "button"]
+    assert "Remove all" in buttons and any("Choose pictures" in name for name in buttons)
+    assert all(name for role, name in heard if role in ("button", "link", "heading", "region", "progressbar"))
+    assert [role for role, _ in heard].count("heading") == 5 and "status" in dict(heard) and "alert" in dict(heard)
+    assert sum(role == "listitem" for role, _ in heard) == len(NAMES)
+    spoken = " ".join(name for role, name in heard if role == "StaticText")
+    assert all(name in spoken for name in NAMES) and "threshold 30.0 %" in spoken.replace("\u00a0", " ")
+    assert result["decision"] in browser.evaluate(STATUS)  # which is read out
+    assert browser.evaluate("document.documentElement.lang") == "en"
+
+
+def test_pictures_are_dropped_and_pasted(browser, server):
+    open_page(browser, server.url)
+    browser.evaluate("""(async () => {
+        const canvas = new OffscreenCanvas(50, 40);
+        canvas.getContext("2d").fillRect(5, 5, 20, 20);
+        const data = new DataTransfer();
+        data.items.add(new File([await canvas.convertToBlob()], "dropped.png", { type: "image/png" }));
+        dispatchEvent(new DragEvent("dragover", { dataTransfer: data, cancelable: true }));
+        dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+        dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+    })()""")
+    browser.wait_for("document.querySelectorAll('.result').length == 2")
+
+
+def test_what_is_no_picture_is_told(browser, server, pictures, tmp_path):
+    open_page(browser, server.url)
+    (tmp_path / "notes.txt").write_text("no picture")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(pictures[0].read_bytes()[:20])
+    results = classify(browser, [tmp_path / "notes.txt", broken, pictures[0]])
+    assert [result["name"] for result in results] == [pictures[0].name]
+    told = browser.evaluate(ERRORS)
+    assert [text.split()[0] for text in told] == ["notes.txt", "broken.png"]
+    assert all("is not a picture that this browser can read" in text for text in told)
+    classify(browser, [pictures[1]])
+    browser.wait_for("document.querySelectorAll('.result').length == 2")
+    assert browser.evaluate(ERRORS) == []  # they belong to what was chosen before
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "told"),
+    [
+        ("WebAssembly.validate = () => false", "This browser is too old"),
+        ("delete globalThis.WebAssembly", "This browser is too old"),
+        (
+            "CanvasRenderingContext2D.prototype.getImageData = () => ({ data: new Uint8ClampedArray(1024) })",
+            "changes the pixels that a page reads",
+        ),
+    ],
+)
+def test_a_browser_that_cannot_is_told_so(sabotage, told, browser, server):
+    script = browser.send("Page.addScriptToEvaluateOnNewDocument", source=sabotage)["identifier"]
+    try:
+        browser.open(server.url)
+        assert told in browser.wait_for(f"{ERRORS}.join()")
+    finally:
+        browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+
+
+@pytest.mark.parametrize("broken", ["model.tflite", "model.json", "litert/litert_wasm_compat_internal.js"])
+def test_a_model_that_does_not_load_is_told(broken, browser, demo):
+    with served(demo, broken=[broken]) as server:
+        browser.open(server.url)
+        told = browser.wait_for(f"{ERRORS}.join()")
+        assert told.startswith("The model did not load") and "undefined" not in told
+
+
+def test_half_a_model_is_refused(browser, demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "half")
+    with (tmp_path / "half" / "model.tflite").open("r+b") as file:
+        file.truncate(1000)
+    with served(tmp_path / "half") as server:
+        browser.open(server.url)
+        assert "1000 bytes instead of" in browser.wait_for(f"{ERRORS}.join()")
+
+
+def test_it_works_without_a_network(browser, demo, pictures, tflite, tmp_path):
+    with served(shutil.copytree(demo, tmp_path / "page")) as server:
+        open_page(browser, server.url)
+        browser.wait_for("document.getElementById('offline').textContent.startsWith('Saved on this device')")
+        assert {path for path in server.asked if ".wasm" in path} == {"/litert/litert_wasm_compat_internal.wasm"}
+        errors = browser.send("Page.getInstallabilityErrors")["installabilityErrors"]
+        assert [error for error in errors if error["errorId"] != "in-incognito"] == []
+    for url in (server.url, server.url + "index.html"):  # the server has ended
+        open_page(browser, url)
+        result = classify(browser, pictures[:1])[0]
+        expected = open_exported(tflite, "tflite", threads=1).predict(read_image(pictures[0], SIZE)[None])
+        np.testing.assert_allclose(result["probs"], expected[0], atol=1e-3)
+        assert not browser.complaints
+
+
+def test_a_newer_page_is_taken_whole_and_when_wanted(browser, demo, tflite, tmp_path):
+    out = shutil.copytree(demo, tmp_path / "page")
+    with served(out) as server:
+        open_page(browser, server.url)
+        browser.wait_for("document.getElementById('offline').textContent.startsWith('Saved on this device')")
+        demo_page.write_page(tflite, DESCRIPTION, out, title="newer")
+        open_page(browser, server.url)
+        assert browser.evaluate("document.querySelector('h1').textContent") == "<i>blood</i>"
+        browser.wait_for("Boolean(document.getElementById('newer'))")
+        browser.evaluate("document.getElementById('newer').click()")
+        browser.wait_for("document.querySelector('h1')?.textContent == 'newer'")
+        browser.wait_for("caches.keys().then(names => names.length == 1)")
+
+
+def test_without_a_server_it_says_what_is_missing(browser, demo):
+    browser.open(demo / "index.html")
+    assert "python -m http.server" in browser.evaluate(STATUS)

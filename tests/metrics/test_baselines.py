@@ -1,0 +1,109 @@
+"""Constant predictors, and the verdict on models that are, or are not, better than they are."""
+
+import numpy as np
+import pytest
+
+from kmed.errors import ScoreError
+from kmed.metrics.baselines import (
+    LEARNT_NOTHING,
+    Prior,
+    constant_predictors,
+    constant_scores,
+    count_prior,
+    judge_against_constants,
+)
+from kmed.metrics.scores import score_multiclass, score_multilabel
+
+NAMES = ("a", "b", "No Finding")
+
+
+def draw(num_images=300, seed=0):
+    """Returns (labels (N, 3), clusters): two findings, and No Finding where there is none."""
+    rng = np.random.default_rng(seed)
+    findings = rng.random((num_images, 2)) < [0.2, 0.15]
+    labels = np.column_stack([findings, ~findings.any(axis=1)]).astype(float)
+    return labels, rng.integers(0, 80, num_images)
+
+
+def verdict(labels, probs, clusters, score=score_multilabel, names=NAMES):
+    task = "multiclass" if score is score_multiclass else "multilabel"
+    prior = count_prior(labels, names)
+    scores = score(labels, probs, clusters, names, num_resamples=200)
+    constants = constant_scores(score, task, prior, labels, clusters, names, num_resamples=200)
+    return judge_against_constants(scores, constants, probs)
+
+
+def test_predictors_by_hand():
+    labels = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1], [1, np.nan, 0], [1, 1, 0]])
+    prior = count_prior(labels, NAMES, num_groups=2)
+    assert (prior.positives, prior.known, prior.num_images, prior.num_groups) == ((3, 1, 2), (5, 4, 5), 5, 2)
+    assert Prior.from_dict(prior.to_dict()) == prior
+    told = constant_predictors("multilabel", prior)
+    assert {name: list(probs) for name, probs in told.items()} == {
+        "empty set": [0, 0, 0],
+        "always 'No Finding'": [0, 0, 1],
+        "label prevalence": [0.6, 0.25, 0.4],
+    }
+    assert "always 'No Finding'" not in constant_predictors("multilabel", count_prior(labels, "abc"))
+    told = constant_predictors("multiclass", count_prior(np.array([2, 2, 0]), "abc"))
+    assert list(told["majority class"]) == [0, 0, 1]
+    with pytest.raises(ScoreError, match="0 training images"):
+        count_prior(np.zeros((0, 3)), NAMES)
+
+
+def test_constants_reach_what_the_labels_tell():
+    labels, clusters = draw()
+    told = constant_scores(
+        score_multilabel, "multilabel", count_prior(labels, NAMES), labels, clusters, NAMES, num_resamples=20
+    )
+    assert told["empty set"].scores["exact_match_ratio"].value == 0
+    share = labels[:, 2].mean()
+    assert told["always 'No Finding'"].scores["exact_match_ratio"].value == pytest.approx(share)
+    # As the study's three models did that say so to everybody: all scores are that share.
+    for name in ("precision_samples", "recall_samples", "f1_samples"):
+        assert told["always 'No Finding'"].scores[name].value == pytest.approx(share)
+    assert told["label prevalence"].scores["auroc_macro"].value == 0.5
+
+
+def test_a_model_that_outputs_constants_is_called_so():
+    labels, clusters = draw()
+    told = verdict(labels, np.tile([0.1, 0.2, 0.7], (len(labels), 1)) + 1e-6, clusters)
+    assert not told.learnt and told.constant
+    assert LEARNT_NOTHING in told.sentence and "same for every picture" in told.sentence
+
+
+def test_noise_is_called_so():
+    labels, clusters = draw()
+    rng = np.random.default_rng(1)
+    told = verdict(labels, np.clip([0.1, 0.1, 0.8] + rng.normal(0, 0.05, labels.shape), 0, 1), clusters)
+    assert not told.learnt and not told.constant
+    assert LEARNT_NOTHING in told.sentence
+
+
+def test_a_good_model_is_better_and_its_gain_is_paired():
+    labels, clusters = draw()
+    told = verdict(labels, np.clip(0.8 * labels + 0.1, 0, 1), clusters)
+    assert told.learnt
+    assert (told.main, told.best_constant) == ("exact_match_ratio", "always 'No Finding'")
+    assert told.gain.value == pytest.approx(1 - labels[:, 2].mean())
+    assert "better than every constant predictor" in told.sentence
+
+
+def test_a_model_that_ranks_but_decides_like_a_constant():
+    labels, clusters = draw()
+    rng = np.random.default_rng(1)
+    probs = np.clip([0.1, 0.1, 0.8] + 0.1 * (labels - 0.5) + rng.normal(0, 0.05, labels.shape), 0, 1)
+    told = verdict(labels, probs, clusters)
+    assert told.learnt
+    assert "ranks pictures better than chance" in told.sentence
+    assert "no better than those of a constant predictor" in told.sentence
+
+
+def test_multiclass():
+    rng = np.random.default_rng(0)
+    labels, clusters = np.eye(3)[rng.choice(3, 200, p=[0.6, 0.3, 0.1])], rng.integers(0, 60, 200)
+    names = ("a", "b", "c")
+    nothing = verdict(labels, rng.dirichlet([6, 3, 1], 200), clusters, score_multiclass, names)
+    assert not nothing.learnt and nothing.main == "accuracy"
+    good = verdict(labels, 0.7 * labels + 0.1, clusters, score_multiclass, names)
+    assert good.learnt and good.ranking == "auroc_macro"

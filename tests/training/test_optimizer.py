@@ -1,0 +1,94 @@
+"""The optimizer: Keras' own where nothing is scaled, clipped as told, and slower for the backbone."""
+
+import keras
+import numpy as np
+import pytest
+
+from kmed.config import TrainConfig
+from kmed.models.build import build_model
+from kmed.training.optimizer import AdamW, make_optimizer
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    backbone = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="inner")], name="backbone")
+    images = keras.Input((4,))
+    return keras.Model(images, keras.layers.Dense(2, name="head")(backbone(images)))
+
+
+def moved(optimizer, steps=3):
+    """Returns how far each weight moves in a few steps on fixed data."""
+    model = make_model()
+    before = [weight.numpy() for weight in model.weights]
+    model.compile(optimizer, "mse")
+    rng = np.random.default_rng(0)
+    model.fit(
+        rng.normal(size=(8 * steps, 4)), 50 * rng.normal(size=(8 * steps, 2)), batch_size=8, shuffle=False, verbose=0
+    )
+    return [weight.numpy() - old for weight, old in zip(model.weights, before)]
+
+
+def test_it_is_keras_adamw_where_nothing_is_scaled():
+    # Powers of two: the fused kernel takes 1 - beta_2 of a float32 beta_2, which for 0.999 is 5e-5 off 0.001.
+    settings = {
+        "learning_rate": 0.01,
+        "weight_decay": 0.1,
+        "global_clipnorm": 0.5,
+        "beta_1": 0.875,
+        "beta_2": 1 - 2**-10,
+    }
+    for ours, theirs in zip(moved(AdamW(**settings)), moved(keras.optimizers.AdamW(**settings))):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_at_the_usual_rates_it_is_keras_adamw_but_for_that_rounding():
+    for ours, theirs in zip(moved(AdamW(0.01)), moved(keras.optimizers.AdamW(0.01))):
+        np.testing.assert_allclose(ours, theirs, rtol=3e-5, atol=1e-8)
+
+
+def test_clipping_changes_the_steps():
+    # Adam forgets the gradient's length where it is the same in all steps; here it is not.
+    free, clipped = (moved(AdamW(0.01, global_clipnorm=norm)) for norm in (None, 0.01))
+    assert max(np.abs(a - b).max() for a, b in zip(free, clipped)) > 1e-5
+
+
+def test_the_backbone_moves_a_tenth():
+    full, scaled = (
+        moved(AdamW(0.01, weight_decay=0), steps=1),
+        moved(AdamW(0.01, weight_decay=0, backbone_factor=0.1), steps=1),
+    )
+    for a, b, factor in zip(full, scaled, (0.1, 0.1, 1, 1)):
+        np.testing.assert_allclose(b, factor * a, rtol=1e-4)
+
+
+def test_warm_up_and_cosine():
+    settings = TrainConfig(epochs=10, warmup_epochs=2, learning_rate=0.5)
+    schedule = make_optimizer(settings, steps_per_epoch=10)._learning_rate
+    rate = [float(schedule(step)) for step in range(101)]
+    assert rate[0] == 0
+    assert rate[10] == pytest.approx(0.25)
+    assert max(rate) == rate[20] == pytest.approx(0.5)
+    assert rate[60] == pytest.approx(0.25)
+    assert rate[100] == pytest.approx(0, abs=1e-7)
+
+
+def test_without_warm_up_it_starts_at_the_peak():
+    schedule = make_optimizer(
+        TrainConfig(epochs=1, warmup_epochs=0, learning_rate=0.5), steps_per_epoch=4
+    )._learning_rate
+    assert float(schedule(0)) == pytest.approx(0.5)
+
+
+def test_a_copy_from_its_config_is_the_same():
+    optimizer = AdamW(0.01, backbone_factor=0.3)
+    assert AdamW.from_config(optimizer.get_config()).backbone_factor == 0.3
+
+
+def test_in_a_real_model_all_but_the_head_is_scaled_and_kernels_alone_decay():
+    model = build_model("vit", 3, image_size=(16, 16), width=8, depth=1, num_heads=2)
+    optimizer = make_optimizer(TrainConfig(backbone_learning_rate=0.1), steps_per_epoch=1)
+    optimizer.build(model.trainable_variables)
+    unscaled = {v.path for v, factor in zip(model.trainable_variables, optimizer._factors) if factor == 1.0}
+    assert unscaled == {"head/kernel", "head/bias"}
+    decayed = {v.name for v in model.trainable_variables if optimizer._use_weight_decay(v)}
+    assert decayed == {"kernel"}

@@ -1,0 +1,244 @@
+"""kmed sweep: several models, one recipe, one split; interrupted and resumed to the same table."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import kmed
+from kmed.cli.main import main
+from kmed.config import load_config
+from kmed.errors import ConfigError, ModelError, RunError
+from kmed.files import write_text
+from kmed.runs import Run
+from kmed.training import sweep
+
+MODELS = "vit,resnet18"
+TIMES = ["minutes"]  # differ from run to run
+
+
+def arguments(npz, *more) -> list[str]:
+    options = ["--image-size", "32x40", "--epochs", "4", "--batch-size", "16", "--data", str(npz)]
+    options += [
+        "--set",
+        "train.dtype=float32",
+        "--set",
+        "train.tensorboard=false",
+        "--set",
+        "evaluate.num_resamples=50",
+    ]
+    return ["sweep", "--models", MODELS, *options, *map(str, more)]
+
+
+def start(command) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kmed", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+        # Whoever runs the tests in the background may have told all below to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def finish(command) -> str:
+    process = start(command)
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(small_npz, tmp_path_factory):
+    """(folder, what was printed) of a sweep that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("sweeps") / "whole"
+    return folder, finish(arguments(small_npz, "--out", folder))
+
+
+def test_a_sweep_ends_in_a_comparison_of_runs_on_one_split(whole):
+    folder, output = whole
+    table = pd.read_csv(folder / "comparison" / "comparison.csv")
+    assert set(MODELS.split(",")) <= set(table["model"])
+    assert (folder / "comparison" / "report.html").exists()
+    splits = [pd.read_csv(folder / model / "splits.csv") for model in MODELS.split(",")]
+    pd.testing.assert_frame_equal(*splits)
+    assert "[1/2] vit: begins." in output and "[2/2] resnet18: begins. About " in output and " left" in output
+    for model in MODELS.split(","):
+        row = pd.read_csv(folder / model / "result.csv").iloc[0]
+        assert row["command"].startswith("kmed train --image-size=32x40") and f"--model {model} --out" in row["command"]
+
+
+def test_an_interrupted_sweep_resumes_to_the_same_table(whole, small_npz, tmp_path):
+    folder = tmp_path / "interrupted"
+    process = start(arguments(small_npz, "--out", folder))
+    stored = folder / "resnet18" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while not list(stored.glob("epoch-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "kmed sweep --resume DIR" in output, output
+    assert (folder / "vit" / "result.csv").exists() and not (folder / "resnet18" / "result.csv").exists()
+    untouched = (folder / "vit" / "result.csv").stat().st_mtime_ns
+
+    output = finish(["sweep", "--resume", str(folder), "--append", str(tmp_path / "rows.csv")])
+    assert "[1/2] vit: finished already." in output and "[2/2] resnet18: goes on." in output
+    assert (folder / "vit" / "result.csv").stat().st_mtime_ns == untouched
+    tables = [pd.read_csv(path / "comparison" / "comparison.csv").drop(columns=TIMES) for path in (whole[0], folder)]
+    pd.testing.assert_frame_equal(*tables)
+    histories = [pd.read_csv(path / "resnet18" / "history.csv").drop(columns="seconds") for path in (whole[0], folder)]
+    pd.testing.assert_frame_equal(*histories)
+    assert pd.read_csv(tmp_path / "rows.csv")["model"].tolist() == MODELS.split(",")
+
+
+# ----- without training -----
+
+
+def pretend(monkeypatch, codes=()):
+    """Replaces the processes: each leaves a result, but for the models named with an exit code."""
+    commands, codes = [], dict(codes)
+
+    def run(command, check):
+        commands.append(command)
+        folder = Run(pathlib.Path(command[-1]))
+        model = folder.folder.name
+        write_text(folder.config, "")
+        if not codes.get(model):
+            write_text(folder.result, "minutes\n10\n")
+        return subprocess.CompletedProcess(command, codes.get(model, 0))
+
+    monkeypatch.setattr(sweep.subprocess, "run", run)
+    return commands
+
+
+def test_finished_runs_are_skipped_and_failed_ones_named_and_tried_again(monkeypatch, tmp_path):
+    plan = sweep.make_plan(["resnet18", "vit", "densenet121"], ["--epochs=2"], tmp_path / "s")
+    commands = pretend(monkeypatch, {"vit": 1})
+    told = []
+    assert sweep.train_all(plan, finished=lambda run: told.append(run.folder.name)) == ["vit"]
+    assert told == ["resnet18", "densenet121"]
+    assert [command[3:5] for command in commands] == [["train", "--epochs=2"]] * 3
+    commands = pretend(monkeypatch)
+    assert sweep.train_all(plan, quiet=True, finished=lambda run: told.append(run.folder.name)) == []
+    assert told[2:] == ["resnet18", "vit", "densenet121"]  # those of before too, whose telling may have been cut off
+    assert [command[3:] for command in commands] == [["--quiet", "train", "--resume", str(tmp_path / "s" / "vit")]]
+
+
+def test_what_is_left_of_a_run_killed_at_its_start_is_begun_anew(monkeypatch, tmp_path):
+    plan = sweep.make_plan(["vit"], [], tmp_path / "s")
+    write_text(plan.run("vit").splits, "half")
+    commands = pretend(monkeypatch)
+    assert sweep.train_all(plan) == [] and "--out" in commands[0]
+    assert not plan.run("vit").splits.exists()
+
+
+def test_the_time_left_goes_by_multiply_adds(monkeypatch, tmp_path):
+    plan = sweep.make_plan(["resnet18", "resnet34"], [], tmp_path / "s")
+    assert sweep.describe_time_left(plan) == ""
+    write_text(plan.run("resnet18").result, "minutes\n10\n")
+    work = kmed.models.build.model_facts().set_index("name")["multiply_adds"]
+    expected = 10 * work["resnet34"] / work["resnet18"]
+    assert sweep.describe_time_left(plan) == f"About {expected:.0f} min left, by multiply-adds."
+    write_text(plan.run("resnet34").result, "minutes\n10\n")
+    assert sweep.describe_time_left(plan) == ""
+
+
+def test_a_folder_holds_one_sweep(tmp_path):
+    plan = sweep.make_plan(["vit", "ResNet-18"], ["--epochs=2"], tmp_path / "s")
+    assert plan.models == ("vit", "resnet18")
+    assert sweep.make_plan(["vit", "resnet18"], ["--epochs=2"], tmp_path / "s") == plan == sweep.read_plan(plan.folder)
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text())["models"] == ["vit", "resnet18"]
+    with pytest.raises(RunError, match="holds another sweep .*--resume"):
+        sweep.make_plan(["vit"], ["--epochs=2"], tmp_path / "s")
+    with pytest.raises(RunError, match="is no sweep and not empty"):
+        sweep.make_plan(["vit"], [], tmp_path)
+    with pytest.raises(RunError, match="is no sweep: its sweep.json cannot be read"):
+        sweep.read_plan(tmp_path)
+    with pytest.raises(ConfigError, match="each once. Received: vit, vit"):
+        sweep.make_plan(["vit", "vit"], [], tmp_path / "t")
+    with pytest.raises(ModelError, match="resnet19"):
+        sweep.make_plan(["resnet19"], [], tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        ([], 2, "Give --models, such as"),
+        (["--models", "resnet19"], 1, "Did you mean 'resnet18'"),
+        (["--models", "resnet18,vit", "--image-size", "60x60"], 1, "multiple"),
+        (["--models", "vit", "--set", "train.epoch=3"], 2, "Did you mean 'train.epochs'"),
+        (["--models", "vit", "--resume", "x"], 2, "give no others beside it"),
+        (["--resume", "nowhere"], 1, "nowhere is no sweep"),
+        (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is a table of other rows: it has no"),
+        (["--models", "resnet18", "--append", "xrays.csv"], 1, "would hold results of multiclass and multilabel"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, monkeypatch, more, code, message):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "others.csv", "format,size\ntflite,1\n")
+    write_text(tmp_path / "xrays.csv", "model,task,command\nvit,multilabel,kmed train\n")
+    monkeypatch.setattr(sweep, "train_all", None)
+    result = CliRunner().invoke(main, ["sweep", *more])
+    assert result.exit_code == code and message in result.output, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"others.csv", "xrays.csv"}
+
+
+@pytest.fixture
+def appended(monkeypatch, tmp_path):
+    """A function that sweeps three models, resnet18 in vain, calling `meanwhile(model)`: what was printed, the rows."""
+    rows = tmp_path / "rows.csv"
+
+    def sweep_three(meanwhile):
+        def run(command, check):
+            folder = Run(pathlib.Path(command[-1]))
+            model = folder.folder.name
+            meanwhile(model)
+            write_text(folder.config, "")
+            if model != "resnet18":
+                write_text(folder.result, f"model,task,minutes,command\n{model},multiclass,10,kmed train\n")
+            return subprocess.CompletedProcess(command, int(model == "resnet18"))
+
+        monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs some too
+        monkeypatch.setattr("kmed.cli.evaluate.show_comparison", lambda runs, folder: None)
+        command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", tmp_path / "s", "--append", rows]
+        result = CliRunner().invoke(main, [*map(str, command)])
+        assert result.exit_code == 1 and "Error: 1 of 3 runs failed: resnet18." in result.output, result.output
+        assert f"The rows of 2 runs are in {rows}." in result.output
+        return result.output, pd.read_csv(rows)["model"].tolist()
+
+    return sweep_three, rows
+
+
+def test_a_row_is_added_as_soon_as_its_run_is_finished(appended):
+    sweep_three, rows = appended
+    seen = []
+    _, models = sweep_three(lambda model: seen.append(pd.read_csv(rows)["model"].tolist() if rows.exists() else []))
+    assert seen == [[], ["densenet121"], ["densenet121"]]
+    assert models == ["densenet121", "resnet34"]
+
+
+def test_a_table_spoilt_meanwhile_stops_no_training(appended):
+    sweep_three, rows = appended
+    deeds = {"densenet121": lambda: write_text(rows, "format\ntflite\n"), "resnet34": rows.unlink}
+    output, models = sweep_three(lambda model: deeds.get(model, lambda: None)())
+    assert "it has no column 'model'. Give another file. The sweep goes on" in output
+    assert sorted(models) == ["densenet121", "resnet34"]
+
+
+@pytest.mark.parametrize("command", ["sweep", "train"])
+def test_a_table_of_another_task_is_refused_before_going_on(tmp_path, monkeypatch, command):
+    monkeypatch.setattr(sweep, "train_all", None)
+    monkeypatch.setattr("kmed.training.fit.resume", None)
+    plan = sweep.make_plan(["vit", "resnet18"], [], tmp_path / "s")
+    load_config(overrides=["task=multiclass"]).write(plan.run("vit").config)
+    write_text(tmp_path / "xrays.csv", "model,task,command\nvit,multilabel,kmed train\n")
+    folder = plan.folder if command == "sweep" else plan.run("vit").folder
+    result = CliRunner().invoke(main, [command, "--resume", str(folder), "--append", str(tmp_path / "xrays.csv")])
+    assert result.exit_code == 1 and "would hold results of multiclass and multilabel" in result.output, result.output
