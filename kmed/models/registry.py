@@ -12,7 +12,7 @@ class Entry:
     """One model.
 
     Attributes:
-      family: the module of kmed.models.build that builds it.
+      family: the module of kmed.models that builds it.
       image_size: (height, width) it was published at; any other can be asked for.
       imagenet: the Hugging Face repository whose weights fit it exactly, or None.
       dropout: rate before the head, as published; in vit throughout the transformer.
@@ -69,4 +69,4 @@ def family_of(name: str) -> ModuleType:
     Such a module holds `build(name, image_size, **options)`, `torch_name(layer_name)` and `HEAD`,
     the head's name in PyTorch checkpoints.
     """
-    return importlib.import_module(f"kmed.models.build.{MODELS[resolve_name(name)].family}")
+    return importlib.import_module(f"kmed.models.{MODELS[resolve_name(name)].family}")
