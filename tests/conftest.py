@@ -3,7 +3,9 @@
 import importlib
 import os
 import pathlib
+import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -94,12 +96,37 @@ def script(monkeypatch):
         del sys.modules[name]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium."""
-    from chromium import Chromium, find_chromium
-
-    if find_chromium() is None:
+    """A headless Chromium, the system's: one per process, since Playwright can be started once."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
         pytest.skip("no Chromium is installed: apt-get install chromium")
-    with Chromium() as started:
-        yield started
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+    )
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=program, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """An empty page in a context of its own: no storage, no service worker of another test."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        context.set_default_timeout(120_000)  # milliseconds
+        yield context.new_page()
+
+
+@pytest.fixture
+def noted(page):
+    """What `page` does: `requests`, the URLs it asks for; `complaints`, its errors and the messages of its console."""
+    noted = types.SimpleNamespace(requests=[], complaints=[])
+    page.on("request", lambda request: noted.requests.append(request.url))
+    page.on("console", lambda said: said.type == "debug" or noted.complaints.append(f"{said.type}: {said.text}"))
+    page.on("pageerror", lambda error: noted.complaints.append(f"exception: {error}"))
+    return noted

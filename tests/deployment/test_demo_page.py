@@ -306,17 +306,17 @@ RESULTS = """[...document.querySelectorAll('.result')].map(e => ({
 }))"""
 
 
-def open_page(browser, url: str) -> None:
+def open_page(page, url: str) -> None:
     """Opens a page and waits for its model."""
-    browser.open(url)
-    browser.wait_for(f"{STATUS} == 'The model is ready.'")
+    page.goto(url)
+    page.wait_for_function(f"{STATUS} == 'The model is ready.'")
 
 
-def classify(browser, paths) -> list[dict]:
+def classify(page, paths) -> list[dict]:
     """Returns what the page says of picture files, in their order."""
-    browser.choose("#files", paths)
-    browser.wait_for(f"document.querySelectorAll('.result').length + {ERRORS}.length >= {len(paths)}")
-    return browser.evaluate(RESULTS)
+    page.set_input_files("#files", paths)
+    page.wait_for_function(f"document.querySelectorAll('.result').length + {ERRORS}.length >= {len(paths)}")
+    return page.evaluate(RESULTS)
 
 
 def unpack(text: str) -> np.ndarray:
@@ -325,12 +325,12 @@ def unpack(text: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
-def test_it_says_what_the_tflite_file_says(kind, browser, request, tflite, pictures):
+def test_it_says_what_the_tflite_file_says(kind, page, noted, request, tflite, pictures):
     description = {"multiclass": DESCRIPTION, "multilabel": MULTILABEL}[kind]
     server = request.getfixturevalue({"multiclass": "server", "multilabel": "findings_server"}[kind])
-    browser.resize(1280, 900)
-    open_page(browser, server.url)
-    results = classify(browser, pictures)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    open_page(page, server.url)
+    results = classify(page, pictures)
     assert [result["name"] for result in results] == [path.name for path in pictures]
     images = np.stack([read_image(path, SIZE, description["fit"], description["interpolation"]) for path in pictures])
     seen = np.stack([unpack(result["pixels"]) for result in results])
@@ -343,8 +343,8 @@ def test_it_says_what_the_tflite_file_says(kind, browser, request, tflite, pictu
     thresholds = None if kind == "multiclass" else np.array(THRESHOLDS)
     for result, reported, probs in zip(results, get_task(kind).decode(expected, thresholds), expected):
         check_told(result, [name for name, yes in zip(NAMES, reported) if yes], dict(zip(NAMES, probs)), thresholds)
-    assert not browser.complaints
-    assert not [url for url in browser.requests if not url.startswith(server.url)]
+    assert not noted.complaints
+    assert not [url for url in noted.requests if not url.startswith(server.url)]
 
 
 def check_told(result: dict, reported: list[str], probs: dict, thresholds) -> None:
@@ -376,8 +376,8 @@ RESIZE = """(async () => {{
 
 
 @pytest.mark.parametrize("size", [(61, 47), (40, 32), (23, 90), (7, 5), (1, 1), (33, 200), (80, 64)], ids=str)
-def test_resizing_is_pillows(size, browser, server):
-    browser.open(server.url)
+def test_resizing_is_pillows(size, page, server):
+    page.goto(server.url)
     width, height = size
     pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     cases = [
@@ -388,33 +388,33 @@ def test_resizing_is_pillows(size, browser, server):
     ]
     rgba = base64.b64encode(np.dstack([pixels, np.full((height, width), 255, np.uint8)]).tobytes()).decode()
     code = RESIZE.format(pixels=rgba, width=width, height=height, cases=json.dumps(cases))
-    for case, told in zip(cases, browser.evaluate(code), strict=True):
+    for case, told in zip(cases, page.evaluate(code), strict=True):
         found = np.frombuffer(base64.b64decode(told), np.uint8).reshape(*case["image_size"], 3)
         expected = resize_array(pixels, case["image_size"], case["fit"], case["interpolation"])
         np.testing.assert_array_equal(found, expected, err_msg=str(case))
 
 
 @pytest.mark.parametrize("width", [320, 360, 1100])
-def test_nothing_scrolls_sideways(width, browser, server, findings_server, pictures):
+def test_nothing_scrolls_sideways(width, page, server, findings_server, pictures):
     for url in (server.url, findings_server.url):
-        browser.resize(width, 740)
-        open_page(browser, url)
-        classify(browser, pictures[:2])
-        browser.evaluate("document.querySelector('details').open = true")
-        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        page.set_viewport_size({"width": width, "height": 740})
+        open_page(page, url)
+        classify(page, pictures[:2])
+        page.evaluate("document.querySelector('details').open = true")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         outside = (
             "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
         )
-        assert browser.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 80))") == []
+        assert page.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 80))") == []
 
 
-def test_the_warning_stays_in_sight(browser, server, pictures):
-    browser.resize(360, 740)
-    open_page(browser, server.url)
-    classify(browser, pictures[:2])
-    browser.evaluate("scrollTo(0, document.body.scrollHeight)")
+def test_the_warning_stays_in_sight(page, server, pictures):
+    page.set_viewport_size({"width": 360, "height": 740})
+    open_page(page, server.url)
+    classify(page, pictures[:2])
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
     place = "document.querySelector('.warning').getBoundingClientRect()"
-    assert browser.evaluate(f"scrollY > 300 && {place}.top >= 0 && {place}.bottom < innerHeight")
+    assert page.evaluate(f"scrollY > 300 && {place}.top >= 0 && {place}.bottom < innerHeight")
 
 
 # The contrast of each text with what lies under it (WCAG 2.2), where it is below 4.5.
@@ -436,36 +436,37 @@ CONTRAST = """(() => {
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_has_contrast(dark, browser, findings_server, pictures, tmp_path):
-    browser.resize(1100, 800, dark=dark)
-    open_page(browser, findings_server.url)
-    browser.evaluate("document.querySelector('details').open = true")
+def test_text_has_contrast(dark, page, findings_server, pictures, tmp_path):
+    page.set_viewport_size({"width": 1100, "height": 800})
+    page.emulate_media(color_scheme="dark" if dark else "light")
+    open_page(page, findings_server.url)
+    page.evaluate("document.querySelector('details').open = true")
     (tmp_path / "notes.txt").write_text("no picture")
-    classify(browser, [*pictures[:3], tmp_path / "notes.txt"])
-    assert browser.evaluate(CONTRAST) == []
+    classify(page, [*pictures[:3], tmp_path / "notes.txt"])
+    assert page.evaluate(CONTRAST) == []
 
 
-def test_it_works_by_keyboard(browser, server, pictures):
-    browser.resize(1100, 800)
-    open_page(browser, server.url)
-    browser.press("Tab")
-    assert browser.evaluate("document.activeElement.id") == "files"
-    assert browser.evaluate("getComputedStyle(document.querySelector('label[for=files]')).outlineStyle") == "solid"
-    classify(browser, pictures[:1])
+def test_it_works_by_keyboard(page, server, pictures):
+    page.set_viewport_size({"width": 1100, "height": 800})
+    open_page(page, server.url)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    assert page.evaluate("getComputedStyle(document.querySelector('label[for=files]')).outlineStyle") == "solid"
+    classify(page, pictures[:1])
     reached = []
     for _ in range(3):
-        browser.press("Tab")
-        reached.append(browser.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
     assert reached == ["clear", "SUMMARY", "A"]
-    browser.evaluate("document.getElementById('clear').click()")
-    assert browser.evaluate("document.activeElement.id + document.querySelectorAll('.result').length") == "files0"
+    page.evaluate("document.getElementById('clear').click()")
+    assert page.evaluate("document.activeElement.id + document.querySelectorAll('.result').length") == "files0"
 
 
-def test_it_can_be_heard(browser, findings_server, pictures):
-    browser.resize(1100, 800)
-    open_page(browser, findings_server.url)
-    result = classify(browser, pictures[:1])[0]
-    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
+def test_it_can_be_heard(page, findings_server, pictures):
+    page.set_viewport_size({"width": 1100, "height": 800})
+    open_page(page, findings_server.url)
+    result = classify(page, pictures[:1])[0]
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     heard = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
     assert ("RootWebArea", "x-rays · not for clinical use") in heard
     assert ("image", f"{pictures[0].name} as the model sees it") in heard
@@ -476,13 +477,13 @@ def test_it_can_be_heard(browser, findings_server, pictures):
     assert sum(role == "listitem" for role, _ in heard) == len(NAMES)
     spoken = " ".join(name for role, name in heard if role == "StaticText")
     assert all(name in spoken for name in NAMES) and "threshold 30.0 %" in spoken.replace("\u00a0", " ")
-    assert result["decision"] in browser.evaluate(STATUS)  # which is read out
-    assert browser.evaluate("document.documentElement.lang") == "en"
+    assert result["decision"] in page.evaluate(STATUS)  # which is read out
+    assert page.evaluate("document.documentElement.lang") == "en"
 
 
-def test_pictures_are_dropped_and_pasted(browser, server):
-    open_page(browser, server.url)
-    browser.evaluate("""(async () => {
+def test_pictures_are_dropped_and_pasted(page, server):
+    open_page(page, server.url)
+    page.evaluate("""(async () => {
         const canvas = new OffscreenCanvas(50, 40);
         canvas.getContext("2d").fillRect(5, 5, 20, 20);
         const data = new DataTransfer();
@@ -491,22 +492,22 @@ def test_pictures_are_dropped_and_pasted(browser, server):
         dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
         dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
     })()""")
-    browser.wait_for("document.querySelectorAll('.result').length == 2")
+    page.wait_for_function("document.querySelectorAll('.result').length == 2")
 
 
-def test_what_is_no_picture_is_told(browser, server, pictures, tmp_path):
-    open_page(browser, server.url)
+def test_what_is_no_picture_is_told(page, server, pictures, tmp_path):
+    open_page(page, server.url)
     (tmp_path / "notes.txt").write_text("no picture")
     broken = tmp_path / "broken.png"
     broken.write_bytes(pictures[0].read_bytes()[:20])
-    results = classify(browser, [tmp_path / "notes.txt", broken, pictures[0]])
+    results = classify(page, [tmp_path / "notes.txt", broken, pictures[0]])
     assert [result["name"] for result in results] == [pictures[0].name]
-    told = browser.evaluate(ERRORS)
+    told = page.evaluate(ERRORS)
     assert [text.split()[0] for text in told] == ["notes.txt", "broken.png"]
     assert all("is not a picture that this browser can read" in text for text in told)
-    classify(browser, [pictures[1]])
-    browser.wait_for("document.querySelectorAll('.result').length == 2")
-    assert browser.evaluate(ERRORS) == []  # they belong to what was chosen before
+    classify(page, [pictures[1]])
+    page.wait_for_function("document.querySelectorAll('.result').length == 2")
+    assert page.evaluate(ERRORS) == []  # they belong to what was chosen before
 
 
 @pytest.mark.parametrize(
@@ -520,61 +521,59 @@ def test_what_is_no_picture_is_told(browser, server, pictures, tmp_path):
         ),
     ],
 )
-def test_a_browser_that_cannot_is_told_so(sabotage, told, browser, server):
-    script = browser.send("Page.addScriptToEvaluateOnNewDocument", source=sabotage)["identifier"]
-    try:
-        browser.open(server.url)
-        assert told in browser.wait_for(f"{ERRORS}.join()")
-    finally:
-        browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+def test_a_browser_that_cannot_is_told_so(sabotage, told, page, server):
+    page.add_init_script(sabotage)
+    page.goto(server.url)
+    assert told in page.wait_for_function(f"{ERRORS}.join()").json_value()
 
 
 @pytest.mark.parametrize("broken", ["model.tflite", "model.json", "litert/litert_wasm_compat_internal.js"])
-def test_a_model_that_does_not_load_is_told(broken, browser, demo):
+def test_a_model_that_does_not_load_is_told(broken, page, demo):
     with served(demo, broken=[broken]) as server:
-        browser.open(server.url)
-        told = browser.wait_for(f"{ERRORS}.join()")
+        page.goto(server.url)
+        told = page.wait_for_function(f"{ERRORS}.join()").json_value()
         assert told.startswith("The model did not load") and "undefined" not in told
 
 
-def test_half_a_model_is_refused(browser, demo, tmp_path):
+def test_half_a_model_is_refused(page, demo, tmp_path):
     shutil.copytree(demo, tmp_path / "half")
     with (tmp_path / "half" / "model.tflite").open("r+b") as file:
         file.truncate(1000)
     with served(tmp_path / "half") as server:
-        browser.open(server.url)
-        assert "1000 bytes instead of" in browser.wait_for(f"{ERRORS}.join()")
+        page.goto(server.url)
+        assert "1000 bytes instead of" in page.wait_for_function(f"{ERRORS}.join()").json_value()
 
 
-def test_it_works_without_a_network(browser, demo, pictures, tflite, tmp_path):
+def test_it_works_without_a_network(page, noted, demo, pictures, tflite, tmp_path):
     with served(shutil.copytree(demo, tmp_path / "page")) as server:
-        open_page(browser, server.url)
-        browser.wait_for("document.getElementById('offline').textContent.startsWith('Saved on this device')")
+        open_page(page, server.url)
+        page.wait_for_function("document.getElementById('offline').textContent.startsWith('Saved on this device')")
         assert {path for path in server.asked if ".wasm" in path} == {"/litert/litert_wasm_compat_internal.wasm"}
-        errors = browser.send("Page.getInstallabilityErrors")["installabilityErrors"]
+        errors = page.context.new_cdp_session(page).send("Page.getInstallabilityErrors")["installabilityErrors"]
         assert [error for error in errors if error["errorId"] != "in-incognito"] == []
     for url in (server.url, server.url + "index.html"):  # the server has ended
-        open_page(browser, url)
-        result = classify(browser, pictures[:1])[0]
+        open_page(page, url)
+        result = classify(page, pictures[:1])[0]
         expected = open_exported(tflite, "tflite", threads=1).predict(read_image(pictures[0], SIZE)[None])
         np.testing.assert_allclose(result["probs"], expected[0], atol=1e-3)
-        assert not browser.complaints
+        assert not noted.complaints
 
 
-def test_a_newer_page_is_taken_whole_and_when_wanted(browser, demo, tflite, tmp_path):
+def test_a_newer_page_is_taken_whole_and_when_wanted(page, demo, tflite, tmp_path):
     out = shutil.copytree(demo, tmp_path / "page")
     with served(out) as server:
-        open_page(browser, server.url)
-        browser.wait_for("document.getElementById('offline').textContent.startsWith('Saved on this device')")
+        open_page(page, server.url)
+        page.wait_for_function("document.getElementById('offline').textContent.startsWith('Saved on this device')")
         demo_page.write_page(tflite, DESCRIPTION, out, title="newer")
-        open_page(browser, server.url)
-        assert browser.evaluate("document.querySelector('h1').textContent") == "<i>blood</i>"
-        browser.wait_for("Boolean(document.getElementById('newer'))")
-        browser.evaluate("document.getElementById('newer').click()")
-        browser.wait_for("document.querySelector('h1')?.textContent == 'newer'")
-        browser.wait_for("caches.keys().then(names => names.length == 1)")
+        open_page(page, server.url)
+        assert page.evaluate("document.querySelector('h1').textContent") == "<i>blood</i>"
+        page.wait_for_function("Boolean(document.getElementById('newer'))")
+        page.evaluate("document.getElementById('newer').click()")
+        page.wait_for_function("document.querySelector('h1')?.textContent == 'newer'")
+        # A promise counts as true, so its result is kept and waited for.
+        page.wait_for_function("(caches.keys().then(names => globalThis.kept = names), globalThis.kept?.length == 1)")
 
 
-def test_without_a_server_it_says_what_is_missing(browser, demo):
-    browser.open(demo / "index.html")
-    assert "python -m http.server" in browser.evaluate(STATUS)
+def test_without_a_server_it_says_what_is_missing(page, demo):
+    page.goto((demo / "index.html").as_uri())
+    assert "python -m http.server" in page.evaluate(STATUS)

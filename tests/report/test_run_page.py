@@ -427,27 +427,29 @@ SCROLLING = """[...document.querySelectorAll('table')].filter(
 ).length"""
 
 
-def test_in_chromium(browser, folder):
-    for width, height, dark in ((360, 740, False), (1280, 900, True)):
-        browser.resize(width, height, dark=dark)
-        browser.open(folder / "report.html")
-        assert not browser.complaints
-        assert not [url for url in browser.requests if not url.startswith("data:")]
-        assert browser.evaluate("document.documentElement.scrollWidth") <= width
-        assert browser.evaluate(SCROLLING) == 0
+def test_in_chromium(page, noted, folder):
+    url = (folder / "report.html").as_uri()
+    for width, height, scheme in ((360, 740, "light"), (1280, 900, "dark")):
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(url)
+        assert not noted.complaints
+        assert {asked for asked in noted.requests if not asked.startswith("data:")} == {url}
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(SCROLLING) == 0
         broken = "[...document.images].filter(e => !e.complete || !e.naturalWidth).length"
-        assert browser.evaluate(broken) == 0
-        check_numbers(browser.evaluate(NUMBERS), folder)
+        assert page.evaluate(broken) == 0
+        check_numbers(page.evaluate(NUMBERS), folder)
 
 
-def test_a_request_would_be_noticed(browser, tmp_path):
-    page = tmp_path / "page.html"
-    page.write_text("<!DOCTYPE html><img src='nowhere.png' alt=''><script>console.error('seen')</script>")
-    browser.open(page)
-    assert any(url.endswith("nowhere.png") for url in browser.requests)
-    assert any("seen" in complaint for complaint in browser.complaints)
+def test_a_request_would_be_noticed(page, noted, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text("<!DOCTYPE html><img src='nowhere.png' alt=''><script>console.error('seen')</script>")
+    page.goto(file.as_uri())
+    assert any(url.endswith("nowhere.png") for url in noted.requests)
+    assert any("seen" in complaint for complaint in noted.complaints)
 
 
-def test_it_prints(browser, multiclass):
-    browser.open(multiclass.report)
-    assert browser.pdf().startswith(b"%PDF")
+def test_it_prints(page, multiclass):
+    page.goto(multiclass.report.as_uri())
+    assert page.pdf(format="A4").startswith(b"%PDF")
