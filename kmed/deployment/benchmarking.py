@@ -9,7 +9,7 @@ import tempfile
 
 import pandas as pd
 
-from kmed import runtime
+from kmed import runtime, tables
 from kmed.deployment.exporting import NUM_PICTURES, export_words
 from kmed.errors import ConfigError, KmedError, RunError
 from kmed.evaluation.decisions import read_fitted
@@ -17,7 +17,7 @@ from kmed.evaluation.inference import draw_training_pictures, open_run_table
 from kmed.evaluation.predictor import describe, export_path
 from kmed.files import size_of, write_frame
 from kmed.formats import graph, registry
-from kmed.formats.registry import CANDIDATES, check_format
+from kmed.formats.registry import FORMATS, benchmarked_choices, check_format, either
 from kmed.models.keras_file import load_model
 from kmed.progress import say, track
 from kmed.runs import Run, finished_run
@@ -28,32 +28,35 @@ BATCHES = (1, 32)
 
 def benchmark(
     run_folder,
-    candidates=CANDIDATES,
+    candidates=None,
     *,
     batches=BATCHES,
     threads: int | None = None,
     seconds: float = 2.0,
     data=None,
+    append=None,
 ) -> pd.DataFrame:
     """Returns one row a format and batch size, and writes them as benchmark.csv into the run folder.
 
     Each format is measured in a process of its own, one after another, so that none shares memory or threads
-    with another. A format that the run has not exported is made for it and removed; TFLite files take one picture
-    at a time.
+    with another. A format that the run has not exported is made for it and removed. A format is measured at the
+    batch sizes that it takes: TFLite files take one picture at a time.
 
     Columns: format, quantize, batch, median_ms, low_ms, high_ms (10th and 90th percentile), images_per_s,
     peak_memory_mb (of the process, Python included), size_mb, exported, threads, num_calls, device, versions, command.
 
     Args:
       run_folder: what `kmed train` made.
-      candidates: pairs of format and quantization, see `kmed.evaluation.predictor`.
+      candidates: pairs of format and quantization; None: all that `kmed.formats.registry.FORMATS` marks for it.
       batches: pictures a call.
       threads: processor cores; None: all.
       seconds: how long each is measured.
       data: where the run's pictures are now; int8 is calibrated on them where it is made anew.
+      append: a CSV table of benchmarks that the rows are added to.
     Raises: ConfigError: an unknown format, or numbers below 1. RunError: no such run, or nothing could be measured.
     """
     run = finished_run(run_folder)
+    candidates = benchmarked_choices() if candidates is None else candidates
     for format, quantize in candidates:
         check_format(format, quantize)
     threads = runtime.num_cores() if threads is None else threads
@@ -62,8 +65,9 @@ def benchmark(
             f"threads and batches are 1 or more, seconds above 0. Received: {threads}, {list(batches)}, {seconds}."
         )
     batches, rows = sorted(set(batches)), []  # the peak of memory only grows: the smallest comes first
-    if 1 not in batches and all(format == "tflite" for format, _ in candidates):
-        raise ConfigError(f"TFLite files take one picture at a time: measure batch 1 too. Received: {batches}.")
+    _check_batches(candidates, batches)
+    if append is not None:
+        tables.read_table(append, ("format", "batch"))  # before minutes of work
     with tempfile.TemporaryDirectory() as folder:
         files = _files(run, candidates, pathlib.Path(folder), data)
         for (format, quantize), path in track(files.items(), "Measuring", len(files)):
@@ -78,6 +82,8 @@ def benchmark(
         device=told["device"], versions=runtime.join_versions(told["versions"]), command=command_line()
     )
     write_frame(run.folder / "benchmark.csv", table)
+    if append is not None:
+        tables.append_rows(append, [table.iloc[[row]].astype(str) for row in range(len(table))])
     return table
 
 
@@ -98,6 +104,16 @@ def describe_table(table: pd.DataFrame) -> str:
     return f"{shown.to_string(index=False)}\n{first['threads']} threads, {first['device']}"
 
 
+def _check_batches(candidates, batches: list[int]) -> None:
+    """Raises ConfigError where none of the formats takes even the smallest batch."""
+    most = [FORMATS[format].max_batch for format, _ in candidates]
+    if not most or None in most or min(batches) <= max(most):
+        return
+    names, most = either(dict.fromkeys(format for format, _ in candidates)), max(most)
+    count = "one picture" if most == 1 else f"{most} pictures"
+    raise ConfigError(f"Files of {names} take {count} at a time: measure batch {most} too. Received: {batches}.")
+
+
 def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, str], pathlib.Path]:
     """Returns the file of each candidate, those that are missing made in `folder`; what cannot be made is told."""
     files, model = {}, None
@@ -110,7 +126,7 @@ def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, 
                 graph.check_backend()
                 model = load_model(run.model) if model is None else model
                 pictures = None
-                if quantize == "int8":
+                if quantize in FORMATS[format].needs_pictures:
                     config, table = open_run_table(run, data)
                     pictures = draw_training_pictures(table, config, NUM_PICTURES)
                 calibration, description = read_fitted(run).calibration, describe(run)

@@ -18,7 +18,7 @@ from kmed.evaluation.predictions import Predictions, read_predictions
 from kmed.evaluation.predictor import describe, export_path, open_exported
 from kmed.files import replacing, size_of, write_json
 from kmed.formats import graph, registry
-from kmed.formats.registry import NEAREST, check_format
+from kmed.formats.registry import FORMATS, check_format, either, exported_formats
 from kmed.metrics.intervals import Score
 from kmed.models.keras_file import load_model
 from kmed.progress import say
@@ -26,9 +26,7 @@ from kmed.runs import Run, finished_run
 from kmed.tasks import get_task
 
 TOLERANCE = 0.5  # points, hundredths of accuracy or macro AUROC
-
 LARGEST_DIFFERENCE = 1e-3  # of a probability, where nothing was quantized: more is an error of conversion
-
 NUM_PICTURES = 200  # of the training split, for int8
 
 # The score whose change decides, then those told beside it.
@@ -82,6 +80,7 @@ def export(
     tolerance: float = TOLERANCE,
     num_pictures: int = NUM_PICTURES,
     threads: int | None = None,
+    append=None,
 ) -> Exported:
     """Writes a run's model in another format, if the file says the same as the model.
 
@@ -93,12 +92,13 @@ def export(
 
     Args:
       run_folder: what `kmed train` made.
-      format: "savedmodel", "tflite" or "onnx".
-      quantize: of tflite: "none", "float16", "dynamic" or "int8".
+      format: a format that is exported, such as "tflite".
+      quantize: one of the format's quantizations, such as "int8".
       data: the folder, CSV or npz to read instead of the one in the run's settings.
       tolerance: points (hundredths) of accuracy or macro AUROC that may be lost.
       num_pictures: of the training split, drawn to calibrate int8.
       threads: processor cores of the latencies; None: all.
+      append: a CSV table of exports that a row is added to, also where the export is refused.
     Raises: ConfigError: an unknown format or quantization, a package that is not installed. RunError: no such
       run. DataError: its pictures cannot be read. ExportRefused: the file changed the model; it is removed, and
       what an earlier export left under its name stays.
@@ -107,38 +107,47 @@ def export(
     """
     run = finished_run(run_folder)
     check_format(format, quantize)
-    if format == "keras":
+    if not FORMATS[format].exported:
         raise ConfigError(
-            f"The Keras model is in the run folder already: {run.model}. Choose savedmodel, tflite or onnx."
+            f"The Keras model is in the run folder already: {run.model}. Choose {either(exported_formats())}."
         )
     if not 0 <= tolerance <= 100 or num_pictures < 1 or (threads is not None and threads < 1):
         raise ConfigError(
             "tolerance is from 0 to 100 points, num_pictures and threads are 1 or more. "
             f"Received: tolerance={tolerance}, num_pictures={num_pictures}, threads={threads}."
         )
+    if append is not None:
+        tables.read_table(append, ("format", "quantize"))  # before minutes of work
     graph.check_backend()
-    source = _open(run, data, quantize, tolerance, num_pictures, threads)
+    learns = quantize if quantize in FORMATS[format].needs_pictures else ""
+    source = _open(run, data, learns, tolerance, num_pictures, threads)
     path = export_path(run, format, quantize)
     with replacing(path) as temporary:
         record = _write_and_compare(source, format, quantize, temporary) | {"file": path.name}
         if not record["checked"]["passed"]:
             stays = f" The {path.name} of an earlier export stays." if path.exists() else ""
+            if append is not None:
+                append_record(record, append)
             raise ExportRefused(f"{_told(record)} {_nearest(source, format, quantize)}{stays}", record)
-        if quantize == "int8":
+        if learns:
             _compare_latency(source, record)
     write_json(record_path(path), record)
+    if append is not None:
+        append_record(record, append)
     return Exported(path, record)
 
 
-def _open(run: Run, data, quantize: str, tolerance: float, num_pictures: int, threads) -> _Source:
-    """Reads all that is needed before anything is written."""
+def _open(run: Run, data, learns: str, tolerance: float, num_pictures: int, threads) -> _Source:
+    """Reads all that is needed before anything is written; `learns` is a quantization that needs pictures, or ""."""
     try:
         config, table = open_run_table(run, data)
     except KmedError as error:
-        purpose = "int8 is calibrated on the run's training pictures, and checked" if quantize == "int8" else "checked"
+        purpose = f"{learns} is calibrated on the run's training pictures, and checked" if learns else "checked"
         raise DataError(f"An export is {purpose} on its test pictures; they cannot be read: {error}") from None
-    if quantize == "int8" and not (table.rows["split"] == "train").any():
-        raise DataError(f"int8 is calibrated on training pictures, and {run.splits} names none. Choose another format.")
+    if learns and not (table.rows["split"] == "train").any():
+        raise DataError(
+            f"{learns} is calibrated on training pictures, and {run.splits} names none. Choose another format."
+        )
     known = read_predictions(run.predictions, table.class_names, config.task)
     split = "test" if len(known.split("test")) else "val"
     part, keras = table.split(split), known.split(split)
@@ -170,6 +179,7 @@ def _write_and_compare(source: _Source, format: str, quantize: str, path: pathli
     say(f"Comparing it with the Keras model on {len(source.part)} pictures of {source.keras.rows['split'][0]} ...")
     found = predict_calibrated(predictor, source.part, source.config)
     latency = measure_latency(predictor, source.config.data.image_size)
+    row, num_training = FORMATS[format], len(source.table.split("train"))
     return {
         "format": format,
         "quantize": quantize,
@@ -178,16 +188,15 @@ def _write_and_compare(source: _Source, format: str, quantize: str, path: pathli
         "description": source.description,
         "checked": _compare(source, found, exact=quantize == "none"),
         "latency": latency.to_dict(),
-        # A SavedModel runs on TensorFlow's own threads, which cannot be set once it has begun.
-        "threads": source.threads if source.threads and format != "savedmodel" else runtime.num_cores(),
-        "calibration_pictures": min(source.num_pictures, len(source.table.split("train"))) if quantize == "int8" else 0,
+        "threads": source.threads if source.threads and row.sets_threads else runtime.num_cores(),
+        "calibration_pictures": min(source.num_pictures, num_training) if quantize in row.needs_pictures else 0,
         **{key: value for key, value in runtime.environment().items() if key in ("device", "versions", "command")},
     }
 
 
 def _write(source: _Source, format: str, quantize: str, path: pathlib.Path) -> None:
     pictures = None
-    if quantize == "int8":
+    if quantize in FORMATS[format].needs_pictures:
         pictures = draw_training_pictures(source.table, source.config, source.num_pictures)
     arguments = (source.model, source.calibration, path, source.description)
     registry.write(format, *arguments, quantize=quantize, pictures=pictures)
@@ -247,13 +256,15 @@ def _told(record: dict) -> str:
 def _nearest(source: _Source, format: str, quantize: str) -> str:
     """Returns a sentence that names the nearest format that passes; each is tried, and none is kept."""
     reasons = []
-    for other, weaker in NEAREST[format, quantize]:
+    for other, weaker in FORMATS[format].nearest.get(quantize, ()):
         with tempfile.TemporaryDirectory() as folder:
             record = _write_and_compare(source, other, weaker, pathlib.Path(folder) / "tried")
         if record["checked"]["passed"]:
             flags = f"--format {other}" + ("" if weaker == "none" else f" --quantize {weaker}")
             return f"The nearest that passes is: kmed export {shlex.quote(str(source.run.folder))} {flags}"
         reasons.append(f"{export_words(record)}: {'; '.join(record['checked']['reasons'])}")
+    if not reasons:
+        return f"No other format was tried. Choose {either(exported_formats())}."
     return (
         f"No other format passes either ({' / '.join(reasons)}): perhaps model.keras and predictions.csv are of "
         "different runs."
@@ -261,29 +272,31 @@ def _nearest(source: _Source, format: str, quantize: str) -> str:
 
 
 def _compare_latency(source: _Source, record: dict) -> None:
-    """Notes how large and how fast float32 is; where int8 is slower, float16 and dynamic too, with advice."""
-    record["float32"] = _measure(source, "none")
+    """Notes how large and how fast float32 is; where the file is slower, the other quantizations too, with advice."""
+    format, quantize = record["format"], record["quantize"]
+    record["float32"] = _measure(source, format, "none")
     record["advice"] = ""
     own, plain = record["latency"]["median_ms"], record["float32"]["latency"]["median_ms"]
     if own <= plain:
         return
-    others = {name: _measure(source, name)["latency"]["median_ms"] for name in ("float16", "dynamic")}
-    told = ", ".join(f"{name} {value:.1f} ms" for name, value in {"float32": plain, **others}.items())
+    names = [name for name in FORMATS[format].quantizations if name not in ("none", quantize)]
+    others = {name: _measure(source, format, name)["latency"]["median_ms"] for name in names}
+    times = ", ".join(f"{name} {value:.1f} ms" for name, value in {"float32": plain, **others}.items())
     record["advice"] = (
-        f"int8 is {own / plain:.1f} times slower than float32 on this processor ({own:.1f} ms; {told}): "
-        "export with --quantize float16 or dynamic instead."
+        f"{quantize} is {own / plain:.1f} times slower than float32 on this processor ({own:.1f} ms; {times}): "
+        f"export with --quantize {either(names or ['none'])} instead."
     )
     say(record["advice"])
 
 
-def _measure(source: _Source, quantize: str) -> dict:
-    """Returns size and latency of a TFLite file that is made for it and removed."""
+def _measure(source: _Source, format: str, quantize: str) -> dict:
+    """Returns size and latency of a file that is made for it and removed."""
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "measured.tflite"
-        _write(source, "tflite", quantize, path)
-        predictor = open_exported(path, "tflite", threads=source.threads)
+        path = pathlib.Path(folder) / f"measured{FORMATS[format].suffix}"
+        _write(source, format, quantize, path)
+        predictor = open_exported(path, format, threads=source.threads)
         latency = measure_latency(predictor, source.config.data.image_size)
-        return {"size_bytes": path.stat().st_size, "latency": latency.to_dict()}
+        return {"size_bytes": size_of(path), "latency": latency.to_dict()}
 
 
 def record_path(path: pathlib.Path) -> pathlib.Path:

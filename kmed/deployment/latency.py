@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from kmed.evaluation.predictor import Predictor, open_exported, open_model
+from kmed.formats.registry import FORMATS
 from kmed.runs import open_run
 
 WARM_UP = 5
@@ -80,7 +81,7 @@ def peak_memory() -> int:
 def main(run: str, format: str, path: str, threads: str, batches: str, seconds: str) -> None:
     """Prints a line of JSON: the latencies of one file at several batch sizes, and the peak memory."""
     folder = open_run(run)
-    if format == "keras":
+    if not FORMATS[format].exported:
         from kmed.runtime import load_backend
 
         load_backend()

@@ -11,7 +11,7 @@ import numpy as np
 
 from kmed.errors import DataError, RunError
 from kmed.evaluation.decisions import decision_rule, read_fitted
-from kmed.formats.registry import FORMATS, OPENERS, check_format
+from kmed.formats.registry import FORMATS, check_format, open_file
 from kmed.models.keras_file import load_model
 from kmed.runs import Run
 from kmed.tasks import get_task
@@ -23,10 +23,10 @@ class Predictor:
     """A model that is ready to predict, whatever its format.
 
     Attributes:
-      format: "keras", "savedmodel", "tflite" or "onnx".
+      format: a name of `kmed.formats.registry.FORMATS`.
       path: its file or folder.
       run_batch: (float32 (B, H, W, 3) in [0, 255]) -> float32 (B, K), calibrated probabilities.
-      max_batch: how many pictures it takes at once: 1 for TFLite, None for any number.
+      max_batch: how many pictures it takes at once; None: any number.
       keras_model: the keras.Model of format "keras", whose own output is not calibrated; else None.
     """
 
@@ -94,7 +94,7 @@ def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:
     check_format(format, quantize)
     model = run.read_config().model.name
     stem = model if quantize == "none" else f"{model}-{quantize}"
-    return run.model if format == "keras" else run.exports / f"{stem}{FORMATS[format]}"
+    return run.exports / f"{stem}{FORMATS[format].suffix}" if FORMATS[format].exported else run.model
 
 
 def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threads: int | None = None) -> Predictor:
@@ -102,13 +102,13 @@ def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threa
 
     Args:
       run: a finished run.
-      format: "keras", or one that was exported: "savedmodel", "tflite", "onnx".
-      quantize: of tflite: "none", "float16", "dynamic" or "int8".
-      threads: how many processor cores TFLite and ONNX Runtime may use; None: all.
+      format: "keras", or one that was exported, such as "tflite".
+      quantize: one of the format's quantizations, such as "int8".
+      threads: how many processor cores an exported file may use, where its format can choose; None: all.
     Raises: ConfigError: an unknown format. RunError: it has not been exported, or is damaged.
     """
     path = export_path(run, format, quantize)
-    if format == "keras":
+    if not FORMATS[format].exported:
         model, calibration = load_model(path), read_fitted(run).calibration
         return Predictor(format, path, lambda images: calibration.apply(model.predict_on_batch(images)), None, model)
     if not path.exists():
@@ -121,5 +121,4 @@ def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threa
 
 def open_exported(path: pathlib.Path, format: str, *, threads: int | None = None) -> Predictor:
     """Returns an exported file, ready to predict; see `open_model`."""
-    run_batch = OPENERS[format](path, threads)
-    return Predictor(format, path, run_batch, 1 if format == "tflite" else None)
+    return Predictor(format, path, open_file(path, format, threads), FORMATS[format].max_batch)

@@ -12,10 +12,7 @@ from kmed.runtime import captured_stderr, num_cores
 ONNX_OPSET = 18
 
 
-# ----- ONNX -----
-
-
-def write_onnx(model: keras.Model, calibration: Calibration, path: pathlib.Path, description: dict) -> None:
+def write(model: keras.Model, calibration: Calibration, path: pathlib.Path, description: dict) -> None:
     """Writes an ONNX file with any batch size, input "images" and output "probs".
 
     Raises: ConfigError: tf2onnx is not installed.
@@ -38,7 +35,7 @@ def write_onnx(model: keras.Model, calibration: Calibration, path: pathlib.Path,
         tf2onnx.convert.from_function(function, signature, opset=ONNX_OPSET, output_path=str(path))
 
 
-def open_onnx(path: pathlib.Path, threads: int | None):
+def open(path: pathlib.Path, threads: int | None):
     """Returns images -> probs of an ONNX file, run by ONNX Runtime on the processor."""
     try:
         import onnxruntime

@@ -13,10 +13,7 @@ from kmed.runtime import captured_stderr
 TF_METHODS = {"nearest": "nearest", "box": "area", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos3"}
 
 
-# ----- SavedModel -----
-
-
-def write_savedmodel(model: keras.Model, calibration: Calibration, path: pathlib.Path, description: dict) -> None:
+def write(model: keras.Model, calibration: Calibration, path: pathlib.Path, description: dict) -> None:
     """Writes a SavedModel with two signatures, both giving {"probs": float32 (B, K)}.
 
     "serving_default": images, float32 (B, H, W, 3) in [0, 255]. "serve_bytes": encoded, strings (B,), the bytes
@@ -77,7 +74,7 @@ def _decode(encoded, description: dict):
     return tf.clip_by_value(tf.round(image), 0.0, 255.0)
 
 
-def open_savedmodel(path: pathlib.Path, threads: int | None):
+def open(path: pathlib.Path, threads: int | None):
     """Returns images -> probs of a SavedModel; its threads are TensorFlow's."""
     import tensorflow as tf
 

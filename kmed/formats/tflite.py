@@ -16,10 +16,7 @@ from kmed.runtime import captured_stderr, num_cores
 _POOL = re.compile(r"^[^/]+/pool(_\d+)?/")  # the model's own layer of that name, not one of its backbone's
 
 
-# ----- TFLite -----
-
-
-def write_tflite(
+def write(
     model: keras.Model,
     calibration: Calibration,
     path: pathlib.Path,
@@ -94,7 +91,7 @@ def _head_tensors(model: bytes) -> list[str]:
     return names[first:]
 
 
-def open_tflite(path: pathlib.Path, threads: int | None):
+def open(path: pathlib.Path, threads: int | None):
     """Returns images (1, H, W, 3) -> probs (1, K) of a TFLite file, run by LiteRT."""
     try:
         from ai_edge_litert.interpreter import Interpreter

@@ -15,7 +15,7 @@ from kmed.cli.main import main
 from kmed.deployment import exporting, latency
 from kmed.deployment.exporting import ExportRefused, append_record, describe_record, export
 from kmed.errors import ConfigError, DataError, RunError
-from kmed.formats import registry, tflite
+from kmed.formats import onnx, savedmodel, tflite
 from kmed.runs import Run
 from kmed.runtime import num_cores
 
@@ -94,16 +94,16 @@ def test_int8_is_calibrated_on_training_pictures_and_compared_with_float32(run):
 def test_a_slower_int8_is_told_with_what_to_use_instead(run, monkeypatch):
     times = {"none": 0.001, "float16": 0.002, "dynamic": 0.0015}
     monkeypatch.setattr(
-        exporting, "_measure", lambda source, kind: {"size_bytes": 1, "latency": {"median_ms": times[kind]}}
+        exporting, "_measure", lambda source, format, kind: {"size_bytes": 1, "latency": {"median_ms": times[kind]}}
     )
     advice = export(run.folder, "tflite", "int8", tolerance=100, threads=1).record["advice"]
     assert "times slower than float32" in advice and "export with --quantize float16 or dynamic instead" in advice
 
 
-def perturb(monkeypatch, *writers):
-    """Makes these writers write another model than they were given: noise on every weight."""
-    for name in writers:
-        write = getattr(registry, name)
+def perturb(monkeypatch, *formats):
+    """Makes these formats write another model than they were given: noise on every weight."""
+    for format in formats:
+        write = format.write
 
         def sabotaged(model, *arguments, write=write, **options):
             before = model.get_weights()
@@ -114,12 +114,12 @@ def perturb(monkeypatch, *writers):
             finally:
                 model.set_weights(before)
 
-        monkeypatch.setattr(registry, name, sabotaged)
+        monkeypatch.setattr(format, "write", sabotaged)
 
 
 @pytest.mark.parametrize("quantize", ["none", "dynamic"])
 def test_a_sabotaged_export_is_refused_and_leaves_no_file(run, monkeypatch, quantize):
-    perturb(monkeypatch, "write_tflite")
+    perturb(monkeypatch, tflite)
     with pytest.raises(ExportRefused) as caught:
         export(run.folder, "tflite", quantize, threads=1)
     message = str(caught.value)
@@ -132,14 +132,14 @@ def test_a_sabotaged_export_is_refused_and_leaves_no_file(run, monkeypatch, quan
 def test_a_refusal_leaves_what_an_earlier_export_left(run, monkeypatch):
     path = export(run.folder, threads=1).path
     before = {file: (run.exports / file).read_bytes() for file in left(run)}
-    perturb(monkeypatch, "write_tflite")
+    perturb(monkeypatch, tflite)
     with pytest.raises(ExportRefused, match="The vit.tflite of an earlier export stays"):
         export(run.folder, threads=1)
     assert {file: (run.exports / file).read_bytes() for file in left(run)} == before and path.name in before
 
 
 def test_where_nothing_passes_that_is_told_with_the_reasons(run, monkeypatch):
-    perturb(monkeypatch, "write_tflite", "write_savedmodel")
+    perturb(monkeypatch, tflite, savedmodel)
     with pytest.raises(ExportRefused, match=r"No other format passes either \(savedmodel: a probability moved by"):
         export(run.folder, threads=1)
     assert left(run) == []
@@ -174,19 +174,19 @@ def test_a_table_of_other_rows_is_refused_before_the_work(run, tmp_path, monkeyp
 
 
 def test_a_small_loss_is_a_matter_of_the_tolerance(run, monkeypatch):
-    perturb(monkeypatch, "write_tflite")
+    perturb(monkeypatch, tflite)
     assert export(run.folder, "tflite", "float16", tolerance=100, threads=1).record["checked"]["passed"]
 
 
 def test_the_calibration_pictures_are_training_pictures_drawn_by_the_seed(run, monkeypatch):
     seen = []
-    write = tflite.write_tflite
+    write = tflite.write
 
     def noted(*arguments, quantize, pictures):
         seen.append(pictures)
         write(*arguments, quantize=quantize, pictures=pictures)
 
-    monkeypatch.setattr(registry, "write_tflite", noted)
+    monkeypatch.setattr(tflite, "write", noted)
     for _ in range(2):
         export(run.folder, "tflite", "int8", tolerance=100, num_pictures=7, threads=1)
     given = [pictures for pictures in seen if pictures is not None]
@@ -225,7 +225,7 @@ def test_a_converter_that_fails_is_one_line(run, monkeypatch):
     def failing(*arguments, **options):
         raise ValueError("no such operation\nand forty more lines")
 
-    monkeypatch.setattr(registry, "write_onnx", failing)
+    monkeypatch.setattr(onnx, "write", failing)
     with pytest.raises(RunError, match="The converter to onnx failed: no such operation. Another") as caught:
         export(run.folder, "onnx")
     assert "\n" not in str(caught.value) and left(run) == []
@@ -251,7 +251,7 @@ def test_kept_and_refused_exports_are_rows_of_one_table(run, monkeypatch, tmp_pa
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     assert "same decision for 100.00%" in result.output and "Made: " in result.output
-    perturb(monkeypatch, "write_onnx")
+    perturb(monkeypatch, onnx)
     result = CliRunner().invoke(main, [*command, "--format", "onnx"])
     assert result.exit_code == 1 and "is refused and removed" in result.output
     rows = pd.read_csv(table)

@@ -13,10 +13,8 @@ from PIL import Image
 from kmed.data.images import read_image
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation.predictor import open_exported
+from kmed.formats import onnx, savedmodel, tflite
 from kmed.formats.graph import check_backend
-from kmed.formats.onnx import write_onnx
-from kmed.formats.savedmodel import write_savedmodel
-from kmed.formats.tflite import write_tflite
 from kmed.formats.tflite_metadata import read_description, with_metadata
 from kmed.metrics.calibration import Calibration
 from kmed.models.build import build_model, list_models
@@ -26,7 +24,7 @@ CALIBRATIONS = {
     "multiclass": Calibration("temperature", NAMES, temperature=1.7),
     "multilabel": Calibration("platt", NAMES, slopes=(1.2, 0.5, 0.0, 1.0), intercepts=(0.1, -1.0, 0.3, 0.0)),
 }
-WRITERS = {"savedmodel": write_savedmodel, "onnx": write_onnx, "tflite": write_tflite}
+WRITERS = {"savedmodel": savedmodel.write, "onnx": onnx.write, "tflite": tflite.write}
 SMALLEST = ("resnet18", "densenet121", "efficientnetb0", "vit")
 
 
@@ -133,7 +131,7 @@ def test_shared_zero_points_change_nothing_but_the_size():
 
 def test_int8_without_pictures_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="int8 needs pictures of the training split"):
-        write_tflite(
+        tflite.write(
             build("vit"), CALIBRATIONS["multiclass"], tmp_path / "m", description("vit", "multiclass"), quantize="int8"
         )
 
@@ -156,7 +154,7 @@ def test_a_missing_package_is_told(module, format, message, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=message):
         if module == "tf2onnx":
-            write_onnx(build("vit"), CALIBRATIONS["multiclass"], tmp_path / "m", description("vit", "multiclass"))
+            onnx.write(build("vit"), CALIBRATIONS["multiclass"], tmp_path / "m", description("vit", "multiclass"))
         else:
             open_exported(tmp_path / "m", format)
 
@@ -165,15 +163,15 @@ def test_a_missing_package_is_told(module, format, message, tmp_path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def tflite(tmp_path_factory):
+def tflite_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("tflite") / "model.tflite"
-    write_tflite(build("vit"), CALIBRATIONS["multiclass"], path, description("vit", "multiclass"))
+    tflite.write(build("vit"), CALIBRATIONS["multiclass"], path, description("vit", "multiclass"))
     return path
 
 
-def test_labels_and_settings_lie_behind_the_model(tflite):
-    assert read_description(tflite) == description("vit", "multiclass")
-    with zipfile.ZipFile(tflite) as archive:
+def test_labels_and_settings_lie_behind_the_model(tflite_file):
+    assert read_description(tflite_file) == description("vit", "multiclass")
+    with zipfile.ZipFile(tflite_file) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(NAMES)
 
 
@@ -184,11 +182,11 @@ def test_a_tflite_file_of_others_has_no_description(tmp_path):
         read_description(path)
 
 
-def test_the_metadata_buffer_follows_the_published_schema(tflite):
+def test_the_metadata_buffer_follows_the_published_schema(tflite_file):
     """Field numbers of metadata_schema.fbs, read by flatbuffers itself."""
     from tensorflow.lite.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model(str(tflite))
+    model = flatbuffer_utils.read_model(str(tflite_file))
     entry = next(entry for entry in model.metadata if entry.name == b"TFLITE_METADATA")
     content = bytes(model.buffers[entry.buffer].data)
     assert flatbuffers.util.BufferHasIdentifier(content, 0, b"M001")
@@ -226,7 +224,7 @@ def test_encoded_pictures_are_decoded_and_resized(fit, tmp_path):
 
     told = {**description("vit", "multiclass"), "fit": fit}
     model = build("vit")
-    write_savedmodel(model, CALIBRATIONS["multiclass"], tmp_path / "saved", told)
+    savedmodel.write(model, CALIBRATIONS["multiclass"], tmp_path / "saved", told)
     signature = tf.saved_model.load(str(tmp_path / "saved")).signatures["serve_bytes"]
     rng = np.random.default_rng(0)
     encoded = []
