@@ -1,4 +1,4 @@
-"""Seed, dtype, devices and versions: the one owner of the process's global state."""
+"""Seed, dtype policy, devices and versions: the one owner of the process's global state."""
 
 import contextlib
 import importlib.util
@@ -13,15 +13,6 @@ import tempfile
 import numpy as np
 
 from kmed.errors import ConfigError
-
-# Which arithmetic trains fastest on a CPU with bfloat16 instructions, a model family; measured by
-# `scripts/benchmark.py dtype` (results/dtype.csv). Elsewhere on a CPU float32 is the only sensible one.
-CPU_DTYPES = {
-    "resnet": "mixed_bfloat16",
-    "densenet": "mixed_bfloat16",
-    "efficientnet": "float32",
-    "vit": "mixed_bfloat16",
-}
 
 PACKAGES = ("kmed", "keras", "tensorflow", "jax", "keras-hub", "numpy", "scikit-learn", "pillow")
 
@@ -79,25 +70,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - third-party code may draw from the global state
     keras.utils.set_random_seed(seed)
-
-
-def choose_dtype(model_name: str, requested: str = "auto") -> str:
-    """Returns the Keras dtype policy to train `model_name` with.
-
-    Args:
-      model_name: a name of `kmed.models.build.list_models()`.
-      requested: "auto" chooses: mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions and
-        TensorFlow what was measured to be fastest for the family; float32 elsewhere. Any other value is returned.
-    """
-    if requested != "auto":
-        return requested
-    if num_gpus():
-        return "mixed_bfloat16"
-    import keras
-
-    family = next((family for family in CPU_DTYPES if model_name.startswith(family)), None)
-    measured = keras.backend.backend() == "tensorflow" and cpu_has_bfloat16()
-    return CPU_DTYPES.get(family, "float32") if measured else "float32"
 
 
 @contextlib.contextmanager

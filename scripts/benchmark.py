@@ -202,18 +202,22 @@ def dtype(models, steps, out):
 @OUT
 def pipeline(data, steps, images, out):
     """Decode, resize and light augmentation from disk without a cache, against what ResNet-18's step eats."""
+    from kmed.data.augment import Augmentation
+    from kmed.data.images import Resizing
     from kmed.data.pipeline import Pipeline
     from kmed.data.readers.load import load_table
+    from kmed.models.registry import choose_dtype
 
     table = load_table(data)
     table = table.take(np.random.default_rng(0).permutation(len(table))[:images])
-    reader = Pipeline(table, IMAGE_SIZE, batch_size=BATCH_SIZE, augment="light", orientation="free", cache="none")
+    augmentation = Augmentation("light", "free")
+    reader = Pipeline(table, Resizing(IMAGE_SIZE), augmentation=augmentation, batch_size=BATCH_SIZE, cache="none")
     for _ in reader.epoch(0):  # warms up the threads, the graph and the file system's cache
         pass
     start = time.perf_counter()
     count = sum(len(batch[0]) for batch in reader.epoch(1))
     read = count / (time.perf_counter() - start)
-    step = in_turn({"step": training_step("resnet18", runtime.choose_dtype("resnet18"))}, steps)["step"]
+    step = in_turn({"step": training_step("resnet18", choose_dtype("resnet18"))}, steps)["step"]
     rows = [
         row(
             "pipeline",

@@ -45,12 +45,13 @@ def kmed_steps(wanted: dict):
 
     runtime.load_backend()
     from kmed.config import Config
+    from kmed.models.registry import choose_dtype
     from kmed.training.callbacks import StopOnNonFiniteLoss
     from kmed.training.ema import WeightAverage
     from kmed.training.loop import start_phase
 
     config = Config()
-    dtype = runtime.choose_dtype(wanted["model"], wanted["dtype"])
+    dtype = choose_dtype(wanted["model"], wanted["dtype"])
     with runtime.dtype_policy(dtype):
         model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], **wanted["options"])
         start_phase(model, config, drawn_table(), epoch=0, steps=10**6)

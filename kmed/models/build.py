@@ -16,8 +16,6 @@ __all__ = ["build_model", "check_model", "list_models", "model_facts", "model_op
 
 FACTS_PATH = pathlib.Path(__file__).with_name("facts.csv")
 
-MIN_SIDE = {"densenet": 32}  # DenseNet halves five times and rounds down; the others reach 1 pixel from any size
-
 # name: (mean, std) of pixels in [0, 1]
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -43,7 +41,7 @@ def model_facts():
 
 def model_options(name: str) -> dict[str, object]:
     """Returns {option: default} of what `build_model` takes for this model besides its own arguments."""
-    parameters = inspect.signature(family_of(name).build).parameters.values()
+    parameters = inspect.signature(family_of(name).load().build).parameters.values()
     keyword_only = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     return {option: default for option, default in keyword_only.items() if option != "dropout"}
 
@@ -55,7 +53,7 @@ def check_model(name: str, image_size: Sequence[int], options: dict) -> None:
     """
     _, image_size = _check_sizes(resolve_name(name), 1, image_size)
     _check_options(resolve_name(name), options)
-    check_size = getattr(family_of(name), "check_size", None)  # only the patches of vit ask for more
+    check_size = getattr(family_of(name).load(), "check_size", None)  # only the patches of vit ask for more
     if check_size is not None:
         check_size(image_size, **options)
 
@@ -103,33 +101,47 @@ def build_model(
 
     import keras
 
-    from kmed.models.layers import ClassToken, Normalize, check_fraction
+    from kmed.models.layers import Normalize, check_fraction
 
     check_fraction(dropout=rate)
-    if MODELS[name].family == "vit":
-        options, rate = {**options, "dropout": rate}, 0.0
+    family, rate_before_head = family_of(name), rate
+    if family.dropout_throughout:
+        options, rate_before_head = {**options, "dropout": rate}, 0.0
     images = keras.Input((*image_size, 3), dtype="float32", name="images")  # (N, H, W, 3)
     x = Normalize(mean, std, name="normalize")(images)
-    x = family_of(name).build(name, image_size, **options)(x)  # (N, h, w, D), or tokens (N, 1 + P, D)
-    pool = ClassToken if len(x.shape) == 3 else keras.layers.GlobalAveragePooling2D
-    x = pool(dtype="float32", name="pool")(x)  # (N, D)
+    x = family.load().build(name, image_size, **options)(x)  # (N, h, w, D), or tokens (N, 1 + P, D)
+    model = keras.Model(images, _head(x, num_classes, rate_before_head, last), name=name)
+    if weights is not None:
+        _load(model, weights)
+    return model
+
+
+def _head(features, num_classes: int, rate: float, activation: str):
+    """Returns what is made of a backbone's output, in float32: (N, h, w, D) or (N, 1 + P, D) -> (N, num_classes)."""
+    import keras
+
+    from kmed.models.layers import ClassToken
+
+    pool = ClassToken if len(features.shape) == 3 else keras.layers.GlobalAveragePooling2D
+    x = pool(dtype="float32", name="pool")(features)  # (N, D)
     x = keras.layers.Dropout(rate, dtype="float32", name="dropout")(x)
     x = keras.layers.Dense(num_classes, dtype="float32", name="head")(x)  # (N, num_classes)
-    x = keras.layers.Activation(last, dtype="float32", name="probs")(x)
-    model = keras.Model(images, x, name=name)
-    if weights is not None:
-        from kmed.models.weights import load_weights
+    return keras.layers.Activation(activation, dtype="float32", name="probs")(x)
 
-        for note in load_weights(model, weights):
-            say(note)
-    return model
+
+def _load(model, weights) -> None:
+    """Loads weights into a new model, and says what has been done with them."""
+    from kmed.models.weights import load_weights
+
+    for note in load_weights(model, weights):
+        say(note)
 
 
 def _check_sizes(name: str, num_classes, image_size) -> tuple[int, tuple[int, int]]:
     if isinstance(num_classes, bool) or not hasattr(num_classes, "__index__") or num_classes < 1:
         raise ModelError(f"num_classes is an integer of at least 1. Received: num_classes={num_classes!r}")
     sides = MODELS[name].image_size if image_size is None else image_size
-    least = MIN_SIDE.get(MODELS[name].family, 8)
+    least = family_of(name).min_side
     whole = isinstance(sides, Sequence) and len(sides) == 2 and all(hasattr(side, "__index__") for side in sides)
     if not whole or min(sides) < least:
         raise ModelError(

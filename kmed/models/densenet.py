@@ -6,16 +6,9 @@ import keras
 from keras import layers
 
 from kmed.models.layers import BATCH_NORM, choose_batch_norm, compute_dtype
+from kmed.models.registry import MODELS
 
 HEAD = "classifier"
-
-# name: (channels of the stem, channels that each layer adds, layers a block)
-VARIANTS = {
-    "densenet121": (64, 32, (6, 12, 24, 16)),
-    "densenet161": (96, 48, (6, 12, 36, 24)),
-    "densenet169": (64, 32, (6, 12, 32, 32)),
-    "densenet201": (64, 32, (6, 12, 48, 32)),
-}
 
 BOTTLENECK = 4  # a layer's 1x1 convolution has this many times as many channels as it adds
 
@@ -24,11 +17,11 @@ def build(name: str, image_size: tuple[int, int], *, batch_norm: str = "fused") 
     """Returns the convolutional part: (N, H, W, 3) -> (N, H/32, W/32, C), sizes rounded down; C = 1024 for 121.
 
     Args:
-      name: a key of VARIANTS.
+      name: a DenseNet of `kmed.models.registry.MODELS`, whose row holds its channels and the layers per block.
       image_size: (height, width) in pixels, at least 32 each.
       batch_norm: "fused", or "keras" for Keras' own layer.
     """
-    stem_dim, growth_rate, num_layers = VARIANTS[name]
+    stem_dim, growth_rate, num_layers = MODELS[name].variant
     norm_class = choose_batch_norm(batch_norm)
     images = keras.Input((*image_size, 3), dtype=compute_dtype(), name="images")
     x = layers.ZeroPadding2D(3, name="stem_pad")(images)

@@ -11,20 +11,9 @@ from keras_hub.models import EfficientNetBackbone
 
 from kmed.errors import ModelError
 from kmed.models.layers import BATCH_NORM, StochasticDepth, check_fraction, swap_batch_norm, with_config
+from kmed.models.registry import MODELS
 
 HEAD = "classifier"
-
-# name: (width, depth); their resolutions and head dropouts stand in the registry
-VARIANTS = {
-    "efficientnetb0": (1.0, 1.0),
-    "efficientnetb1": (1.0, 1.1),
-    "efficientnetb2": (1.1, 1.2),
-    "efficientnetb3": (1.2, 1.4),
-    "efficientnetb4": (1.4, 1.8),
-    "efficientnetb5": (1.6, 2.2),
-    "efficientnetb6": (1.8, 2.6),
-    "efficientnetb7": (2.0, 3.1),
-}
 
 NUM_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of B0, a stage
 
@@ -82,17 +71,16 @@ def build(
     """Returns the convolutional part: (N, H, W, 3) -> (N, H/32, W/32, C), sizes rounded up; C = 1280 for B0.
 
     Args:
-      name: a key of VARIANTS.
+      name: an EfficientNet of `kmed.models.registry.MODELS`, whose row holds what was published.
       image_size: (height, width) in pixels.
       stochastic_depth_rate: in [0, 1); the drop rate grows from 0 at the first block to nearly this
         value at the last. None: 0.06 for B0, and the published 0.2 for the others.
       width, depth: factors on B0's channels and blocks; None: the published ones of `name`.
       batch_norm: "fused", or "keras" for Keras' own layer.
     """
-    if stochastic_depth_rate is None:
-        stochastic_depth_rate = 0.06 if name == "efficientnetb0" else 0.2
+    published_width, published_depth, published_rate = MODELS[name].variant
+    stochastic_depth_rate = published_rate if stochastic_depth_rate is None else stochastic_depth_rate
     check_fraction(stochastic_depth_rate=stochastic_depth_rate)
-    published_width, published_depth = VARIANTS[name]
     width = published_width if width is None else width
     depth = published_depth if depth is None else depth
     for option, factor in (("width", width), ("depth", depth)):

@@ -7,21 +7,11 @@ from keras import ops
 
 from kmed.errors import DataError, ModelError
 from kmed.models.layers import Attention, Tokens
-from kmed.models.registry import MODELS
-
-# The convolutional families halve the picture five times. Cell i of the last map stands at pixel 32 i plus
-# this: in ResNet and EfficientNet each halving keeps the even pixels, while DenseNet's three poolings of 2x2
-# come to stand between two of them (at a step of 4, 8 and 16 pixels: 2 + 4 + 8).
-CELL_STEP = 32
-
-CELL_OFFSETS = {"resnet": 0.0, "efficientnet": 0.0, "densenet": 14.0}
+from kmed.models.registry import MODELS, Family, family_of
 
 COLOR_MAP = "inferno"  # its brightness grows evenly, so that it is read with any colour vision
-
 DIMMED = 0.6  # brightness of the picture under it, so that in bright pictures too what is hot is what is bright
-
 BATCH_PIXELS = 2**17  # of a convolutional network, whose activations all stay until the last is known
-
 BATCH_BYTES = 2**27  # of a transformer's attention weights, of which the gradient keeps several copies
 
 
@@ -55,11 +45,11 @@ def explain(model: keras.Model, images, class_indices=None) -> np.ndarray:
       >>> heat = explain(model, images)
       >>> picture = overlay(images[0], heat[0])
     """
-    is_transformer = _check_model(model)
+    family = _check_model(model)
     images = _check_images(images, model.input_shape[1:])
     class_indices = _check_classes(class_indices, len(images), model.output_shape[-1])
-    maps_of = (_relevance if is_transformer else _class_activation)(model)
-    size = _batch_size(model, is_transformer)
+    explainer, batch_size = _EXPLAINERS[family.explained_by]
+    maps_of, size = explainer(model), batch_size(model)
     heat = np.zeros(images.shape[:3], np.float32)
     for start in range(0, len(images), size):
         batch = slice(start, start + size)
@@ -101,7 +91,7 @@ def overlay(image, heatmap, opacity: float = 0.7) -> np.ndarray:
 
 def _class_activation(model):
     """Returns a function of a batch that gives (N, H, W), the class activation maps, at least 0."""
-    offset = CELL_OFFSETS[MODELS[model.name].family]
+    family = family_of(model.name)
     kernel = ops.convert_to_numpy(model.get_layer("head").kernel)  # (C, K)
 
     def maps_of(scaled, class_indices):
@@ -110,9 +100,14 @@ def _class_activation(model):
             class_indices = _most_probable(_logits(model, maps))
         maps = ops.convert_to_numpy(ops.cast(maps, "float32"))  # (N, h, w, C)
         cells = np.einsum("nhwc,cn->nhw", maps, kernel[:, class_indices])
-        return _spread(np.maximum(cells, 0), model.input_shape[1:3], CELL_STEP, offset)
+        return _spread(np.maximum(cells, 0), model.input_shape[1:3], family.cell_step, family.cell_offset)
 
     return maps_of
+
+
+def _batch_by_pixels(model):
+    """Returns how many pictures a convolutional network explains at once."""
+    return max(1, BATCH_PIXELS // (model.input_shape[1] * model.input_shape[2]))
 
 
 # ----- transformers -----
@@ -183,7 +178,19 @@ def _differentiate(function):
     raise ModelError(f"Explaining a vit needs TensorFlow or JAX for its gradients. Keras runs on {backend}.")
 
 
+def _batch_by_attention(model):
+    """Returns how many pictures a transformer explains at once."""
+    weights = sum(layer.num_heads * layer.output.shape[1] ** 2 for layer in _attentions(model))
+    return max(1, BATCH_BYTES // (4 * weights))
+
+
 # ----- both -----
+
+# Family.explained_by: (what makes the function of a batch, how many pictures it takes at once)
+_EXPLAINERS = {
+    "class_activation": (_class_activation, _batch_by_pixels),
+    "relevance": (_relevance, _batch_by_attention),
+}
 
 
 def _logits(model, features):
@@ -218,19 +225,11 @@ def _to_unit(heat):
     return np.divide(heat, highest, out=np.zeros_like(heat), where=tells)
 
 
-def _batch_size(model, is_transformer):
-    """Returns how many pictures are explained at once."""
-    if not is_transformer:
-        return max(1, BATCH_PIXELS // (model.input_shape[1] * model.input_shape[2]))
-    weights = sum(layer.num_heads * layer.output.shape[1] ** 2 for layer in _attentions(model))
-    return max(1, BATCH_BYTES // (4 * weights))
-
-
 # ----- checks -----
 
 
-def _check_model(model):
-    """Returns whether the model is a transformer. Raises ModelError unless kmed built it."""
+def _check_model(model) -> Family:
+    """Returns the family of a model. Raises ModelError unless kmed built it."""
     wanted = ("normalize", "backbone", "pool", "head")
     present = [layer.name for layer in getattr(model, "layers", [])]
     if missing := [name for name in wanted if name not in present]:
@@ -240,7 +239,7 @@ def _check_model(model):
         )
     if model.name not in MODELS:
         raise ModelError(f"explain needs a model that kmed.build_model made. Received: one called {model.name!r}.")
-    return MODELS[model.name].family == "vit"
+    return family_of(model.name)
 
 
 def _check_images(images, shape):

@@ -1,10 +1,57 @@
-"""The table of models: what can be built, at which size, and which ImageNet weights fit it."""
+"""The tables of models: the families, each a module of its own, and their members.
+
+A new family is a module, its row of FAMILIES and those of its models; a new model of a family is a row of MODELS.
+Importing this is light; Keras is loaded with a family's module.
+"""
 
 import dataclasses
 import importlib
 from types import ModuleType
 
+from kmed import runtime
 from kmed.errors import ModelError, suggest
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One kind of network.
+
+    Attributes:
+      module: where it is built. It holds `build(name, image_size, **options)`, the backbone; `torch_name(layer_name)`;
+        `HEAD`, the head's name in PyTorch checkpoints; and, where not every size from `min_side` on will do,
+        `check_size(image_size, **options)`.
+      cpu_dtype: which arithmetic trains fastest on a CPU with bfloat16 instructions, as measured by
+        `scripts/benchmark.py dtype` (results/dtype.csv).
+      explained_by: "class_activation", for a convolutional backbone, or "relevance", for a transformer.
+      min_side: the least height and width in pixels.
+      cell_step, cell_offset: cell i of a convolutional backbone's map stands at pixel cell_step i + cell_offset.
+      dropout_throughout: whether dropout goes into the backbone, as its option, and not before the head.
+    """
+
+    module: str
+    cpu_dtype: str
+    explained_by: str = "class_activation"
+    min_side: int = 8
+    cell_step: int = 32  # the convolutional families halve the picture five times
+    cell_offset: float = 0.0  # where each halving keeps the even pixels
+    dropout_throughout: bool = False
+
+    def load(self) -> ModuleType:
+        """Returns the family's module."""
+        return importlib.import_module(self.module)
+
+
+FAMILIES = {
+    "resnet": Family("kmed.models.resnet", cpu_dtype="mixed_bfloat16"),
+    "densenet": Family(
+        "kmed.models.densenet",
+        cpu_dtype="mixed_bfloat16",
+        min_side=32,  # it rounds down at each halving, where the others reach 1 pixel from any size
+        cell_offset=14.0,  # its poolings of 2x2 come to stand between two pixels, at steps of 4, 8 and 16: 2 + 4 + 8
+    ),
+    "efficientnet": Family("kmed.models.efficientnet", cpu_dtype="float32"),
+    "vit": Family("kmed.models.vit", cpu_dtype="mixed_bfloat16", explained_by="relevance", dropout_throughout=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,43 +59,48 @@ class Entry:
     """One model.
 
     Attributes:
-      family: the module of kmed.models that builds it.
-      image_size: (height, width) it was published at; any other can be asked for.
+      family: a key of FAMILIES.
+      variant: what sets it apart in its family; what the numbers mean stands above the family's rows.
       imagenet: the Hugging Face repository whose weights fit it exactly, or None.
-      dropout: rate before the head, as published; in vit throughout the transformer.
+      image_size: (height, width) it was published at; any other can be asked for.
+      dropout: rate before the head, as published; throughout the backbone where its family has it so.
     """
 
     family: str
-    image_size: tuple[int, int] = (224, 224)
+    variant: tuple = ()
     imagenet: str | None = None
+    image_size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
 
 
-def _efficientnet(side: int, dropout: float, imagenet: str | None) -> Entry:
-    return Entry("efficientnet", (side, side), imagenet, dropout)
+def _efficientnet(side: int, dropout: float, variant: tuple, imagenet: str | None) -> Entry:
+    return Entry("efficientnet", variant, imagenet, (side, side), dropout)
 
 
-# Resolution and dropout of EfficientNet: Tan & Le (2019) and their code. The ImageNet weights of b6 and b7
-# exist in TensorFlow's padding only, which this project's convolutions do not have.
 MODELS = {
-    "resnet18": Entry("resnet", imagenet="timm/resnet18.a1_in1k"),
-    "resnet34": Entry("resnet", imagenet="timm/resnet34.a1_in1k"),
-    "resnet50": Entry("resnet", imagenet="timm/resnet50.a1_in1k"),
-    "resnet101": Entry("resnet", imagenet="timm/resnet101.a1_in1k"),
-    "resnet152": Entry("resnet", imagenet="timm/resnet152.a1_in1k"),
-    "densenet121": Entry("densenet", imagenet="timm/densenet121.ra_in1k"),
-    "densenet161": Entry("densenet", imagenet="timm/densenet161.tv_in1k"),
-    "densenet169": Entry("densenet", imagenet="timm/densenet169.tv_in1k"),
-    "densenet201": Entry("densenet", imagenet="timm/densenet201.tv_in1k"),
-    "efficientnetb0": _efficientnet(224, 0.2, "timm/efficientnet_b0.ra_in1k"),
-    "efficientnetb1": _efficientnet(240, 0.2, "timm/efficientnet_b1.ft_in1k"),
-    "efficientnetb2": _efficientnet(260, 0.3, "timm/efficientnet_b2.ra_in1k"),
-    "efficientnetb3": _efficientnet(300, 0.3, "timm/efficientnet_b3.ra2_in1k"),
-    "efficientnetb4": _efficientnet(380, 0.4, "timm/efficientnet_b4.ra2_in1k"),
-    "efficientnetb5": _efficientnet(456, 0.4, "timm/efficientnet_b5.sw_in12k_ft_in1k"),
-    "efficientnetb6": _efficientnet(528, 0.5, None),
-    "efficientnetb7": _efficientnet(600, 0.5, None),
-    "vit": Entry("vit", (240, 320), dropout=0.3),
+    # block, blocks per stage
+    "resnet18": Entry("resnet", ("basic_block", (2, 2, 2, 2)), "timm/resnet18.a1_in1k"),
+    "resnet34": Entry("resnet", ("basic_block", (3, 4, 6, 3)), "timm/resnet34.a1_in1k"),
+    "resnet50": Entry("resnet", ("bottleneck_block", (3, 4, 6, 3)), "timm/resnet50.a1_in1k"),
+    "resnet101": Entry("resnet", ("bottleneck_block", (3, 4, 23, 3)), "timm/resnet101.a1_in1k"),
+    "resnet152": Entry("resnet", ("bottleneck_block", (3, 8, 36, 3)), "timm/resnet152.a1_in1k"),
+    # channels of the stem, channels that each layer adds, layers per block
+    "densenet121": Entry("densenet", (64, 32, (6, 12, 24, 16)), "timm/densenet121.ra_in1k"),
+    "densenet161": Entry("densenet", (96, 48, (6, 12, 36, 24)), "timm/densenet161.tv_in1k"),
+    "densenet169": Entry("densenet", (64, 32, (6, 12, 32, 32)), "timm/densenet169.tv_in1k"),
+    "densenet201": Entry("densenet", (64, 32, (6, 12, 48, 32)), "timm/densenet201.tv_in1k"),
+    # side, dropout; width, depth, stochastic depth rate (Tan & Le, 2019, and their code). The ImageNet weights of
+    # b6 and b7 exist in TensorFlow's padding only, which this project's convolutions do not have.
+    "efficientnetb0": _efficientnet(224, 0.2, (1.0, 1.0, 0.06), "timm/efficientnet_b0.ra_in1k"),
+    "efficientnetb1": _efficientnet(240, 0.2, (1.0, 1.1, 0.2), "timm/efficientnet_b1.ft_in1k"),
+    "efficientnetb2": _efficientnet(260, 0.3, (1.1, 1.2, 0.2), "timm/efficientnet_b2.ra_in1k"),
+    "efficientnetb3": _efficientnet(300, 0.3, (1.2, 1.4, 0.2), "timm/efficientnet_b3.ra2_in1k"),
+    "efficientnetb4": _efficientnet(380, 0.4, (1.4, 1.8, 0.2), "timm/efficientnet_b4.ra2_in1k"),
+    "efficientnetb5": _efficientnet(456, 0.4, (1.6, 2.2, 0.2), "timm/efficientnet_b5.sw_in12k_ft_in1k"),
+    "efficientnetb6": _efficientnet(528, 0.5, (1.8, 2.6, 0.2), None),
+    "efficientnetb7": _efficientnet(600, 0.5, (2.0, 3.1, 0.2), None),
+    # its sizes are options of `build`
+    "vit": Entry("vit", image_size=(240, 320), dropout=0.3),
 }
 
 
@@ -63,10 +115,24 @@ def resolve_name(name: str) -> str:
     raise ModelError(f"There is no model {name!r}.{suggest(plain, MODELS)} Models: {', '.join(MODELS)}.")
 
 
-def family_of(name: str) -> ModuleType:
-    """Returns the module that builds `name`; it imports Keras.
+def family_of(name: str) -> Family:
+    """Returns the family that `name` belongs to. Raises ModelError where there is no such model."""
+    return FAMILIES[MODELS[resolve_name(name)].family]
 
-    Such a module holds `build(name, image_size, **options)`, `torch_name(layer_name)` and `HEAD`,
-    the head's name in PyTorch checkpoints.
+
+def choose_dtype(name: str, requested: str = "auto") -> str:
+    """Returns the Keras dtype policy to train a model with.
+
+    Args:
+      name: a name of MODELS.
+      requested: "auto" chooses: mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions and
+        TensorFlow what was measured to be fastest for the family; float32 elsewhere. Any other value is returned.
     """
-    return importlib.import_module(f"kmed.models.{MODELS[resolve_name(name)].family}")
+    if requested != "auto":
+        return requested
+    if runtime.num_gpus():
+        return "mixed_bfloat16"
+    import keras
+
+    measured = keras.backend.backend() == "tensorflow" and runtime.cpu_has_bfloat16()
+    return family_of(name).cpu_dtype if measured else "float32"

@@ -6,17 +6,9 @@ import keras
 from keras_hub.models import ResNetBackbone
 
 from kmed.models.layers import swap_batch_norm, with_config
+from kmed.models.registry import MODELS
 
 HEAD = "fc"
-
-# name: (block, blocks a stage)
-VARIANTS = {
-    "resnet18": ("basic_block", (2, 2, 2, 2)),
-    "resnet34": ("basic_block", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck_block", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck_block", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck_block", (3, 8, 36, 3)),
-}
 
 
 def build(name: str, image_size: tuple[int, int], *, batch_norm: str = "fused") -> keras.Model:
@@ -26,11 +18,11 @@ def build(name: str, image_size: tuple[int, int], *, batch_norm: str = "fused") 
     starts at zero, so that each block begins as the identity (Goyal et al., 2017).
 
     Args:
-      name: a key of VARIANTS.
+      name: a ResNet of `kmed.models.registry.MODELS`, whose row holds its block and the blocks per stage.
       image_size: (height, width) in pixels.
       batch_norm: "fused", or "keras" for Keras' own layer.
     """
-    block, num_blocks = VARIANTS[name]
+    block, num_blocks = MODELS[name].variant
     backbone = ResNetBackbone(
         input_conv_filters=[64],
         input_conv_kernel_sizes=[7],

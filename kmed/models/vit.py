@@ -19,9 +19,6 @@ from kmed.models.layers import (
 )
 
 HEAD = "head"
-
-VARIANTS = ("vit",)
-
 EPSILON = 1e-6  # of layer normalisation
 
 

@@ -94,7 +94,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _torch_slots(model: keras.Model) -> list[Slot]:
     """Returns a slot for each weight, under PyTorch's names."""
-    family = family_of(model.name)
+    family = family_of(model.name).load()
     backbone = model.get_layer("backbone")
     depthwise = {layer.kernel.path for layer in backbone.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
     slots = []

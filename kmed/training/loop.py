@@ -12,12 +12,14 @@ import pandas as pd
 
 from kmed import runtime
 from kmed.config import Config
+from kmed.data.augment import Augmentation
+from kmed.data.images import Resizing
 from kmed.data.pipeline import Pipeline
 from kmed.data.table import Table
 from kmed.evaluation import inference, run_evaluation
 from kmed.files import replacing, write_frame
 from kmed.models.build import build_model
-from kmed.models.registry import resolve_name
+from kmed.models.registry import choose_dtype
 from kmed.progress import format_time, say
 from kmed.runs import Run
 from kmed.tasks import get_task
@@ -41,7 +43,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
     # ---- 1. Global state: seed, devices, arithmetic -------------------------------------------------
     runtime.seed_everything(config.seed)
     strategy = runtime.distribution(settings.devices)
-    dtype = runtime.choose_dtype(resolve_name(config.model.name), settings.dtype)
+    dtype = choose_dtype(config.model.name, settings.dtype)
 
     # ---- 2. Batches: every draw is a function of (seed, epoch, index) -------------------------------
     training, validation = table.split("train"), table.split("val")
@@ -110,15 +112,9 @@ def training_pipeline(table: Table, config: Config, *, cache_dir=None) -> Pipeli
     """Returns the training split's batches, augmented and weighted as the settings say."""
     return Pipeline(
         table,
-        config.data.image_size,
+        Resizing.from_settings(config.data),
+        augmentation=Augmentation.from_settings(config.augment, config.seed),
         batch_size=config.train.batch_size,
-        augment=config.augment.level,
-        orientation=config.augment.orientation,
-        mixup=config.augment.mixup,
-        cutmix=config.augment.cutmix,
-        seed=config.seed,
-        fit=config.data.fit,
-        interpolation=config.data.interpolation,
         cache=config.data.cache,
         cache_dir=cache_dir,
         class_weights=class_weights(table.labels) if config.train.class_weights == "balanced" else None,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kmed.errors import ModelError
-from kmed.models.build import build_model, list_models, model_options
-from kmed.models.registry import MODELS, family_of, resolve_name
+from kmed.models.build import build_model, list_models, model_facts, model_options
+from kmed.models.registry import MODELS, resolve_name
 from kmed.runtime import dtype_policy
 
 SMALLEST = ["resnet18", "resnet50", "densenet121", "efficientnetb0", "vit"]  # one a family and block type
@@ -35,12 +35,6 @@ def models():
             if weight.name == "gamma":
                 weight.assign(np.ones(weight.shape))
     return built
-
-
-def test_variants_and_registry_name_the_same_models():
-    variants = [name for module in dict.fromkeys(map(family_of, list_models())) for name in module.VARIANTS]
-    assert sorted(variants) == sorted(list_models())
-    assert len(list_models()) == 18
 
 
 @pytest.mark.parametrize("name", smallest_first(list_models()))
@@ -216,4 +210,4 @@ def test_names_are_known_without_keras():
     calls = "m.resolve_name('vit'), m.model_facts(), print(len(m.list_models()), 'keras' in sys.modules)"
     code = f"import sys, kmed.models.build as m; {calls}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["18", "False"]
+    assert result.stdout.split() == [str(len(model_facts())), "False"]

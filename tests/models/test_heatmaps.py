@@ -11,13 +11,14 @@ from scipy.ndimage import map_coordinates
 
 from kmed.errors import DataError, ModelError
 from kmed.models.build import build_model
-from kmed.models.heatmaps import CELL_OFFSETS, CELL_STEP, explain, overlay
+from kmed.models.heatmaps import explain, overlay
 from kmed.models.keras_file import load_model
 from kmed.models.layers import Attention
+from kmed.models.registry import family_of
 from kmed.runtime import dtype_policy
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the oracle is TensorFlow's tape")
-CONVOLUTIONAL = {"resnet18": "resnet", "densenet121": "densenet", "efficientnetb0": "efficientnet"}
+CONVOLUTIONAL = ("resnet18", "densenet121", "efficientnetb0")
 SIZE = (64, 96)
 SMALL_VIT = {"width": 32, "depth": 2, "num_heads": 4}
 OPTIONS = {"resnet18": {}, "vit": SMALL_VIT}
@@ -64,8 +65,8 @@ def test_convolutional_maps_equal_grad_cam_by_automatic_differentiation(name, mo
         chosen = tf.gather(logits, classes, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(chosen, maps), axis=(1, 2), keepdims=True)  # (N, 1, 1, C)
     cells = tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy()
-    offset = CELL_OFFSETS[CONVOLUTIONAL[name]]
-    places = [(coordinate - offset) / CELL_STEP for coordinate in np.mgrid[: SIZE[0], : SIZE[1]].astype(float)]
+    offset, step = family_of(name).cell_offset, family_of(name).cell_step
+    places = [(coordinate - offset) / step for coordinate in np.mgrid[: SIZE[0], : SIZE[1]].astype(float)]
     expected = np.stack([map_coordinates(cell, places, order=1, mode="nearest") for cell in cells])
     heat = explain(model, images, classes)
     assert expected.any()
@@ -121,7 +122,7 @@ def test_cells_stand_where_they_look(name):
         cell = tf.reduce_sum(model.get_layer("backbone")(x, training=False)[:, :, 7])
     share = np.abs(tape.gradient(cell, x).numpy()).sum(axis=(0, 1, 3))
     place = (share * np.arange(448)).sum() / share.sum()
-    assert place == pytest.approx(7 * CELL_STEP + CELL_OFFSETS[CONVOLUTIONAL[name]], abs=5)
+    assert place == pytest.approx(7 * family_of(name).cell_step + family_of(name).cell_offset, abs=5)
 
 
 # ----- contracts -----
@@ -332,7 +333,7 @@ ON_JAX = """
 import sys
 import keras, numpy as np
 from kmed.models.keras_file import load_model
-from kmed.explanation import explain
+from kmed.models.heatmaps import explain
 assert keras.backend.backend() == "jax"
 np.save(sys.argv[3], explain(load_model(sys.argv[2]), np.load(sys.argv[1]), [2, 0, 1]))
 """
