@@ -5,13 +5,14 @@ import math
 import pathlib
 import shutil
 import time
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import pandas as pd
 
 from kmed import runtime
-from kmed.config import Config
+from kmed.config import Config, TrainConfig
 from kmed.data.augment import Augmentation
 from kmed.data.images import Resizing
 from kmed.data.pipeline import Pipeline
@@ -58,30 +59,22 @@ def train(run: Run, config: Config, table: Table) -> Run:
         average = WeightAverage(model.weights, settings.ema) if settings.ema else None
         start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
-            checkpoint.restore(last, state, model, average)
-            write_history(run.history, state.rows)  # a kill may have come between checkpoint and history
-            say(f"Going on after epoch {state.epoch}.")
+            go_on(run, last, state, model, average)
     describe_model(model, config, dtype, [batches.pictures, val_batches.pictures])
 
     # ---- 4. Epochs: fit, validate the averaged weights, note, store ---------------------------------
     writer = make_writer(run.logs, get_task(config.task), enabled=settings.tensorboard)
     first = state.epoch
-    for epoch in range(first, settings.epochs):
-        if settings.patience and state.waited >= settings.patience:
-            say(f"Stopped early: {settings.monitor} has not improved for {state.waited} epochs.")
-            break
+    for epoch in epochs_left(settings, state):
         start = time.monotonic()
-        if epoch > 0 and epoch == settings.freeze_epochs:
+        if 0 < epoch == settings.freeze_epochs:
             with runtime.scope(strategy):
                 start_phase(model, config, training, epoch=epoch, steps=batches.steps_per_epoch)
         row = {"epoch": epoch + 1, **run_epoch(model, average, batches, config, epoch, estimate=epoch == first)}
-        with average.applied() if average is not None else contextlib.nullcontext():
-            probs = inference.predict(model, validation, config, pipeline=val_batches)
+        probs = predict_averaged(model, average, validation, config, val_batches)
         row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation, probs).items()}
-        improved = note_epoch(state, row, settings.monitor)
         row["seconds"] = round(time.monotonic() - start, 1)
-        state.seconds += row["seconds"]
-        state.num_updates = average.num_updates if average is not None else 0
+        improved = note_epoch(state, row, settings.monitor, average)
         checkpoint.save(run.checkpoints, state, model, average, improved=improved)
         write_history(run.history, state.rows)
         writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
@@ -100,6 +93,22 @@ def train(run: Run, config: Config, table: Table) -> Run:
     run_evaluation.write_evaluation(run, config, table, final, state)
     remove_leftovers(run)
     return run
+
+
+def go_on(run: Run, last: pathlib.Path, state: checkpoint.State, model: keras.Model, average) -> None:
+    """Puts model, optimizer and average where the checkpoint `last` left them."""
+    checkpoint.restore(last, state, model, average)
+    write_history(run.history, state.rows)  # a kill may have come between checkpoint and history
+    say(f"Going on after epoch {state.epoch}.")
+
+
+def epochs_left(settings: TrainConfig, state: checkpoint.State) -> Iterator[int]:
+    """Yields the epochs to come, 0-based, until the last one or until patience ends; `state` is that of each moment."""
+    for epoch in range(state.epoch, settings.epochs):
+        if settings.patience and state.waited >= settings.patience:
+            say(f"Stopped early: {settings.monitor} has not improved for {state.waited} epochs.")
+            return
+        yield epoch
 
 
 def remove_leftovers(run: Run) -> None:
@@ -196,6 +205,12 @@ def run_epoch(model, average, batches: Pipeline, config: Config, epoch: int, *, 
     return {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)), **logs}
 
 
+def predict_averaged(model: keras.Model, average, validation: Table, config: Config, batches: Pipeline) -> np.ndarray:
+    """Returns float32 (N, K), what the averaged weights say of the validation split; the model keeps its own."""
+    with average.applied() if average is not None else contextlib.nullcontext():
+        return inference.predict(model, validation, config, pipeline=batches)
+
+
 def quick_scores(config: Config, training: Table, validation: Table, probs: np.ndarray) -> dict:
     """Returns loss and fit metrics of the joined arrays; no mean over batches of unlike size."""
     labels = validation.labels
@@ -207,11 +222,13 @@ def quick_scores(config: Config, training: Table, validation: Table, probs: np.n
     return {name: float(keras.ops.convert_to_numpy(value)) for name, value in values.items()}
 
 
-def note_epoch(state: checkpoint.State, row: dict, monitor: str) -> bool:
+def note_epoch(state: checkpoint.State, row: dict, monitor: str, average) -> bool:
     """Adds an epoch to the state; returns whether it is the best so far."""
     value = row[monitor]
     state.epoch = row["epoch"]
     state.rows.append(row)
+    state.seconds += row["seconds"]
+    state.num_updates = average.num_updates if average is not None else 0
     better = min if monitor.endswith("_loss") else max
     improved = state.best_value is None or (value != state.best_value and better(value, state.best_value) == value)
     if improved:
