@@ -1,16 +1,60 @@
 """kmed: medical image classification with Keras 3, honestly judged.
 
-Importing it is light: what needs Keras, TensorFlow or scikit-learn is loaded at first use.
+Each command of the command line has its function here, with the same arguments. Importing kmed is light: what
+needs Keras, TensorFlow or scikit-learn is loaded at first use.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from kmed.version import __version__
 
+if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
+    from kmed.config import load_config
+    from kmed.data.audit.report import audit_data
+    from kmed.data.demo.sets import draw_demo
+    from kmed.data.download import download_data
+    from kmed.data.pipeline import make_dataset, steps_per_epoch
+    from kmed.data.prepare import pack_data
+    from kmed.data.readers.load import load_table
+    from kmed.data.show import show_data
+    from kmed.data.splits import assign_folds, assign_splits, write_splits
+    from kmed.deployment.benchmarking import benchmark
+    from kmed.deployment.classify import classify_files
+    from kmed.deployment.demo_page import write_demo
+    from kmed.deployment.exporting import export
+    from kmed.evaluation.inference import predict
+    from kmed.evaluation.run_evaluation import fit_novelty, rescore
+    from kmed.models.build import build_model, list_models, model_facts
+    from kmed.models.heatmaps import explain, overlay
+    from kmed.models.keras_file import load_model
+    from kmed.report.comparison_page import compare
+    from kmed.report.explain_sheet import explain_run
+    from kmed.report.run_page import write_report
+    from kmed.report.scoring import evaluate
+    from kmed.training.fit import fit, resume
+    from kmed.training.recipe import sweep, train
+
 # Public name -> module that holds it.
 _EXPORTS = {
-    "build_model": "kmed.models",
-    "list_models": "kmed.models",
+    # what the commands do
+    "train": "kmed.training.recipe",
+    "sweep": "kmed.training.recipe",
+    "evaluate": "kmed.report.scoring",
+    "write_report": "kmed.report.run_page",
+    "compare": "kmed.report.comparison_page",
+    "explain_run": "kmed.report.explain_sheet",
+    "model_facts": "kmed.models.build",
+    "export": "kmed.deployment.exporting",
+    "classify_files": "kmed.deployment.classify",
+    "benchmark": "kmed.deployment.benchmarking",
+    "write_demo": "kmed.deployment.demo_page",
+    "show_data": "kmed.data.show",
+    "audit_data": "kmed.data.audit.report",
+    "draw_demo": "kmed.data.demo.sets",
+    "pack_data": "kmed.data.prepare",
+    "download_data": "kmed.data.download",
+    # the parts, for scripts of one's own
     "load_config": "kmed.config",
     "load_table": "kmed.data.readers.load",
     "assign_splits": "kmed.data.splits",
@@ -18,21 +62,54 @@ _EXPORTS = {
     "write_splits": "kmed.data.splits",
     "make_dataset": "kmed.data.pipeline",
     "steps_per_epoch": "kmed.data.pipeline",
+    "build_model": "kmed.models.build",
+    "list_models": "kmed.models.build",
     "load_model": "kmed.models.keras_file",
-    "predict": "kmed.evaluation.inference",
-    "evaluate": "kmed.evaluation.run_evaluation",
-    "benchmark": "kmed.deployment.benchmarking",
-    "export": "kmed.deployment.exporting",
-    "classify_files": "kmed.deployment.classify",
-    "explain": "kmed.models.heatmaps",
-    "overlay": "kmed.models.heatmaps",
-    "rescore": "kmed.evaluation.run_evaluation",
-    "fit_novelty": "kmed.evaluation.run_evaluation",
     "fit": "kmed.training.fit",
     "resume": "kmed.training.fit",
+    "predict": "kmed.evaluation.inference",
+    "rescore": "kmed.evaluation.run_evaluation",
+    "fit_novelty": "kmed.evaluation.run_evaluation",
+    "explain": "kmed.models.heatmaps",
+    "overlay": "kmed.models.heatmaps",
 }
 
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+__all__ = [
+    "__version__",
+    "train",
+    "sweep",
+    "evaluate",
+    "write_report",
+    "compare",
+    "explain_run",
+    "model_facts",
+    "export",
+    "classify_files",
+    "benchmark",
+    "write_demo",
+    "show_data",
+    "audit_data",
+    "draw_demo",
+    "pack_data",
+    "download_data",
+    "load_config",
+    "load_table",
+    "assign_splits",
+    "assign_folds",
+    "write_splits",
+    "make_dataset",
+    "steps_per_epoch",
+    "build_model",
+    "list_models",
+    "load_model",
+    "fit",
+    "resume",
+    "predict",
+    "rescore",
+    "fit_novelty",
+    "explain",
+    "overlay",
+]
 
 
 def __getattr__(name: str):

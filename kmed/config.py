@@ -23,15 +23,10 @@ def _parse_size(value: Any) -> Any:
 
 
 Pixels = Annotated[int, pydantic.Field(ge=8, le=4096)]
-
 ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_size)]
-
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
-
 Count = Annotated[int, pydantic.Field(ge=1)]
-
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
-
 Positive = Annotated[float, pydantic.Field(gt=0)]
 
 
@@ -125,7 +120,7 @@ class EvaluateConfig(Section):
 class Config(Section):
     """Every setting of a run."""
 
-    task: Literal["multiclass", "multilabel"] = "multiclass"
+    task: Literal["auto", "multiclass", "multilabel"] = "auto"  # auto: what the labels show
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -6,7 +6,6 @@ import sys
 import time
 
 logger = logging.getLogger("kmed")
-
 _quiet = False
 
 
@@ -33,6 +32,11 @@ class _CurrentStderr(logging.StreamHandler):
 def say(line: str) -> None:
     """Tells the user one line about what is being done."""
     logger.info(line)
+
+
+def warn(line: str) -> None:
+    """Tells the user one line that is said even where messages are off."""
+    logger.warning(line)
 
 
 def format_time(seconds: float) -> str:

@@ -1,11 +1,8 @@
 """The commands of `kmed data`: look at, audit, draw, pack and download data."""
 
-import pathlib
-
 import click
 
 from kmed.cli.shared import PATH, Commands, one_line_errors
-from kmed.progress import say
 
 
 @click.group(cls=Commands)
@@ -72,11 +69,11 @@ def show(path, out, config, settings):
       kmed data show data/blood_cells --out blood_cells_shown
     """
     with one_line_errors():
-        from kmed.data.show import show as show_table
+        from kmed.data.show import show_data
 
-        table = split_table(path, config, settings)
-        made = show_table(table, out or pathlib.Path(f"{table.name}_shown"))
-        for file in made:
+        table, files = show_data(path, out=out, config=config, settings=settings)
+        click.echo(table.counts().to_string())
+        for file in files:
             click.echo(f"Made: {file}")
 
 
@@ -89,36 +86,26 @@ def audit(path, out, splits, config, settings):
     """Find copies, overlapping photographs, leaks between splits, contradictory labels and broken files.
 
     Pictures are compared by what they show: turned, mirrored and shifted copies are found, and photographs
-    that share a spot. Told groups are compared with that, never used for it. The sides are the splits that
+    that share a spot. Given groups are compared with what is found, never used for it. The sides are the splits that
     the data bring (folders, a split column, data.splits); no split is drawn. Groups that only judging
     splits share (test and test_simple) are no leak.
 
     The folder gets audit.json, worst_pairs.png and groups.csv, which training takes; audit all splits for
-    that. Where groups are told, take groups_with_told.csv, which keeps both together.
+    that. Where groups are given (patients), take groups_with_told.csv, which keeps both together.
 
     \b
     Examples:
       kmed data audit my_pictures --out my_audit
       kmed train --data my_pictures --set data.group=my_audit/groups.csv
       kmed data audit data/blood_cells --splits train,test
-      kmed data audit data/nih_cxr_sample --config configs/nih_cxr.yaml
+      kmed data audit data/nih_cxr_sample
     """
     with one_line_errors():
-        from kmed.config import load_config
-        from kmed.data.audit.leaks import audit as audit_table
-        from kmed.data.audit.report import summarize, write_audit
-        from kmed.data.prepare import open_table
-        from kmed.data.splits import read_splits
+        from kmed.data.audit.report import audit_data, summarize
 
-        resolved = load_config(config, [*settings, ("data.path", path)])
-        table = open_table(resolved)
-        if resolved.data.splits is not None:
-            table = read_splits(table, resolved.data.splits, fold=resolved.data.fold)
-        names = [name.strip() for name in splits.split(",")] if splits else None
-        found = audit_table(table, names, seed=resolved.seed)
-        made = write_audit(found, out or pathlib.Path(f"{table.name}_audit"))
+        found, files = audit_data(path, out=out, splits=splits, config=config, settings=settings)
         click.echo(summarize(found))
-        for file in made:
+        for file in files:
             click.echo(f"Made: {file}")
 
 
@@ -135,14 +122,11 @@ def pack(path, out, image_size, config, settings):
       kmed data pack data/blood_cells blood_cells.npz --image-size 120x160
     """
     with one_line_errors():
-        from kmed.config import load_config
-        from kmed.data.readers.npz import pack as pack_table
+        from kmed.data.prepare import pack_data
 
-        settings = (*settings, ("data.image_size", image_size))
-        reading = load_config(config, settings).data
-        table = split_table(path, config, settings)
-        packed = pack_table(table, out, reading.image_size, fit=reading.fit, interpolation=reading.interpolation)
-        click.echo(f"Packed: {packed}. Train on it: kmed train --data {packed}")
+        table, file = pack_data(path, out, image_size=image_size, config=config, settings=settings)
+        click.echo(table.counts().to_string())
+        click.echo(f"Packed: {file}. Train on it: kmed train --data {file}")
 
 
 @data.command()
@@ -156,21 +140,7 @@ def download(name, folder):
       kmed data download blood-cells data/blood_cells
     """
     with one_line_errors():
-        from kmed.data.download import download as download_set
+        from kmed.data.download import download_data
 
-        download_set(name, folder)
+        download_data(name, folder)
         click.echo(f"Downloaded: {folder}")
-
-
-def split_table(path, config, settings):
-    """Returns the table of `path`, read, checked and split as the settings say."""
-    from kmed.config import load_config
-    from kmed.data.prepare import open_table, prepare_table
-
-    resolved = load_config(config, [*settings, ("data.path", path)])
-    table, _ = prepare_table(open_table(resolved), resolved)
-    for note in table.notes:
-        say(note)
-    say("")
-    click.echo(table.counts().to_string())
-    return table

@@ -4,30 +4,13 @@ import shlex
 
 import click
 
-from kmed.cli.shared import PATH, one_line_errors
+from kmed.cli.shared import DATA, FORMAT, PATH, QUANTIZE, THREADS, one_line_errors, open_finished
 from kmed.errors import ConfigError, DataError
 from kmed.files import replacing
 
-FORMAT = click.option(
-    "--format",
-    "format",
-    default="keras",
-    show_default=True,
-    metavar="FORMAT",
-    help="keras, savedmodel, tflite or onnx.",
-)
-
-QUANTIZE = click.option(
-    "--quantize", default="none", show_default=True, metavar="KIND", help="Of tflite: none, float16, dynamic or int8."
-)
-
-THREADS = click.option("--threads", type=int, metavar="N", help="Processor cores that may be used.  [all]")
-
-DATA = click.option("--data", metavar="PATH", help="Where the run's pictures are now, if they have moved.")
-
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run_folder", metavar="RUN", type=PATH)
 @click.option("--format", "format", default="tflite", show_default=True, help="savedmodel, tflite or onnx.")
 @QUANTIZE
 @DATA
@@ -40,11 +23,17 @@ DATA = click.option("--data", metavar="PATH", help="Where the run's pictures are
     help="Hundredths of accuracy, or of the macro AUROC of multilabel runs, that may be lost.",
 )
 @click.option(
-    "--pictures", type=int, default=200, show_default=True, metavar="N", help="Training pictures that calibrate int8."
+    "--pictures",
+    "num_pictures",
+    type=int,
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Training images that calibrate int8.",
 )
 @THREADS
 @click.option("--append", metavar="CSV", help="Add a row, also where the export is refused, to a table of exports.")
-def export(run, format, quantize, data, tolerance, pictures, threads, append):
+def export(run_folder, format, quantize, **arguments):
     """Write the model for phones and other programs, and keep the file only if it says the same.
 
     The file takes raw 0-255 pixels and gives calibrated probabilities; labels, thresholds and the test score
@@ -61,34 +50,19 @@ def export(run, format, quantize, data, tolerance, pictures, threads, append):
     """
     with one_line_errors():
         from kmed.formats.registry import check_format
-        from kmed.runs import finished_run
-        from kmed.runtime import load_backend
 
-        finished_run(run)
         check_format(format, quantize)
-        load_backend()
-        from kmed import tables
+        open_finished(run_folder)
         from kmed.deployment import exporting
 
-        if append:
-            tables.read_table(append, ("format", "quantize"))  # before minutes of work
-        try:
-            exported = exporting.export(
-                run, format, quantize, data=data, tolerance=tolerance, num_pictures=pictures, threads=threads
-            )
-        except exporting.ExportRefused as refused:
-            if append:
-                exporting.append_record(refused.record, append)
-            raise
+        exported = exporting.export(run_folder, format, quantize, **arguments)
         click.echo(exporting.describe_record(exported.record))
         click.echo(f"Made: {exported.path}")
-        if append:
-            exporting.append_record(exported.record, append)
 
 
 @click.command()
-@click.argument("run", type=PATH)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.argument("sources", nargs=-1, required=True, metavar="IMAGE...")
 @FORMAT
 @QUANTIZE
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON a picture.")
@@ -96,7 +70,7 @@ def export(run, format, quantize, data, tolerance, pictures, threads, append):
 @click.option("--out", metavar="FILE", type=PATH, help="Write there, whole or not at all.  [the terminal]")
 @click.option("--explain", metavar="DIR", type=PATH, help="Write PNGs of what spoke for each picture's class.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
-def predict(run, images, format, quantize, as_json, as_csv, out, explain, batch_size):
+def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **arguments):
     """Say what a model finds in pictures: files, folders with all below them, or globs.
 
     Told are the class, or the findings over their thresholds; calibrated probabilities; the conformal prediction set
@@ -114,23 +88,18 @@ def predict(run, images, format, quantize, as_json, as_csv, out, explain, batch_
     """
     with one_line_errors():
         from kmed.formats.registry import check_format
-        from kmed.runs import finished_run
-        from kmed.runtime import load_backend
 
         if as_json and as_csv:
             raise ConfigError("--json and --csv are two forms of the same answers: give one of them.")
-        opened = finished_run(run)
         check_format(format, quantize)
-        load_backend()
+        run = open_finished(run_folder)
         from kmed.deployment import classify
 
-        stream = classify.classify_files(
-            run, images, format=format, quantize=quantize, explain=explain, batch_size=batch_size
-        )
+        stream = classify.classify_files(run_folder, sources, format=format, quantize=quantize, **arguments)
         counts = {"all": 0, "broken": 0}
         counted = _counted(stream, counts)
         if as_csv:
-            lines = classify.as_csv(counted, opened.read_json(opened.classes)["class_names"])
+            lines = classify.as_csv(counted, run.read_json(run.classes)["class_names"])
         else:
             lines = (classify.as_json if as_json else classify.as_text)(counted)
         _write(lines, out)
@@ -165,16 +134,16 @@ def _write(lines, out) -> None:
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run_folder", metavar="RUN", type=PATH)
 @click.option(
-    "--format", "names", multiple=True, metavar="FORMAT[:KIND]", help="Only these, such as tflite:int8.  [all]"
+    "--format", "candidates", multiple=True, metavar="FORMAT[:KIND]", help="Only these, such as tflite:int8.  [all]"
 )
 @click.option("--batch", "batches", multiple=True, type=int, metavar="N", help="Pictures a call; repeatable.  [1, 32]")
 @THREADS
 @click.option("--seconds", type=float, default=2.0, show_default=True, metavar="S", help="How long each is measured.")
 @DATA
 @click.option("--append", metavar="CSV", help="Add the rows to a table of benchmarks.")
-def benchmark(run, names, batches, threads, seconds, data, append):
+def benchmark(run_folder, candidates, batches, **arguments):
     """Measure the model in every format: latency, images a second, peak memory, size.
 
     Each format is measured in a process of its own; one that was not exported yet is made for it and removed. The
@@ -187,41 +156,25 @@ def benchmark(run, names, batches, threads, seconds, data, append):
     """
     with one_line_errors():
         from kmed.formats.registry import check_format
-        from kmed.runs import finished_run
-        from kmed.runtime import load_backend
 
-        finished_run(run)
-        pairs = [tuple(name.split(":", 1)) if ":" in name else (name, "none") for name in names]
+        pairs = [tuple(name.split(":", 1)) if ":" in name else (name, "none") for name in candidates]
         for pair in pairs:
             check_format(*pair)
-        load_backend()
-        from kmed import tables
+        open_finished(run_folder)
         from kmed.deployment import benchmarking
-        from kmed.formats import registry
 
-        if append:
-            tables.read_table(append, ("format", "batch"))
-        table = benchmarking.benchmark(
-            run,
-            pairs or registry.CANDIDATES,
-            batches=batches or benchmarking.BATCHES,
-            threads=threads,
-            seconds=seconds,
-            data=data,
-        )
+        table = benchmarking.benchmark(run_folder, pairs or None, batches=batches or None, **arguments)
         click.echo(benchmarking.describe_table(table))
-        if append:
-            tables.append_rows(append, [table.iloc[[row]].astype(str) for row in range(len(table))])
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run_folder", metavar="RUN", type=PATH)
 @click.option(
     "--out", metavar="DIR", type=PATH, required=True, help="The folder that is made; an older demo is replaced."
 )
 @QUANTIZE
 @DATA
-def demo(run, out, quantize, data):
+def demo(run_folder, out, quantize, data):
     """Make a static page that runs the model in the browser, on a phone or a desktop, also without a network.
 
     Pick, drop, paste or photograph a picture; it never leaves the device. Put the folder on any https host, or look
@@ -235,15 +188,12 @@ def demo(run, out, quantize, data):
     """
     with one_line_errors():
         from kmed.formats.registry import check_format
-        from kmed.runs import finished_run
-        from kmed.runtime import load_backend
 
-        finished_run(run)
         check_format("tflite", quantize)
-        load_backend()
+        open_finished(run_folder)
         from kmed.deployment.demo_page import write_demo
 
-        folder = write_demo(run, out, quantize=quantize, data=data)
+        folder = write_demo(run_folder, out, quantize=quantize, data=data)
         click.echo(
             f"Made: {folder}. Look at it: python -m http.server --directory {shlex.quote(str(folder))}, then "
             "http://localhost:8000"

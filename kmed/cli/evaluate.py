@@ -1,26 +1,34 @@
-"""The commands that judge: evaluate, report, compare and explain."""
+"""The commands that judge finished runs: evaluate, report, compare and explain."""
 
 import click
 
-from kmed.cli import deploy
-from kmed.cli.shared import PATH, add_rows, check_table, one_line_errors
-from kmed.errors import ConfigError
+from kmed.cli.shared import (
+    DATA,
+    FORMAT,
+    PATH,
+    QUANTIZE,
+    one_line_errors,
+    open_finished,
+    open_judged,
+    print_comparison,
+    print_report,
+)
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run_folder", metavar="RUN", type=PATH)
 @click.option("--split", default="test", show_default=True, help="Any split of the run's data: val, test_simple, ...")
-@deploy.FORMAT
-@deploy.QUANTIZE
-@click.option("--data", metavar="PATH", help="Where the pictures are now, if they have moved.")
-@click.option("--rescore", is_flag=True, help="Judge again from the stored predictions, and replace the run's scores.")
+@FORMAT
+@QUANTIZE
+@click.option("--data", metavar="PATH", help="Where the images are now, if they have moved.")
+@click.option("--rescore", is_flag=True, help="Score the stored predictions again, and replace the run's scores.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="With --rescore: a setting of evaluate.")
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
-def evaluate(run, split, format, quantize, data, rescore, settings, append):
+def evaluate(run_folder, split, rescore, **arguments):
     """Score a finished run on one of its splits, predicted afresh, by its Keras model or an exported file.
 
-    With --rescore no picture is read: predictions.csv is judged again, by other settings of evaluate (thresholds,
-    sensitivity, coverage, num_resamples, level).
+    With --rescore no image and no weight is read: predictions.csv is scored again, by other settings of evaluate
+    (thresholds, sensitivity, coverage, num_resamples, level).
 
     \b
     Examples:
@@ -31,38 +39,25 @@ def evaluate(run, split, format, quantize, data, rescore, settings, append):
       kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=youden
     """
     with one_line_errors():
-        if rescore and (data or split != "test" or (format, quantize) != ("keras", "none")):
-            raise ConfigError(
-                "--rescore judges the stored predictions of val and test: give no --data, --split, --format "
-                "or --quantize."
-            )
-        if append and format != "keras":
-            raise ConfigError("--append adds the run's row, which is the Keras model's: give no --format beside it.")
-        if settings and not rescore:
-            raise ConfigError("--set goes with --rescore; a run is else judged by its own settings.")
-        from kmed.runs import finished_run
-        from kmed.runtime import load_backend
+        from kmed.report.scoring import check_arguments
 
-        check_table(append, {finished_run(run).read_config().task})
-        load_backend()
-        from kmed.evaluation import result_rows, run_evaluation
+        check_arguments(split, rescore=rescore, **arguments)
+        run = (open_judged if rescore else open_finished)(run_folder)
         from kmed.evaluation.summary import describe
+        from kmed.report.scoring import evaluate_run
 
+        assessment = evaluate_run(run_folder, split, rescore=rescore, **arguments)
         if rescore:
-            click.echo(run_evaluation.rescore(run, settings).summary.read_text(encoding="utf-8"))
+            click.echo(run.summary.read_text(encoding="utf-8"))
+            print_report(run)
         else:
-            judged = run_evaluation.judge(run, split, data=data, format=format, quantize=quantize)
-            click.echo(describe(judged, split))
-        if append:
-            result_rows.append_result(finished_run(run), append)
-        if rescore:
-            draw_page(finished_run(run))
+            click.echo(describe(assessment, split))
 
 
 @click.command()
-@click.argument("run", type=PATH)
-@click.option("--data", metavar="PATH", help="Where the pictures are now, if they have moved.")
-def report(run, data):
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@DATA
+def report(run_folder, data):
     """Draw a finished run's report.html anew: one page that needs nothing else, to read, print and pass on.
 
     `kmed train` draws it too; so does `kmed evaluate --rescore`, and `kmed compare` one of all its runs.
@@ -73,29 +68,21 @@ def report(run, data):
       kmed report saved_models/blood --data /mnt/blood_cells
     """
     with one_line_errors():
-        from kmed.runs import finished_run
-        from kmed.runtime import load_backend
+        run = open_judged(run_folder)
+        from kmed.report.run_page import write_report
 
-        finished = finished_run(run)
-        load_backend()
-        draw_page(finished, data=data)
-
-
-def draw_page(run, **options):
-    """Writes a run's page and says where it is; last of all, so that nothing is lost where it fails."""
-    from kmed.report.run_page import write_report
-
-    click.echo(f"Report: {write_report(run, **options)}")
+        write_report(run_folder, data=data)
+        print_report(run)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
 @click.option("--out", metavar="DIR", type=PATH, help="The folder that is made.  [saved_models/comparison-TIME]")
 @click.option("--split", default="test", show_default=True, help="The split that is compared: test or val.")
-@click.option("--different-pictures", is_flag=True, help="Compare runs that were scored on different pictures too.")
+@click.option("--different-pictures", is_flag=True, help="Compare runs that were scored on different images too.")
 @click.option("--append", metavar="CSV", help="Add the runs' rows to a table of results; rows it holds are skipped.")
-def compare(runs, out, split, different_pictures, append):
-    """Compare finished runs on the same test pictures: a table, figures, and which pairs the data tell apart.
+def compare(runs, append, **arguments):
+    """Compare finished runs on the same test images: a table, figures, and which pairs the data tell apart.
 
     \b
     Examples:
@@ -103,38 +90,25 @@ def compare(runs, out, split, different_pictures, append):
       kmed compare saved_models/nih_* --out comparison --append results/nih_cxr.csv
     """
     with one_line_errors():
-        from kmed.runs import default_folder, judged_run
-        from kmed.runtime import load_backend
+        for run in runs:
+            open_judged(run)
+        from kmed.report import comparison_page
 
-        check_table(append, {judged_run(run).read_config().task for run in runs})
-        load_backend()
-        show_comparison(runs, out or default_folder("comparison"), different_pictures=different_pictures, split=split)
-        if append:
-            add_rows(runs, append)
-
-
-def show_comparison(runs, folder, **options) -> None:
-    """Compares runs, writes the comparison's files into a folder, and prints its table."""
-    from kmed.evaluation import comparison as comparing
-    from kmed.report.comparison_page import write_comparison
-
-    comparison = comparing.compare(runs, **options)
-    made = [*comparing.write_files(comparison, folder), write_comparison(comparison, folder)]
-    click.echo((folder / "comparison.md").read_text(encoding="utf-8"))
-    for file in made:
-        click.echo(f"Made: {file}")
+        _, files = comparison_page.compare(runs, append=append, **arguments)
+        print_comparison(files)
 
 
 @click.command()
-@click.argument("run", type=PATH)
-@click.argument("images", metavar="[IMAGE]...", nargs=-1, type=PATH)
-@click.option("--class", "class_name", metavar="NAME", help="The class to explain.  [each picture's most probable one]")
-@click.option("--data", metavar="PATH", help="Where the run's pictures are now, if they have moved.")
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.argument("files", metavar="[IMAGE]...", nargs=-1, type=PATH)
+@click.option("--class", "class_name", metavar="NAME", help="The class to explain.  [each image's most probable one]")
+@DATA
 @click.option("--out", metavar="DIR", type=PATH, help="Where the maps go.  [RUN/figures/explain]")
-def explain(run, images, class_name, data, out):
-    """Show which part of a picture speaks for a class: Grad-CAM, or the relevance of a vit's patches.
+@click.option("--seed", default=0, show_default=True, help="Decides which images are drawn at random.")
+def explain(run_folder, files, **arguments):
+    """Show which part of an image speaks for a class: Grad-CAM, or the relevance of a vit's patches.
 
-    Without IMAGE: the test pictures that the model is surest of, wrongly and rightly, and some drawn at random.
+    Without IMAGE: the test images that the model is surest of, wrongly and rightly, and some drawn at random.
 
     \b
     Examples:
@@ -142,12 +116,8 @@ def explain(run, images, class_name, data, out):
       kmed explain saved_models/blood smear.jpeg --class MONOCYTE --out looked_at
     """
     with one_line_errors():
-        from kmed.runs import finished_run
-        from kmed.runtime import load_backend
-
-        finished_run(run)
-        load_backend()
+        open_finished(run_folder)
         from kmed.report.explain_sheet import explain_run
 
-        for path in explain_run(run, images, class_name=class_name, data=data, out=out):
+        for path in explain_run(run_folder, files, **arguments):
             click.echo(f"Made: {path}")

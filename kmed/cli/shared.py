@@ -10,6 +10,19 @@ import click
 from kmed.errors import KmedError, suggest
 
 PATH = click.Path(path_type=pathlib.Path)
+FORMAT = click.option(
+    "--format",
+    "format",
+    default="keras",
+    show_default=True,
+    metavar="FORMAT",
+    help="keras, savedmodel, tflite or onnx.",
+)
+QUANTIZE = click.option(
+    "--quantize", default="none", show_default=True, metavar="KIND", help="Of tflite: none, float16, dynamic or int8."
+)
+THREADS = click.option("--threads", type=int, metavar="N", help="Processor cores that may be used.  [all]")
+DATA = click.option("--data", metavar="PATH", help="Where the run's images are now, if they have moved.")
 
 
 class Commands(click.Group):
@@ -50,29 +63,34 @@ def one_line_errors(go_on: str = ""):
         sys.exit(130)
 
 
-def check_table(path, tasks) -> None:
-    """Raises RunError where `--append` names a table that cannot take a run's row: before hours of training."""
-    if path:
-        from kmed.evaluation.result_rows import read_results
+def open_finished(run_folder):
+    """Returns the Run of a folder with a trained model, its backend loaded; a mistake is found before that."""
+    from kmed.runs import finished_run
+    from kmed.runtime import load_backend
 
-        read_results(path, tasks)
-
-
-def add_row(run, path) -> None:
-    """Adds the row of a sweep's run to a table, if there is to be one; where it cannot be, the sweep goes on."""
-    if path:
-        from kmed.evaluation import result_rows
-
-        try:
-            result_rows.append_results([run], path)
-        except KmedError as error:
-            click.echo(f"Error: {error} The sweep goes on, and its rows are added at its end.", err=True)
+    run = finished_run(run_folder)
+    load_backend()
+    return run
 
 
-def add_rows(runs, path) -> None:
-    """Adds the rows of finished runs to a table of results; those it holds are skipped."""
-    from kmed.evaluation import result_rows
-    from kmed.runs import Run
+def open_judged(run_folder):
+    """Returns the Run of a folder with scores, whose weights may be gone; the backend is loaded."""
+    from kmed.runs import judged_run
+    from kmed.runtime import load_backend
 
-    added = result_rows.append_results([Run(folder) for folder in runs], path)
-    click.echo(f"Added to {path}: {added} of {len(runs)} rows.")
+    run = judged_run(run_folder)
+    load_backend()
+    return run
+
+
+def print_report(run) -> None:
+    """Prints where a run's page is."""
+    click.echo(f"Report: {run.report}")
+
+
+def print_comparison(files) -> None:
+    """Prints the table of a comparison, and where its files are."""
+    table = next(file for file in files if file.name == "comparison.md")
+    click.echo(table.read_text(encoding="utf-8"))
+    for file in files:
+        click.echo(f"Made: {file}")

@@ -35,7 +35,7 @@ SOURCES = {
 }
 
 
-def download(name: str, folder) -> pathlib.Path:
+def download_data(name: str, folder) -> pathlib.Path:
     """Returns the folder with the data set, which was fetched into it; whole or not at all.
 
     Args:

@@ -1,10 +1,16 @@
 """From settings to the table that a run works on: read, checked, split."""
 
+import pathlib
+from collections.abc import Iterable
+
 import pandas as pd
 
-from kmed.data.demo.sets import ensure_demo
+from kmed.config import load_config
+from kmed.data.demo.sets import demo_task, ensure_demo
+from kmed.data.images import Resizing
 from kmed.data.readable import check_readable
 from kmed.data.readers.load import load_table
+from kmed.data.readers.npz import pack
 from kmed.data.splits import assign_splits, check_no_leak, read_splits
 from kmed.data.table import SPLITS, Table
 from kmed.errors import ConfigError, suggest
@@ -12,9 +18,14 @@ from kmed.metrics.intervals import check_clusters
 from kmed.progress import say
 from kmed.tasks import check_labels
 
+# Why `task: auto` took a task.
+_WHY = {"multiclass": "each image has one label", "multilabel": "an image may have several labels or none"}
+
 
 def open_table(config) -> Table:
     """Returns the table that `config.data` names, not yet checked for broken files nor split.
+
+    Where the task is "auto", the labels decide, and the user is told which task was taken.
 
     Raises: DataError: the data cannot be used; ConfigError: settings for other data than the demo.
     """
@@ -22,14 +33,14 @@ def open_table(config) -> Table:
     if settings.path is None and settings.name is not None:
         raise ConfigError(f"The settings are for {settings.name!r}, but no data are given: give --data.")
     if settings.path is None:
-        path = ensure_demo(seed=0, task=config.task)
+        path = ensure_demo(seed=0, task=demo_task(config.task))
         say(f"No --data given: using the built-in demo data in {path}.")
     else:
         path = settings.path
-    return load_table(
+    table = load_table(
         path,
         name=settings.name,
-        task=config.task,
+        task=None if config.task == "auto" else config.task,
         class_names=settings.class_names,
         split_folders=settings.split_folders,
         labels_csv=settings.labels_csv,
@@ -41,6 +52,9 @@ def open_table(config) -> Table:
         cluster=settings.cluster,
         no_finding=settings.no_finding,
     )
+    if config.task == "auto" and settings.path is not None:
+        say(f"Task: {table.task}, since {_WHY[table.task]}. Set another with task.")
+    return table
 
 
 def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
@@ -50,7 +64,7 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
       a splits file of other data, a group on two sides. ScoreError: val or test of one cluster.
     """
     settings = config.data
-    check_labels(config.task, table.labels)
+    check_labels(table.task if config.task == "auto" else config.task, table.labels)
     table, unreadable = check_readable(table, skip_unreadable=settings.skip_unreadable)
     if settings.splits is not None:
         table = read_splits(table, settings.splits, fold=settings.fold)
@@ -73,3 +87,31 @@ def tell(table: Table) -> None:
         say(note)
     say(f"\n{table.name}: {len(table)} pictures, {len(table.class_names)} classes")
     say(table.counts().to_string() + "\n")
+
+
+def read_split_table(config) -> Table:
+    """Returns the table that `config.data` names, read, checked and split; its notes are told to the user."""
+    table, _ = prepare_table(open_table(config), config)
+    for note in table.notes:
+        say(note)
+    say("")
+    return table
+
+
+def pack_data(
+    path, out, *, image_size, config=None, settings: Iterable[str | tuple[str, object]] = ()
+) -> tuple[Table, pathlib.Path]:
+    """Reads, checks and splits a data set, and writes its images and labels as one npz file.
+
+    Args:
+      path: a folder, a CSV or an npz.
+      out: the file to write; ".npz" is added where it is missing.
+      image_size: (height, width) in pixels that the images are resized to, or "HxW".
+      config: a YAML file whose data section is used.
+      settings: overrides such as "data.fit=crop".
+    Returns: (Table with its splits, the file).
+    Raises: DataError: the data cannot be used, or an image cannot be read.
+    """
+    resolved = load_config(config, [*settings, ("data.image_size", image_size), ("data.path", str(path))])
+    table = read_split_table(resolved)
+    return table, pack(table, out, Resizing.from_settings(resolved.data))

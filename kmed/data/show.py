@@ -1,20 +1,38 @@
 """What a data set holds, as text and as pictures: counts, a contact sheet, a chart of the splits."""
 
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kmed.data.images import read_image, resize_array
+from kmed.config import load_config
+from kmed.data.images import Resizing, read_row
+from kmed.data.prepare import read_split_table
 from kmed.data.table import Table
 from kmed.files import replacing, write_text
 
 MAX_CLASSES = 16
-
 COLUMNS_A_CLASS = 8
-
 TILE_SIZE = (96, 128)
+
+
+def show_data(
+    path, *, out=None, config=None, settings: Iterable[str | tuple[str, object]] = ()
+) -> tuple[Table, list[pathlib.Path]]:
+    """Reads, checks and splits a data set, and draws what it holds.
+
+    Args:
+      path: a folder, a CSV or an npz.
+      out: the folder that the files go to; None: NAME_shown.
+      config: a YAML file whose data section is used.
+      settings: overrides such as "data.group=patient_id".
+    Returns: (Table with its splits, paths of counts.txt, contact_sheet.png and splits.png).
+    Raises: DataError: the data cannot be used, or an image that is shown cannot be read.
+    """
+    table = read_split_table(load_config(config, [*settings, ("data.path", str(path))]))
+    return table, show(table, pathlib.Path(f"{table.name}_shown") if out is None else out)
 
 
 def show(table: Table, out_dir, seed: int = 0) -> list[pathlib.Path]:
@@ -66,7 +84,7 @@ def draw_contact_sheet(table: Table, seed: int = 0) -> Figure:
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
             if column < len(chosen):
-                axis.imshow(_picture(table, chosen[column]))
+                axis.imshow(read_row(table, chosen[column], Resizing(TILE_SIZE)))
                 axis.set_title(table.rows["split"].iloc[chosen[column]] or "no split", fontsize=7, pad=2)
         axes[row, 0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(table.name, fontsize=10)
@@ -103,12 +121,6 @@ def _pick(table, index, rng):
     rows = rows.assign(turn=rows.groupby("split").cumcount()).sort_values("turn", kind="stable").head(COLUMNS_A_CLASS)
     order = {"train": 0, "val": 1, "test": 2}
     return sorted(rows.index, key=lambda row: (order.get(rows["split"][row], 3), rows["split"][row]))
-
-
-def _picture(table, row):
-    if table.images is not None:
-        return resize_array(table.images[row], TILE_SIZE)
-    return read_image(table.root / table.rows["path"].iloc[row], TILE_SIZE)
 
 
 def _save(figure, path):

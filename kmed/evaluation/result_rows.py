@@ -58,6 +58,17 @@ def result_row(run: Run, config, table: Table, model, state, split: str, judged:
     return _in_order(others, score_columns(config.task, judged))
 
 
+def check_table(path, tasks) -> None:
+    """Raises RunError where the table at `path` cannot take runs of these tasks: asked before hours of training.
+
+    Args:
+      path: the table; None: nothing is to be added.
+      tasks: their names; "auto", which is not known yet, is left out.
+    """
+    if path is not None:
+        read_results(path, set(tasks) - {"auto"})
+
+
 def append_result(run: Run, path) -> None:
     """Adds a run's row to a results table, making the table where it does not exist.
 

@@ -2,14 +2,52 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 
 from kmed import figures, tasks
+from kmed.evaluation import comparison as comparing
 from kmed.evaluation.comparison import Comparison, plot_scores
+from kmed.evaluation.result_rows import append_results, check_table
 from kmed.metrics.intervals import FEW_CLUSTERS
+from kmed.progress import say
 from kmed.report.page import Told, inline_figure, words, write_page
+from kmed.runs import default_folder, judged_run
 from kmed.tasks import LOWER_IS_BETTER, STUDY_COLUMNS
 
 _WIDE = 10.5
+
+
+def compare(
+    runs: Sequence[str | pathlib.Path],
+    *,
+    out: str | pathlib.Path | None = None,
+    split: str = "test",
+    different_pictures: bool = False,
+    append: str | pathlib.Path | None = None,
+) -> tuple[Comparison, list[pathlib.Path]]:
+    """Compares finished runs on the same images, and writes a table, figures and a page.
+
+    Args:
+      runs: two run folders or more.
+      out: the folder that is made; None: saved_models/comparison-TIME.
+      split: "test" or "val".
+      different_pictures: compare runs that were scored on different images too; they are then not paired.
+      append: a CSV table of results that the runs' rows are added to; rows it holds are skipped.
+    Returns: (Comparison, the paths of the files written).
+    Raises: RunError: fewer than two runs, an unfinished one, runs of different tasks, labels or images; a table
+      that cannot take the rows.
+    Example:
+      >>> comparison, files = kmed.compare(["saved_models/resnet18", "saved_models/vit"])
+      >>> comparison.conclusions
+    """
+    check_table(append, [judged_run(run).read_config().task for run in runs])
+    comparison = comparing.compare(runs, different_pictures=different_pictures, split=split)
+    folder = pathlib.Path(out) if out is not None else default_folder("comparison")
+    files = [*comparing.write_files(comparison, folder), write_comparison(comparison, folder)]
+    if append is not None:
+        added = append_results([judged_run(run) for run in runs], append)
+        say(f"Added to {append}: {added} of {len(runs)} rows.")
+    return comparison, files
 
 
 def write_comparison(comparison: Comparison, folder) -> pathlib.Path:

@@ -22,25 +22,24 @@ from kmed.runs import Run, finished_run
 from kmed.tasks import LOWER_IS_BETTER
 
 PROBABILITY_SCORES = ("brier", "ece")
-
 RANKING_SCORES = ("auroc", "average_precision")
 
 _PANEL = (4.0, 3.2)  # inches: text of 10 points stays readable where a phone shows the figure 330 pixels wide
 
 
-def write_report(run: Run, table: Table | None = None, model=None, *, data=None) -> pathlib.Path:
+def write_report(run_folder, *, data=None, table: Table | None = None, model=None) -> pathlib.Path:
     """Writes a finished run's report.html from what is in its folder; returns its path.
 
     Pictures and explanations need the data and the model. Where they are no longer there, the page says so.
 
     Args:
-      run: a finished one.
+      run_folder: what `kmed train` made, or its Run.
+      data: where the pictures are now, if they have moved: a folder, a CSV or an npz.
       table: the run's data, where they are open already; None opens them.
       model: its keras.Model, where it is loaded already; None loads it.
-      data: where the pictures are now, if they have moved: a folder, a CSV or an npz.
     Raises: RunError: the run is not finished, or its folder is damaged or cannot be written.
     """
-    run = finished_run(run.folder)
+    run = finished_run(getattr(run_folder, "folder", run_folder))
     if not run.result.exists():
         raise RunError(f"{run.folder} is not judged yet: it has no result.csv. Finish it with --resume {run.folder}.")
     metrics = Told(run.metrics.name, run.read_json(run.metrics))

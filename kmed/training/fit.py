@@ -4,6 +4,7 @@ import pathlib
 
 from kmed import files, runtime
 from kmed.config import Config
+from kmed.data.demo.sets import demo_task
 from kmed.data.prepare import open_table, prepare_table, tell
 from kmed.data.splits import read_splits, write_splits
 from kmed.data.table import Table
@@ -32,11 +33,16 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
       >>> run = kmed.fit(kmed.load_config(overrides=["train.epochs=1"]))
     """
     config = config or Config()
+    if table is not None or config.data.path is None:
+        config = with_task(config, demo_task(config.task) if table is None else table.task)
     check_settings(config)
     if out is not None:
         check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
     config = with_absolute_paths(with_normalization(config))
-    table = open_table(config) if table is None else table
+    if table is None:
+        table = open_table(config)
+        config = with_task(config, table.task)
+        check_task_settings(config)
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
         table, unreadable = prepare_table(table, config)
@@ -68,7 +74,23 @@ def resume(folder, *, table: Table | None = None) -> Run:
 
 def check_settings(config: Config) -> None:
     """Raises ConfigError where settings that are legal alone contradict each other."""
+    if config.task != "auto":  # else as soon as the labels have been read
+        check_task_settings(config)
     name = resolve_name(config.model.name)
+    arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "activation", "name"}
+    if doubled := sorted(arguments & set(config.model.options)):
+        raise ConfigError(
+            f"model.options.{doubled[0]} has a setting of its own; for dropout it is model.dropout. Use that instead."
+        )
+    check_model(name, config.data.image_size, config.model.options)
+    if config.train.freeze_epochs and not config.model.weights:
+        raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
+    if config.data.fold is not None and config.data.splits is None:
+        raise ConfigError("data.fold chooses a fold of a splits file: give data.splits too.")
+
+
+def check_task_settings(config: Config) -> None:
+    """Raises ConfigError where the loss or the monitored score does not fit the task."""
     task = get_task(config.task)
     if config.train.loss not in ("auto", *task.losses):
         hint = suggest(config.train.loss, task.losses)
@@ -81,16 +103,11 @@ def check_settings(config: Config) -> None:
     if config.train.monitor not in legal:
         hint = suggest(config.train.monitor, legal)
         raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
-    arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "activation", "name"}
-    if doubled := sorted(arguments & set(config.model.options)):
-        raise ConfigError(
-            f"model.options.{doubled[0]} has a setting of its own; for dropout it is model.dropout. Use that instead."
-        )
-    check_model(name, config.data.image_size, config.model.options)
-    if config.train.freeze_epochs and not config.model.weights:
-        raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
-    if config.data.fold is not None and config.data.splits is None:
-        raise ConfigError("data.fold chooses a fold of a splits file: give data.splits too.")
+
+
+def with_task(config: Config, task: str) -> Config:
+    """Returns the settings with `task` in the place of "auto"."""
+    return config.model_copy(update={"task": task}) if config.task == "auto" else config
 
 
 def with_normalization(config: Config) -> Config:

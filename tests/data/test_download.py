@@ -6,7 +6,7 @@ import kagglehub
 import pytest
 import requests
 
-from kmed.data.download import SOURCES, download
+from kmed.data.download import SOURCES, download_data
 from kmed.errors import DataError
 
 
@@ -26,7 +26,7 @@ def test_the_data_arrive_and_size_and_licence_are_said_first(tmp_path, monkeypat
 
     answer(monkeypatch, send)
     monkeypatch.setattr("kmed.progress.say", lines.append)
-    assert download("nih-sample", tmp_path / "nih") == tmp_path / "nih"
+    assert download_data("nih-sample", tmp_path / "nih") == tmp_path / "nih"
     source = SOURCES["nih-sample"]
     assert source.size in said[0]
     assert source.licence in said[0]
@@ -61,7 +61,7 @@ def test_failures_are_said_and_leave_nothing(tmp_path, monkeypatch, error, messa
 
     answer(monkeypatch, fail)
     with pytest.raises(DataError, match=message) as caught:
-        download("blood-cells", tmp_path / "cells")
+        download_data("blood-cells", tmp_path / "cells")
     assert "https://www.kaggle.com/datasets/paultimothymooney/blood-cells" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -70,13 +70,13 @@ def test_failures_are_said_and_leave_nothing(tmp_path, monkeypatch, error, messa
 def test_an_empty_answer_is_a_failure(tmp_path, monkeypatch):
     answer(monkeypatch, lambda handle, output_dir: output_dir)
     with pytest.raises(DataError, match="sent no files"):
-        download("blood-cells", tmp_path / "cells")
+        download_data("blood-cells", tmp_path / "cells")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_names_and_folders_in_use(tmp_path):
     with pytest.raises(DataError, match="Did you mean 'blood-cells'"):
-        download("blood_cells", tmp_path / "x")
+        download_data("blood_cells", tmp_path / "x")
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(DataError, match="exists already"):
-        download("blood-cells", tmp_path)
+        download_data("blood-cells", tmp_path)

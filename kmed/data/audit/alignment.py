@@ -8,23 +8,15 @@ from kmed.data.audit.fingerprints import MIRRORED, Fingerprint, products, square
 
 # Lowe's ratio; 0.8 is usual. The geometric check below is strict, so a loose one finds small overlaps.
 RATIO = 0.85
-
 MIN_INLIERS = 7
-
 REPROJECTION = 3.0  # pixels
-
 # A copy is turned, sheared and zoomed, but not beyond this: area and aspect of what a unit square becomes.
 MAX_ZOOM = 4.0
-
 MAX_STRETCH = 2.0
-
 REFINEMENTS = 6
-
 MIN_PIXELS = 300
-
 # Blurs, in pixels: the small one takes away what interpolation and JPEG change, the wide one what light changes.
 REACH = 31
-
 SMALL_BLUR, WIDE_BLUR = 1.0, 4.0
 
 

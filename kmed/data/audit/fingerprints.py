@@ -4,30 +4,24 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import os
 import threading
 
 import numpy as np
 
-from kmed.data.images import read_image, resize_array
+from kmed.data.images import read_row
 from kmed.data.table import Table
+from kmed.runtime import num_cores
 
 # Pictures are compared at this length of their longer side: larger ones are shrunk, ones below half of it
 # are enlarged twice, as SIFT finds too little on a thumbnail.
 LONGER_SIDE = 320
-
 NUM_FEATURES = 300
-
 OCTAVE_LAYERS = 2  # 3 is usual, and takes half as long again
-
 # SIFT's usual 0.04 leaves 80 features on a blood smear, 50 on an X-ray of 128 x 128; weak ones repeat in copies too.
 CONTRAST = 0.01
-
 # Turned and shifted copies bring a black or white fill. Features this near to it belong to the frame, not the scene.
 DARK, BRIGHT = 12, 253
-
 MARGIN = 6
-
 # A mirrored picture's SIFT descriptors are those of the picture in another order: 4 columns of cells
 # reversed, and 8 directions reflected.
 MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].reshape(-1)
@@ -88,17 +82,12 @@ def worker_pool():
 
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=num_workers())
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=num_cores())
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C, do not finish thousands of comparisons first
         cv2.setNumThreads(threads_before)
-
-
-def num_workers() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_grey(table: Table, row: int) -> np.ndarray:
@@ -108,11 +97,7 @@ def read_grey(table: Table, row: int) -> np.ndarray:
     """
     import cv2
 
-    if table.images is not None:
-        pixels = resize_array(table.images[row])
-    else:
-        pixels = read_image(table.root / table.rows["path"].iat[row])  # table.files would make every path each time
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(read_row(table, row), cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     scale = min(LONGER_SIDE / max(height, width), 2.0)
     if 1.0 <= scale < 2.0:

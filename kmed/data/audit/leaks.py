@@ -18,7 +18,6 @@ from kmed.progress import say
 # Two photographs that share half of their frame and carry different labels contradict each other; with
 # less in common each may well show what it is labelled for.
 CONTRADICTING_SHARE = 0.5
-
 EVIDENCE_TRIES = 12
 
 

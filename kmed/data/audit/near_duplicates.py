@@ -23,38 +23,23 @@ from kmed.progress import bar, track
 # Copies of one exposure agree to 0.9962 and more (1st percentile, blood cells), two exposures of one spot to 0.9935
 # (99th). Two crops of one exposure that share less than SAME_SHARE count as two photographs of one spot.
 SAME_AGREEMENT = 0.995
-
 SAME_DETAIL = 0.9
-
 SAME_SHARE = 0.6
-
 SAME_INLIERS = 20
-
 # Shared spots. X-rays of different patients align with up to 20 inliers or a detail of 0.74, never with both so
 # high. A strong link stands alone; a weak one, which might be chance, needs a second between other pictures.
 SPOT_AGREEMENT = 0.85
-
 SPOT_DETAIL = 0.65
-
 STRONG_LINKS = ((16, 0.8), (30, 0.65))  # (inliers, detail), both at least
-
 STRONG_SPREAD = 0.03
-
 WEAK_DETAIL = 0.75
-
 MIN_FEATURES = 20
-
 MAX_REPRESENTATIVES = 6
-
 FIRST_CANDIDATES = 3
-
 SECOND_CANDIDATES = 40
-
 # Where thousands of pictures are all different, each gets fewer candidates, so that the work does not run away.
 ALL_CANDIDATES, FEWEST_CANDIDATES = 100_000, 10
-
 BATCH = 64
-
 SAMPLE = 300
 
 

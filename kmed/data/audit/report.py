@@ -2,16 +2,51 @@
 
 import collections
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
+from kmed.config import load_config
 from kmed.data.audit import near_duplicates
-from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, groups_on_two_sides
+from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, audit, groups_on_two_sides
 from kmed.data.audit.sheet import headline, label_text, save_pairs, worst_pairs
+from kmed.data.prepare import open_table
+from kmed.data.splits import read_splits
 from kmed.files import replacing, write_json
 
 MAX_LISTED = 50
+
+
+def audit_data(
+    path,
+    *,
+    out=None,
+    splits: str | Iterable[str] | None = None,
+    config=None,
+    settings: Iterable[str | tuple[str, object]] = (),
+) -> tuple[Audit, list[pathlib.Path]]:
+    """Looks for copies, leaks between splits, contradictory labels and broken files, and writes what was found.
+
+    The sides are the splits that the data bring (folders, a split column, data.splits); none is drawn.
+
+    Args:
+      path: a folder, a CSV or an npz.
+      out: the folder that the files go to; None: NAME_audit.
+      splits: only these of the data's own splits, as names or one text in which commas separate them; None: all.
+      config: a YAML file whose data section is used.
+      settings: overrides such as "data.splits=splits.csv".
+    Returns: (Audit, the paths of the files written).
+    Raises: DataError: the data cannot be used, or there is no such split.
+    """
+    resolved = load_config(config, [*settings, ("data.path", str(path))])
+    table = open_table(resolved)
+    if resolved.data.splits is not None:
+        table = read_splits(table, resolved.data.splits, fold=resolved.data.fold)
+    names = splits.split(",") if isinstance(splits, str) else splits
+    names = [name.strip() for name in names] if names else None
+    found = audit(table, names, seed=resolved.seed)
+    return found, write_audit(found, pathlib.Path(f"{table.name}_audit") if out is None else out)
 
 
 def write_audit(audit: Audit, out_dir) -> list[pathlib.Path]:

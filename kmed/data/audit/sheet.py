@@ -8,15 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from kmed.data.audit.leaks import Audit, Pair
-from kmed.data.images import read_image, resize_array
+from kmed.data.images import Resizing, read_row, resize_array
 from kmed.files import replacing
 
 MAX_PAIRS = 12
-
 MAX_CAPTION = 34
-
 PIXELS = 320  # the longer side of a drawn picture
-
 OUTLINE, ALARM = "#009E73", "#B00020"
 
 
@@ -98,8 +95,7 @@ def label_text(audit: Audit, row: int) -> str:
 
 
 def _picture(table, row):
-    file = None if table.images is not None else table.root / table.rows["path"].iat[row]
-    pixels = resize_array(table.images[row]) if file is None else read_image(file)
+    pixels = read_row(table, row)
     scale = PIXELS / max(pixels.shape[:2])
     size = tuple(max(round(side * scale), 1) for side in pixels.shape[:2])
-    return resize_array(pixels, size, fit="stretch")
+    return resize_array(pixels, Resizing(size, fit="stretch"))

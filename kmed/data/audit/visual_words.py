@@ -10,13 +10,9 @@ from scipy import sparse
 from kmed.data.audit.fingerprints import MIRRORED, products
 
 MAX_WORDS = 4096
-
 DESCRIPTORS_A_WORD = 12
-
 SAMPLED_DESCRIPTORS = 64 * 1024
-
 ITERATIONS = 4
-
 BLOCK = 2048
 
 

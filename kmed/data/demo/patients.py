@@ -11,13 +11,9 @@ import dataclasses
 import numpy as np
 
 DRAWN = ("Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumothorax")
-
 NO_FINDING = "No Finding"
-
 VIEWS = ("AP", "PA")
-
 OLD = 60  # years
-
 MAX_PICTURES = 8  # of one patient
 
 # Finding -> (chance by itself, what each circumstance adds to it). A row may lean on the rows above it.
@@ -32,9 +28,7 @@ FOLLOWERS = {
     "Pleural_Thickening": (0.02, {"Effusion": 0.08, "old": 0.05}),
     "Hernia": (0.015, {"old": 0.04}),
 }
-
 LASTING = ("Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")  # decided once a patient: they do not heal
-
 FINDINGS = tuple(sorted((*DRAWN, *FOLLOWERS)))  # the 14 of NIH ChestX-ray14
 
 

@@ -6,6 +6,7 @@ import importlib.resources
 import os
 import pathlib
 
+from kmed.config import Config, load_config
 from kmed.data.demo.folder import is_drawn
 from kmed.data.demo.smears import draw_demo_smears, smears_marker
 from kmed.data.demo.xrays import draw_demo_xrays, xrays_marker
@@ -71,13 +72,21 @@ def draw_demo(folder, *, seed: int = 0, task: str = "multiclass", **settings) ->
     return get_demo(task).draw(folder, seed=seed, **settings)
 
 
-def read_settings(config, overrides):
-    """Returns the settings of a YAML file and overrides; of the demo data where none are given."""
-    from kmed.config import load_config
+def demo_task(task: str) -> str:
+    """Returns the task of the demo data that stand in where no data are given: "auto" is multiclass."""
+    return "multiclass" if task == "auto" else task
 
+
+def read_settings(config=None, overrides=()) -> Config:
+    """Returns the settings of a YAML file and overrides; those of the demo data where neither names data.
+
+    Args:
+      config: a YAML file; None: the defaults.
+      overrides: as for `kmed.load_config`.
+    """
     settings = load_config(config, overrides)
     if config is None and settings.data.path is None:
-        # The demo pictures are small and few, and want a longer training on a smaller size than the defaults.
-        demo_config = importlib.resources.files("kmed.data.demo").joinpath(f"demo_{settings.task}.yaml")
+        # The demo images are small and few, and need a longer training on a smaller size than the defaults.
+        demo_config = importlib.resources.files("kmed.data.demo").joinpath(f"demo_{demo_task(settings.task)}.yaml")
         settings = load_config(demo_config, overrides)
     return settings

@@ -18,15 +18,10 @@ from kmed.errors import DataError
 from kmed.progress import track
 
 CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
-
 PICTURES_A_SLIDE = 8
-
 MIN_SLIDES = 24  # intervals resample slides, and need some twenty of them
-
 NUM_TRAIN, NUM_TEST, IMAGE_SIZE = 600, 200, (120, 160)
-
 DRAWING_VERSION = 1  # part of the marker: raise it whenever the same seed would give other pixels
-
 GRAIN = {"EOSINOPHIL": 3.4, "LYMPHOCYTE": 9.0, "MONOCYTE": 6.0, "NEUTROPHIL": 1.1}  # pixels at a height of 120
 
 

@@ -18,15 +18,10 @@ from kmed.errors import DataError
 from kmed.progress import track
 
 NUM_PATIENTS = 400
-
 IMAGE_SIZE = (128, 128)
-
 DRAWING_VERSION = 1  # part of the marker: raise it whenever the same seed would give other pixels or labels
-
 LABELS_CSV = "sample_labels.csv"
-
 FILM = 430.0  # millimetres that the picture's shorter side stands for
-
 SOFT = 0.03  # width of an edge, in halves of the picture's side
 
 
