@@ -131,6 +131,58 @@ class AsymmetricLoss(_MaskedLoss):
         }
 
 
+# ----- by name -----
+
+
+def make_crossentropy(label_smoothing: float, positive_weights) -> keras.losses.Loss:
+    """Returns the cross-entropy of one class per image."""
+    check_label_smoothing(label_smoothing)
+    return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+
+
+def make_bce(label_smoothing: float, positive_weights) -> keras.losses.Loss:
+    """Returns the binary cross-entropy of each label."""
+    return MaskedBinaryCrossentropy(label_smoothing=label_smoothing)
+
+
+def make_weighted_bce(label_smoothing: float, positive_weights) -> keras.losses.Loss:
+    """Returns the binary cross-entropy with weights on the positives."""
+    if positive_weights is None:
+        raise ConfigError("loss='weighted_bce' needs positive_weights, one per label. Received: None.")
+    return MaskedBinaryCrossentropy(label_smoothing=label_smoothing, positive_weights=positive_weights)
+
+
+def make_focal(label_smoothing: float, positive_weights) -> keras.losses.Loss:
+    """Returns the focal loss with a power of 2."""
+    _refuse_smoothing("focal", label_smoothing)
+    return AsymmetricLoss(gamma_positive=2.0, gamma_negative=2.0, margin=0.0, name="focal_loss")
+
+
+def make_asymmetric(label_smoothing: float, positive_weights) -> keras.losses.Loss:
+    """Returns the asymmetric loss as published."""
+    _refuse_smoothing("asymmetric", label_smoothing)
+    return AsymmetricLoss()
+
+
+# What a loss is called in the settings -> (label_smoothing, positive_weights (K,) or None) -> a new keras loss of
+# (labels, probs). Which of them a task may use stands in its row of kmed.tasks.TASKS.
+LOSSES = {
+    "crossentropy": make_crossentropy,
+    "bce": make_bce,
+    "weighted_bce": make_weighted_bce,
+    "focal": make_focal,
+    "asymmetric": make_asymmetric,
+}
+
+
+# ----- checks -----
+
+
+def _refuse_smoothing(name: str, label_smoothing: float) -> None:
+    if label_smoothing:
+        raise ConfigError(f"loss={name!r} knows no label smoothing. Received: label_smoothing={label_smoothing}.")
+
+
 def check_label_smoothing(label_smoothing: float) -> None:
     """Raises ConfigError unless 0 <= label_smoothing < 1."""
     if not 0.0 <= label_smoothing < 1.0:
