@@ -7,7 +7,7 @@ import pathlib
 
 from PIL import Image, ImageDraw
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / "kmed" / "webapp"
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "kmed" / "deployment" / "webapp"
 SIZES = (192, 512)  # what browsers ask of an installable page
 FINE = 2048  # drawn large and shrunk, for smooth edges
 

@@ -1,4 +1,4 @@
-"""Rebuilds kmed/webapp/litert, the LiteRT.js that `kmed demo` puts into its pages, from the pinned npm packages.
+"""Rebuilds kmed/deployment/webapp/litert, the LiteRT.js of `kmed demo`'s pages, from the pinned npm packages.
 
 python scripts/refresh_litert.py            # needs npm and the network; the same versions give the same bytes
 python scripts/refresh_litert.py --check    # compares instead of writing
@@ -18,7 +18,7 @@ import tempfile
 import click
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TARGET = ROOT / "kmed" / "webapp" / "litert"
+TARGET = ROOT / "kmed" / "deployment" / "webapp" / "litert"
 
 PACKAGES = {
     "@litertjs/core": (
@@ -30,7 +30,7 @@ PACKAGES = {
         "sha512-4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
     ),
 }
-# (package, its file) -> the file in kmed/webapp/litert. Of the four WASM builds the one that asks least of a browser.
+# (package, its file) -> the file in TARGET. Of the four WASM builds the one that asks least of a browser.
 FILES = {
     ("@litertjs/core", "dist/index.js"): "litert.js",
     ("@litertjs/wasm-utils", "dist/index.js"): "wasm-utils.js",
