@@ -86,7 +86,7 @@ class TrainConfig(Section):
     """How the weights are found."""
 
     epochs: Count = 10
-    loss: Literal["auto", "crossentropy", "bce", "weighted_bce", "focal", "asymmetric"] = "auto"  # auto: the task's
+    loss: str = "auto"  # one of the task's, see kmed.tasks; auto: its default
     batch_size: Count = 32
     learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up
     warmup_epochs: NonNegative = 1.0
@@ -140,20 +140,34 @@ class Config(Section):
 def load_config(path=None, overrides: Iterable[str | tuple[str, str]] = ()) -> Config:
     """Returns the settings of a YAML file, changed by overrides, on top of the defaults.
 
+    A file may name another one that it builds on, as `base: other.yaml`, relative to itself. That one is read first,
+    and with it its own base; a setting that the file gives then takes the place of the base's, whole: a list or a
+    mapping such as `model.options` is not joined with the base's.
+
     Args:
       path: a YAML file, or None for the defaults.
       overrides: strings "section.key=value", the value written as in YAML, or pairs (key, value),
         the value taken as it is; later ones win.
-    Raises: ConfigError: the file is missing or no YAML, a key does not exist (the nearest is named),
-      a value has the wrong type.
+    Raises: ConfigError: the file or a base is missing or not YAML, files are bases of each other, a key does not
+      exist (the nearest is named), a value has the wrong type.
     Example:
       >>> load_config(overrides=["train.epochs=3", "data.image_size=60x80"]).train.epochs
       3
     """
-    values = _read_yaml(pathlib.Path(path)) if path is not None else {}
+    values = _read_with_base(pathlib.Path(path)) if path is not None else {}
     for override in overrides:
         key, value = override if isinstance(override, tuple) else _parse_override(override)
         _set(values, key, value)
+    return _check(values, path)
+
+
+def setting_names() -> list[str]:
+    """Returns every legal key, sections written with a dot, in the order of `Config`."""
+    return [".".join(path) for path, _ in _leaves(Config)]
+
+
+def _check(values: dict, path) -> Config:
+    """Returns the settings as a Config; `path` is the file that a complaint names, or None."""
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:
@@ -161,9 +175,25 @@ def load_config(path=None, overrides: Iterable[str | tuple[str, str]] = ()) -> C
         raise ConfigError(origin + _describe(error.errors()[0])) from None
 
 
-def setting_names() -> list[str]:
-    """Returns every legal key, sections written with a dot, in the order of `Config`."""
-    return [".".join(path) for path, _ in _leaves(Config)]
+def _read_with_base(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> dict:
+    """Returns the settings of a file on top of those of its base; `above` are the files that build on it."""
+    values = _read_yaml(path)
+    if "base" not in values:
+        return values
+    name, trail = values.pop("base"), (*above, path)
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: base names another YAML file, relative to this one. Received: {name!r}.")
+    base = path.parent / name
+    if base.resolve() in [each.resolve() for each in trail]:
+        raise ConfigError(f"Config files build on each other in a circle: {' -> '.join(map(str, (*trail, base)))}.")
+    if not base.exists():
+        raise ConfigError(f"{path}: there is no base {base}. A base is named relative to the file that builds on it.")
+    inherited = _read_with_base(base, trail)
+    _check(inherited, base)  # so that a mistake in it is named as its own
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(inherited.get(key), dict)
+        inherited[key] = {**inherited[key], **value} if both else value
+    return inherited
 
 
 def _read_yaml(path: pathlib.Path) -> dict:

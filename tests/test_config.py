@@ -8,7 +8,7 @@ from kmed.config import Config, load_config, setting_names
 from kmed.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "kmed").glob("demo_*.yaml"))]
+CONFIGS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "kmed").rglob("demo_*.yaml")]
 
 
 def test_defaults_file_and_overrides_win_in_that_order(tmp_path):
@@ -36,7 +36,7 @@ def test_nothing_is_lost_in_a_round_trip(tmp_path):
     assert config.data.image_size == (60, 80)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda path: path.name)
 def test_every_shipped_config_loads_and_opens_with_its_command(path):
     load_config(path)
     head = path.read_text().split("\n")[0]
@@ -44,7 +44,7 @@ def test_every_shipped_config_loads_and_opens_with_its_command(path):
 
 
 def test_there_are_configs():
-    assert CONFIGS
+    assert {path.parent.name for path in CONFIGS} == {"configs", "demo"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,105 @@ def test_a_missing_file_and_an_empty_one(tmp_path):
         load_config(tmp_path / "none.yaml")
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert load_config(tmp_path / "empty.yaml") == Config()
+
+
+# ----- a file that builds on another -----
+
+WRITTEN_OUT = {  # what the files gave when each was written out whole
+    "blood_cells_six": {
+        "task": "multiclass",
+        "data": {"name": "blood_cells", "image_size": "96x128", "val_fraction": 0.2},
+        "augment": {"level": "medium", "orientation": "free"},
+        "train": {"epochs": 5, "batch_size": 32, "learning_rate": 0.003, "warmup_epochs": 1, "weight_decay": 0.05,
+                  "label_smoothing": 0.1, "ema": 0.99, "monitor": "val_accuracy"},
+    },
+    "blood_cells_efficientnetb0": {
+        "task": "multiclass",
+        "model": {"name": "efficientnetb0", "options": {"stochastic_depth_rate": 0.06}},
+        "data": {"name": "blood_cells", "image_size": "120x160", "val_fraction": 0.2},
+        "augment": {"level": "strong", "orientation": "free"},
+        "train": {"epochs": 15, "batch_size": 32, "learning_rate": 0.001, "warmup_epochs": 1, "weight_decay": 0.05,
+                  "label_smoothing": 0.1, "ema": 0.998},
+    },
+    "nih_cxr_six": {
+        "task": "multilabel",
+        "data": {
+            "name": "nih_cxr_sample", "image_size": "96x96", "no_finding": "label", "group": "Patient ID",
+            "val_fraction": 0.2, "test_fraction": 0.2,
+            "class_names": ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema",
+                            "Fibrosis", "Hernia", "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia",
+                            "Pneumothorax", "No Finding"],
+        },
+        "augment": {"level": "medium", "orientation": "upright"},
+        "train": {"epochs": 10, "batch_size": 32, "learning_rate": 0.003, "warmup_epochs": 1, "weight_decay": 0.05,
+                  "ema": 0.99},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_the_six_are_what_they_were_before_they_built_on_others(name, tmp_path):
+    path = ROOT / "configs" / f"{name}.yaml"
+    assert "base: " in path.read_text()
+    assert load_config(path) == Config.model_validate(WRITTEN_OUT[name])
+
+
+def write_files(folder, **texts):
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_base_is_read_first_and_settings_of_the_file_win(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write_files(tmp_path, root="seed: 5\ntrain: {epochs: 7, batch_size: 8, ema: 0.5}\n")
+    write_files(
+        tmp_path, middle="base: root.yaml\ntrain: {epochs: 6, ema: 0.9}\nmodel: {options: {width: 8, depth: 2}}\n"
+    )
+    write_files(tmp_path / "deep", own="base: ../middle.yaml\ntrain: {epochs: 5}\nmodel: {options: {width: 16}}\n")
+    config = load_config(tmp_path / "deep" / "own.yaml", ["train.batch_size=4"])
+    assert (config.seed, config.train.epochs, config.train.ema, config.train.batch_size) == (5, 5, 0.9, 4)
+    assert config.model.options == {"width": 16}  # one setting, which is replaced whole
+    config.write(tmp_path / "config.yaml")
+    assert "base" not in (tmp_path / "config.yaml").read_text() and load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_base_does_not_depend_on_where_kmed_is_started(tmp_path, monkeypatch):
+    write_files(tmp_path, root="seed: 5\n", own="base: root.yaml\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_config("../own.yaml").seed == 5
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"own": "base: none.yaml"}, "own.yaml: there is no base .*none.yaml. A base is named relative to the file"),
+        ({"own": "base: own.yaml"}, "build on each other in a circle: .*own.yaml -> .*own.yaml"),
+        (
+            {"own": "base: a.yaml", "a": "base: b.yaml", "b": "base: ./a.yaml"},
+            r"in a circle: .*own.yaml -> .*a.yaml -> .*b.yaml -> .*a.yaml\.",
+        ),
+        ({"own": "base: [a.yaml]"}, r"own.yaml: base names another YAML file, .* Received: \['a.yaml'\]"),
+        ({"own": "base:"}, "own.yaml: base names another YAML file"),
+        ({"own": "base: a.yaml", "a": "train: {epoch: 3}"}, "a.yaml: There is no setting 'train.epoch'. Did you mean"),
+        ({"own": "base: a.yaml\ntrain: {epoch: 3}", "a": ""}, "own.yaml: There is no setting 'train.epoch'"),
+        ({"own": "base: a.yaml", "a": "- 1"}, "a.yaml must hold settings"),
+        ({"own": "base: ."}, "The config file .* cannot be read"),
+        ({"own": "train: {base: a.yaml}"}, "There is no setting 'train.base'"),
+    ],
+)
+def test_a_bad_base_is_one_line_that_names_the_file(tmp_path, texts, message):
+    write_files(tmp_path, **texts)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(tmp_path / "own.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_base_is_not_a_setting(tmp_path):
+    write_files(tmp_path, a="seed: 5\n")
+    with pytest.raises(ConfigError, match="There is no setting 'base'"):
+        load_config(overrides=[f"base={tmp_path / 'a.yaml'}"])
+    assert "base" not in setting_names()
 
 
 def test_a_string_setting_takes_what_looks_like_a_number():

@@ -15,7 +15,7 @@ from kmed.models.registry import resolve_name
 from kmed.models.weight_files import normalization_of
 from kmed.progress import say
 from kmed.runs import Run, check_vacant, claimed, default_folder, open_run, point_latest, write_classes
-from kmed.tasks import get_task
+from kmed.tasks import TASKS, get_task
 from kmed.training.loop import remove_leftovers, train
 
 
@@ -74,7 +74,9 @@ def resume(folder, *, table: Table | None = None) -> Run:
 
 def check_settings(config: Config) -> None:
     """Raises ConfigError where settings that are legal alone contradict each other."""
-    if config.task != "auto":  # else as soon as the labels have been read
+    if config.task == "auto":
+        check_loss(config)  # the rest as soon as the labels have been read
+    else:
         check_task_settings(config)
     name = resolve_name(config.model.name)
     arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "activation", "name"}
@@ -91,18 +93,24 @@ def check_settings(config: Config) -> None:
 
 def check_task_settings(config: Config) -> None:
     """Raises ConfigError where the loss or the monitored score does not fit the task."""
+    check_loss(config)
     task = get_task(config.task)
-    if config.train.loss not in ("auto", *task.losses):
-        hint = suggest(config.train.loss, task.losses)
-        raise ConfigError(
-            f"train.loss of {config.task} is {' or '.join(task.losses)}. Received: {config.train.loss!r}.{hint}"
-        )
     # Raises where the two do not go together.
     task.make_loss(config.train.loss, label_smoothing=config.train.label_smoothing, positive_weights=[1.0])
     legal = ["val_loss", *(f"val_{metric.name}" for metric in task.make_metrics(["any"]))]
     if config.train.monitor not in legal:
         hint = suggest(config.train.monitor, legal)
         raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
+
+
+def check_loss(config: Config) -> None:
+    """Raises ConfigError where the task, or any while it is not known, has no loss of that name."""
+    known = TASKS.values() if config.task == "auto" else [get_task(config.task)]
+    legal = [loss for task in known for loss in task.losses]
+    if config.train.loss not in ("auto", *legal):
+        owner = "" if config.task == "auto" else f" of {config.task}"
+        hint = suggest(config.train.loss, legal)
+        raise ConfigError(f"train.loss{owner} is {' or '.join(legal)}. Received: {config.train.loss!r}.{hint}")
 
 
 def with_task(config: Config, task: str) -> Config:
