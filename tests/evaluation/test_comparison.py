@@ -1,79 +1,15 @@
 """Comparing runs: the table, paired differences, what the data tell apart, and what is refused."""
 
-import pathlib
-
-import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from drawn_runs import make_run
 
-from kmed import files, tasks
 from kmed.cli.main import main
-from kmed.config import load_config
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation import comparison as comparing
 from kmed.evaluation import result_rows, run_evaluation
-from kmed.evaluation.predictions import Predictions
-from kmed.metrics.baselines import LEARNT_NOTHING, count_prior
-from kmed.runs import Run, write_classes
-from kmed.training import loop
-
-NAMES = {"multiclass": ("a", "b", "c"), "multilabel": ("Mass", "Edema", "No Finding")}
-
-
-def draw_labels(task, num_images=400, seed=0):
-    """Returns labels (N, 3) and the patient of each image."""
-    rng = np.random.default_rng(seed)
-    if task == "multiclass":
-        return np.eye(3)[rng.integers(0, 3, num_images)], rng.integers(0, 120, num_images)
-    findings = rng.random((num_images, 2)) < 0.35
-    return np.column_stack([findings, ~findings.any(axis=1)]).astype(float), rng.integers(0, 120, num_images)
-
-
-def make_run(folder, task="multiclass", skill=1.0, model="vit", seed=0, names=None, prefix="", settings=()) -> Run:
-    """A finished run without a model: what `kmed train` leaves, from drawn predictions of some skill."""
-    names = names or NAMES[task]
-    labels, patients = draw_labels(task)
-    noise = np.random.default_rng(seed).normal(0, 1, labels.shape)
-    if task == "multiclass":
-        probs = np.exp(2 * skill * labels + noise * (skill > 0))
-        probs /= probs.sum(axis=1, keepdims=True)
-    else:
-        probs = 1 / (1 + np.exp(1.5 - 3 * skill * labels - noise * (skill > 0)))
-    config = load_config(overrides=[f"task={task}", f"model.name={model}", "evaluate.num_resamples=100", *settings])
-    run = Run(pathlib.Path(folder))
-    rows = pd.DataFrame(
-        {
-            "path": [f"{prefix}{index:04d}.png" for index in range(len(labels))],
-            "split": np.where(patients < 30, "val", "test"),
-            "group": patients.astype(str),
-            "cluster": patients.astype(str),
-        }
-    )
-    predictions = Predictions(rows, labels, probs, tuple(names), task)
-    config.write(run.config)
-    write_classes(run, config, names)
-    files.write_frame(run.predictions, predictions.to_frame())
-    loop.write_history(
-        run.history, [{"epoch": 1, "loss": 1.0, "val_loss": 1.1}, {"epoch": 2, "loss": 0.8, "val_loss": 1.0}]
-    )
-    judged = run_evaluation.write_scores(run, config, predictions, count_prior(labels, names))
-    told = {
-        "model": model,
-        "task": task,
-        "data": "drawn",
-        "split": "test",
-        "image_size": "8x8",
-        "epochs": 2,
-        "best_epoch": 2,
-        "images_seen": 9,
-        "parameters": 5,
-    }
-    told |= result_rows.score_columns(task, judged["test"])
-    told |= {"minutes": 1.5, "device": "none", "versions": "none", "command": f"kmed train --out {folder}"}
-    files.write_frame(run.result, pd.DataFrame([told]))
-    run.model.write_bytes(b"")
-    return run
+from kmed.metrics.baselines import LEARNT_NOTHING
 
 
 @pytest.fixture(scope="module", params=["multiclass", "multilabel"])
@@ -90,7 +26,7 @@ def compared(request, tmp_path_factory):
 
 def test_the_table_has_the_studys_columns_first_and_the_constants(compared):
     comparison, runs = compared
-    study = tasks.STUDY_COLUMNS[comparison.task]
+    study = comparison.task.study_scores
     assert list(comparison.table.columns)[:4] == ["model", *(f"{study[0]}{end}" for end in ("", "_low", "_high"))]
     models = list(comparison.table["model"])
     assert set(models[:4]) == set(runs)

@@ -14,6 +14,7 @@ import pytest
 import kmed
 from kmed.config import load_config
 from kmed.data.demo.sets import draw_demo
+from kmed.data.images import Resizing
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
 from kmed.errors import ConfigError, DataError, ModelError, RunError
@@ -101,7 +102,7 @@ run = kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
 # The process dies where no clean-up can run: in the third step of epoch 3, or while epoch 2 is being stored.
 KILLED_IN_AN_EPOCH = """
 import os, signal, sys, kmed
-from kmed import callbacks
+from kmed.training import callbacks
 def die(self, batch, logs=None):
     if self.epoch == 2 and batch == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -110,7 +111,7 @@ kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
 """
 KILLED_WHILE_STORING = """
 import os, signal, sys, kmed
-from kmed import checkpoint
+from kmed.training import checkpoint
 save = checkpoint._save_arrays
 def die(path, values):
     save(path, values)
@@ -122,13 +123,13 @@ kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
 # ... or after the last epoch was stored, before its row is in history.csv.
 KILLED_BEFORE_HISTORY = """
 import os, signal, sys, kmed
-from kmed import results
-write = results.write_history
+from kmed.training import loop
+write = loop.write_history
 def die(path, rows):
     if len(rows) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, rows)
-results.write_history = die
+loop.write_history = die
 kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
 """
 # How it dies -> (script, rows of history.csv that are then there).
@@ -141,7 +142,7 @@ def demo_npz(tmp_path_factory):
     """A few of the built-in demo pictures, packed small."""
     folder = tmp_path_factory.mktemp("demo")
     table = load_table(draw_demo(folder / "demo", num_train=96, num_test=32, image_size=(60, 80)))
-    return pack(kmed.assign_splits(table), folder / "demo.npz", (32, 40))
+    return pack(kmed.assign_splits(table), folder / "demo.npz", Resizing((32, 40)))
 
 
 def test_a_killed_run_goes_on_to_the_same_history(demo_npz, tmp_path):
