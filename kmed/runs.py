@@ -1,10 +1,12 @@
 """The run folder: what is stored where, and how a folder is claimed, opened and cleaned up."""
 
 import contextlib
+import csv
 import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import time
 
@@ -127,6 +129,17 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}. The run folder is damaged.") from None
 
+    def read_result(self) -> dict[str, str]:
+        """Returns the row of result.csv as text, so that every digit stays. Raises RunError where it is damaged."""
+        try:
+            with self.result.open(encoding="utf-8", newline="") as file:
+                row = next(csv.DictReader(file, strict=True), None)
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError(f"{self.result} cannot be read: {error}. The run folder is damaged.") from None
+        if row is None or None in row or None in row.values():
+            raise RunError(f"{self.result} is not one row of results. The run folder is damaged.")
+        return row
+
 
 def default_folder(*words: str) -> pathlib.Path:
     """Returns a new folder's name under saved_models/, from such words as data and model, and the time."""
@@ -206,6 +219,16 @@ def judged_run(folder) -> Run:
     if not run.result.exists():
         raise RunError(f"{folder} has no result.csv: it is not finished. Finish it with: kmed train --resume {folder}")
     return run
+
+
+def judged_split(splits) -> str:
+    """Returns the split that speaks for a run: "test" where it is among `splits`, else "val"."""
+    return "test" if "test" in splits else "val"
+
+
+def hint_at_page(run: Run) -> str:
+    """Returns a sentence that names the command for a run without its page; "" where the page is there."""
+    return "" if run.report.exists() else f" Draw its page with: kmed report {shlex.quote(str(run.folder))}"
 
 
 def point_latest(folder: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from kmed.models.build import check_model
 from kmed.models.registry import resolve_name
 from kmed.models.weight_files import normalization_of
 from kmed.progress import say
-from kmed.runs import Run, check_vacant, claimed, default_folder, open_run, point_latest, write_classes
+from kmed.runs import Run, check_vacant, claimed, default_folder, hint_at_page, open_run, point_latest, write_classes
 from kmed.tasks import TASKS, get_task
 from kmed.training.loop import remove_leftovers, train
 
@@ -66,7 +66,9 @@ def resume(folder, *, table: Table | None = None) -> Run:
     run = open_run(folder)
     if run.result.exists():
         remove_leftovers(run)  # a kill may have come just before
-        raise RunError(f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead.")
+        raise RunError(
+            f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead.{hint_at_page(run)}"
+        )
     config = run.read_config()
     table = open_table(config) if table is None else table
     return train(run, config, read_splits(table, run.splits))

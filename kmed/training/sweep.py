@@ -9,14 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-import pandas as pd
-
 from kmed.errors import ConfigError, RunError
 from kmed.files import write_json
 from kmed.models.build import model_facts
 from kmed.models.registry import resolve_name
 from kmed.progress import format_time, say
-from kmed.runs import Run
+from kmed.runs import Run, hint_at_page
 
 PLAN = "sweep.json"
 
@@ -91,7 +89,8 @@ def train_all(plan: Plan, *, quiet: bool = False, finished: Callable[[Run], None
 
     A finished run is skipped, an interrupted one goes on from its last finished epoch. Each runs in a process of
     its own, by the `kmed train` command that its row of results names: it gives its memory back, and a run that fails
-    leaves the others alone.
+    leaves the others alone. A run is finished once it has its result.csv, also where its process then ended with an
+    error, such as one in drawing its page; `resume` takes it alike.
 
     Args:
       plan: of `make_plan`.
@@ -114,12 +113,14 @@ def train_all(plan: Plan, *, quiet: bool = False, finished: Callable[[Run], None
         code = subprocess.run(command, check=False).returncode
         if code in (130, -2):
             raise KeyboardInterrupt
-        if code or not run.result.exists():
+        ended = f"after {format_time(time.monotonic() - start)}"
+        if not run.result.exists():
             failed.append(model)
-        ended = "failed" if model in failed else "finished"
-        say(f"{place}: {ended} after {format_time(time.monotonic() - start)}.")
-        if model not in failed:
-            finished(run)
+            say(f"{place}: failed {ended}.")
+            continue
+        but = f", but its process ended with an error (exit code {code}).{hint_at_page(run)}" if code else "."
+        say(f"{place}: finished {ended}{but}")
+        finished(run)
     return failed
 
 
@@ -138,4 +139,4 @@ def describe_time_left(plan: Plan) -> str:
 
 
 def _minutes(run: Run) -> float:
-    return float(pd.read_csv(run.result)["minutes"].iloc[0])
+    return float(run.read_result()["minutes"])

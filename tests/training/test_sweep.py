@@ -100,9 +100,9 @@ def test_an_interrupted_sweep_resumes_to_the_same_table(whole, small_npz, tmp_pa
 # ----- without training -----
 
 
-def pretend(monkeypatch, codes=()):
-    """Replaces the processes: each leaves a result, but for the models named with an exit code."""
-    commands, codes = [], dict(codes)
+def pretend(monkeypatch, codes=(), late=()):
+    """Replaces the processes: each leaves a result, but for the models in `codes`; those in `late` then fail."""
+    commands, codes, late = [], dict(codes), dict(late)
 
     def run(command, check):
         commands.append(command)
@@ -111,7 +111,7 @@ def pretend(monkeypatch, codes=()):
         write_text(folder.config, "")
         if not codes.get(model):
             write_text(folder.result, "minutes\n10\n")
-        return subprocess.CompletedProcess(command, codes.get(model, 0))
+        return subprocess.CompletedProcess(command, codes.get(model) or late.get(model, 0))
 
     monkeypatch.setattr(sweep.subprocess, "run", run)
     return commands
@@ -128,6 +128,25 @@ def test_finished_runs_are_skipped_and_failed_ones_named_and_tried_again(monkeyp
     assert sweep.train_all(plan, quiet=True, finished=lambda run: told.append(run.folder.name)) == []
     assert told[2:] == ["resnet18", "vit", "densenet121"]  # those of before too, whose telling may have been cut off
     assert [command[3:] for command in commands] == [["--quiet", "train", "--resume", str(tmp_path / "s" / "vit")]]
+
+
+def test_a_run_that_fails_after_its_result_is_finished(monkeypatch, tmp_path):
+    plan = sweep.make_plan(["resnet18", "vit"], [], tmp_path / "s")
+    commands, done, lines = pretend(monkeypatch, late={"resnet18": 1}), [], []
+    monkeypatch.setattr(sweep, "say", lines.append)
+    assert sweep.train_all(plan, finished=lambda run: done.append(run.folder.name)) == []
+    assert done == ["resnet18", "vit"] and len(commands) == 2
+    folder = tmp_path / "s" / "resnet18"
+    (line,) = [line for line in lines if "exit code" in line]
+    assert line.startswith("[1/2] resnet18: finished after ")
+    error = "but its process ended with an error (exit code 1). Draw its page with: kmed report"
+    assert line.endswith(f", {error} {folder}")
+    assert sweep.train_all(plan) == [] and len(commands) == 2  # it is not trained again
+    with pytest.raises(RunError, match=f"has already ended; .* Draw its page with: kmed report {folder}"):
+        kmed.resume(folder)
+    write_text(plan.run("resnet18").report, "<html>")
+    with pytest.raises(RunError, match="Start a new run instead.$"):
+        kmed.resume(folder)
 
 
 def test_what_is_left_of_a_run_killed_at_its_start_is_begun_anew(monkeypatch, tmp_path):
