@@ -315,9 +315,12 @@ SCORING = """
 import resource, time
 import numpy as np, pandas as pd
 from kmed.config import EvaluateConfig
-from kmed.judging import fit_on_validation, judge_split
-from kmed.predictions import Predictions
-from kmed.priors import count_prior
+from kmed.evaluation.assessment import assess
+from kmed.evaluation.decisions import fit_on_validation
+from kmed.evaluation.predictions import Predictions
+from kmed.metrics.baselines import count_prior
+from kmed.metrics.intervals import Bootstrap
+from kmed.tasks import get_task
 rng = np.random.default_rng(0)
 n, k = {num_images}, {num_labels}
 labels = (rng.random((n, k)) < rng.uniform(0.01, 0.2, k)).astype(float)
@@ -327,10 +330,10 @@ rows = pd.DataFrame(dict(path=np.arange(n).astype(str), split="test", group=pati
 for name, values in (("sex", ["F", "M"]), ("view", ["AP", "PA"])):
     rows["subgroup_" + name] = rng.choice(values, n)
 names = tuple("label%02d" % index for index in range(k))
-predictions = Predictions(rows, labels, probs, names, "multilabel")
+predictions = Predictions(rows, labels, probs, names, get_task("multilabel"))
 settings = EvaluateConfig()
 start = time.perf_counter()
-judge_split(predictions, count_prior(labels, names), settings, 0, fit_on_validation(predictions, settings))
+assess(predictions, count_prior(labels, names), Bootstrap(), fit_on_validation(predictions, settings))
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 """
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmed.config import AugmentConfig
 from kmed.errors import DataError, suggest
 
 ORIENTATIONS = ("upright", "free")
@@ -58,21 +59,61 @@ LEVELS = {
 
 # The columns of a plan's draws.
 TRANSFORM = slice(0, 6)  # output (x, y) -> input: (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels
-
 COLOUR = slice(6, 18)  # 3x3 matrix, row by row, then the offset of each channel
-
 ERASE = slice(18, 22)  # box: top, bottom, left, right, in whole pixels; empty where nothing is erased
-
 MIX = slice(22, 28)  # share of the picture itself outside the box, the box of the partner, share in the label
-
 NUM_DRAWS = 28
 
 # Streams of random numbers: what is drawn in one does not move the others.
 _ORDER, _UNIFORM, _MIX = range(3)
-
 _LUMA = np.array([0.299, 0.587, 0.114])
-
 _MID_GREY = 127.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is changed in training images, and the seed of every draw, that of their order included.
+
+    Attributes:
+      level: a key of LEVELS.
+      orientation: "upright" flips left and right and turns a little; "free", for pictures without
+        an above, such as smears, flips both ways and turns by any angle.
+      mixup: alpha of Beta(alpha, alpha) for the share of the other picture (Zhang et al., 2018); 0 is off.
+      cutmix: the same for the area that is pasted from it (Yun et al., 2019). Where both are on,
+        each row tosses a coin.
+      seed: a whole number >= 0.
+    Raises: DataError: a value outside its range.
+    """
+
+    level: str = "none"
+    orientation: str = "upright"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        legal = {"augment": (self.level, tuple(LEVELS)), "orientation": (self.orientation, ORIENTATIONS)}
+        for name, (value, words) in legal.items():
+            if value not in words:
+                hint = suggest(value, words)
+                raise DataError(f"{name} must be one of {', '.join(words)}. Received: {name}={value!r}.{hint}")
+        for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if not 0 <= value < np.inf:
+                raise DataError(
+                    f"{name} is alpha of Beta(alpha, alpha), >= 0, with 0 for off. Received: {name}={value}."
+                )
+        _check_whole("seed", self.seed)
+
+    @classmethod
+    def from_settings(cls, augment_config: AugmentConfig, seed: int) -> "Augmentation":
+        """Returns the augmentation that the augment section and the seed of the settings describe."""
+        chosen = augment_config
+        return cls(chosen.level, chosen.orientation, chosen.mixup, chosen.cutmix, seed)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and labels are mixed with those of another row."""
+        return bool(self.mixup or self.cutmix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +132,9 @@ class Plan:
 def plan_epoch(
     num_images: int,
     image_size: tuple[int, int],
+    augmentation: Augmentation,
     *,
-    seed: int,
     epoch: int,
-    level: str = "none",
-    orientation: str = "upright",
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
     shuffle: bool = True,
 ) -> Plan:
     """Returns the order and every random choice of one epoch, a function of (seed, epoch, row) alone.
@@ -105,18 +142,13 @@ def plan_epoch(
     Args:
       num_images: N >= 1.
       image_size: (height, width) in pixels.
-      seed, epoch: whole numbers >= 0.
-      level: a key of LEVELS.
-      orientation: "upright" flips left and right and turns a little; "free", for pictures without
-        an above, such as smears, flips both ways and turns by any angle.
-      mixup: alpha of Beta(alpha, alpha) for the share of the other picture (Zhang et al., 2018); 0 is off.
-      cutmix: the same for the area that is pasted from it (Yun et al., 2019). Where both are on,
-        each row tosses a coin.
+      augmentation: what is changed, and the seed.
+      epoch: a whole number >= 0.
       shuffle: False keeps the table's order.
-    Raises: DataError: an argument outside its range.
+    Raises: DataError: an epoch that is not a whole number >= 0.
     """
-    check_level(level, orientation, mixup, cutmix)
-    check_counters(seed, epoch)
+    check_epoch(epoch)
+    seed, level, flip = augmentation.seed, LEVELS[augmentation.level], augmentation.level != "none"
     order = np.arange(num_images)
     if shuffle:
         order = np.random.default_rng([seed, epoch, _ORDER]).permutation(num_images)
@@ -124,29 +156,21 @@ def plan_epoch(
     # and row i is the same however many rows follow it.
     uniform = np.random.default_rng([seed, epoch, _UNIFORM]).random((num_images, 16))
     draws = np.empty((num_images, NUM_DRAWS), np.float32)
-    draws[:, TRANSFORM] = _transforms(uniform[:, 0:7], LEVELS[level], orientation, image_size, level != "none")
-    draws[:, COLOUR] = _colours(uniform[:, 7:11], LEVELS[level])
-    draws[:, ERASE] = _erasures(uniform[:, 11:16], LEVELS[level], image_size)
-    draws[:, MIX] = _mixtures(np.random.default_rng([seed, epoch, _MIX]), num_images, mixup, cutmix, image_size)
+    draws[:, TRANSFORM] = _transforms(uniform[:, 0:7], level, augmentation.orientation, image_size, flip)
+    draws[:, COLOUR] = _colours(uniform[:, 7:11], level)
+    draws[:, ERASE] = _erasures(uniform[:, 11:16], level, image_size)
+    draws[:, MIX] = _mixtures(np.random.default_rng([seed, epoch, _MIX]), num_images, augmentation, image_size)
     return Plan(order.astype(np.int64), draws[order])
 
 
-def check_level(level: str, orientation: str, mixup: float, cutmix: float) -> None:
-    """Raises DataError unless the four say how to augment."""
-    for name, value, legal in (("augment", level, tuple(LEVELS)), ("orientation", orientation, ORIENTATIONS)):
-        if value not in legal:
-            hint = suggest(value, legal)
-            raise DataError(f"{name} must be one of {', '.join(legal)}. Received: {name}={value!r}.{hint}")
-    for name, value in (("mixup", mixup), ("cutmix", cutmix)):
-        if not 0 <= value < np.inf:
-            raise DataError(f"{name} is alpha of Beta(alpha, alpha), >= 0, with 0 for off. Received: {name}={value}.")
+def check_epoch(epoch: int) -> None:
+    """Raises DataError unless it is a whole number >= 0."""
+    _check_whole("epoch", epoch)
 
 
-def check_counters(seed: int, epoch: int) -> None:
-    """Raises DataError unless both are whole numbers >= 0."""
-    for name, value in (("seed", seed), ("epoch", epoch)):
-        if value != int(value) or value < 0:
-            raise DataError(f"{name} must be a whole number >= 0. Received: {name}={value}.")
+def _check_whole(name: str, value) -> None:
+    if value != int(value) or value < 0:
+        raise DataError(f"{name} must be a whole number >= 0. Received: {name}={value}.")
 
 
 def _transforms(uniform, level: Level, orientation: str, image_size, flip: bool) -> np.ndarray:
@@ -193,8 +217,9 @@ def _erasures(uniform, level: Level, image_size) -> np.ndarray:
     return _boxes(np.sqrt(area) * ratio, np.sqrt(area) / ratio, uniform[:, 3], uniform[:, 4], image_size)
 
 
-def _mixtures(generator, num_images: int, mixup: float, cutmix: float, image_size) -> np.ndarray:
+def _mixtures(generator, num_images: int, augmentation: Augmentation, image_size) -> np.ndarray:
     """Returns (N, 6): what each row keeps of itself, and the box it takes from its partner."""
+    mixup, cutmix = augmentation.mixup, augmentation.cutmix
     uniform = generator.random((num_images, 3))
     shares = np.ones((num_images, 2))
     for column, (alpha, stream) in enumerate(zip((mixup, cutmix), generator.spawn(2))):
@@ -283,25 +308,20 @@ def _inside(images, boxes):
 
 
 class Augmenter:
-    """The layers that a level needs, applied in order.
+    """The layers that an augmentation needs, applied in order.
 
     Example:
-      >>> plan = plan_epoch(len(images), (120, 160), seed=0, epoch=3, level="medium", shuffle=False)
-      >>> changed, labels = Augmenter("medium")(images, plan.draws, labels)
+      >>> augmentation = Augmentation("medium")
+      >>> plan = plan_epoch(len(images), (120, 160), augmentation, epoch=3, shuffle=False)
+      >>> changed, labels = Augmenter(augmentation)(images, plan.draws, labels)
     """
 
-    def __init__(self, level: str, mix: bool = False):
-        """
-        Args:
-          level: a key of LEVELS.
-          mix: whether the plan was made with mixup or cutmix.
-        """
-        check_level(level, "upright", 0.0, 0.0)
-        chosen = LEVELS[level]
+    def __init__(self, augmentation: Augmentation):
+        level = augmentation.level
         # Under a mixed policy a layer would cast its draws to 16 bits, too coarse for positions.
         self.layers = [Geometry(dtype="float32"), Colour(dtype="float32")] if level != "none" else []
-        self.layers += [Erase(dtype="float32")] if chosen.erase else []
-        self.mix = Mix(dtype="float32") if mix else None
+        self.layers += [Erase(dtype="float32")] if LEVELS[level].erase else []
+        self.mix = Mix(dtype="float32") if augmentation.mixes else None
 
     def __call__(self, images, draws, *rows):
         """Returns the images and each of `rows`, changed.

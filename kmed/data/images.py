@@ -1,6 +1,7 @@
 """Pictures: any file or array -> uint8 (H, W, 3), by the same decoder in training, packing and prediction."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import hashlib
 import io
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 from PIL import Image, ImageOps, TiffImagePlugin
 
+from kmed.config import DataConfig
 from kmed.data.dicom import is_dicom, read_dicom
 from kmed.data.table import Table
 from kmed.errors import DataError, KmedError, suggest
@@ -26,7 +28,6 @@ from kmed.progress import say, track
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 FITS = ("pad", "crop", "stretch")
-
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -34,13 +35,10 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
 CACHES = ("auto", "memory", "disk", "none")
-
 # Share of the free memory that decoded pictures may take before "auto" turns to the disk: the
 # model, its optimizer and the batches under way need the rest.
 MEMORY_SHARE = 0.4
-
 # Part of a disk cache's name: raise it whenever the same file would give other pixels.
 DECODER_VERSION = 1
 
@@ -48,16 +46,52 @@ DECODER_VERSION = 1
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
 
 
-def read_image(
-    source: str | os.PathLike | bytes,
-    image_size: tuple[int, int] | None = None,
-    fit: str = "pad",
-    interpolation: str = "bilinear",
-) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Resizing:
+    """The size that images are brought to, and how.
+
+    Attributes:
+      image_size: (height, width) in pixels, both >= 1; None keeps each image's own.
+      fit: "pad" keeps the aspect ratio and adds black in equal parts on both sides; "crop" keeps
+        it and cuts equal parts off both sides; "stretch" gives it up.
+      interpolation: "nearest", "box", "bilinear", "bicubic" or "lanczos"; all but the first average
+        over the pixels they shrink.
+    Raises: DataError: a value that is not legal.
+    """
+
+    image_size: tuple[int, int] | None = None
+    fit: str = "pad"
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        _check_word("fit", self.fit, FITS)
+        _check_word("interpolation", self.interpolation, tuple(INTERPOLATIONS))
+        if self.image_size is not None:
+            self._check_size()
+
+    @classmethod
+    def from_settings(cls, data_config: DataConfig) -> "Resizing":
+        """Returns the resizing that the data section of the settings describes."""
+        return cls(data_config.image_size, data_config.fit, data_config.interpolation)
+
+    @property
+    def common_size(self) -> tuple[int, int]:
+        """(height, width) of all images alike. Raises DataError where each image keeps its own size."""
+        self._check_size()
+        return int(self.image_size[0]), int(self.image_size[1])
+
+    def _check_size(self) -> None:
+        sizes = tuple(self.image_size) if isinstance(self.image_size, (tuple, list)) else ()
+        if len(sizes) != 2 or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
+            raise DataError(
+                f"image_size must be (height, width) in pixels >= 1. Received: image_size={self.image_size!r}."
+            )
+
+
+def read_image(source: str | os.PathLike | bytes, resizing: Resizing | None = None) -> np.ndarray:
     """Returns uint8 (H, W, 3), the pixels of a picture, upright and resized.
 
     Every format is read by Pillow, with or without TensorFlow, so a model sees in prediction the
@@ -69,18 +103,12 @@ def read_image(
 
     Args:
       source: a file's path, or its bytes.
-      image_size: (height, width) in pixels, both >= 1; None keeps the picture's own.
-      fit: "pad" keeps the aspect ratio and adds black in equal parts on both sides; "crop" keeps
-        it and cuts equal parts off both sides; "stretch" gives it up.
-      interpolation: "nearest", "box", "bilinear", "bicubic" or "lanczos"; all but the first average
-        over the pixels they shrink.
-    Raises: DataError: the file is missing, damaged, or holds floating-point pixels; or an argument
-      is not legal.
+      resizing: the size wanted; None keeps the picture's own.
+    Raises: DataError: the file is missing, damaged, or holds floating-point pixels.
     Example:
-      >>> read_image("smear.jpeg", (120, 160)).shape
+      >>> read_image("smear.jpeg", Resizing((120, 160))).shape
       (120, 160, 3)
     """
-    check_geometry(image_size, fit, interpolation)
     is_bytes = isinstance(source, (bytes, bytearray))
     name = f"a picture of {len(source)} bytes" if is_bytes else str(source)
     try:
@@ -107,7 +135,7 @@ def read_image(
             ) from error
         reason = str(error).replace(name, "it").replace("cannot identify image file 'it'", "its format is not known")
         raise DataError(f"{name} cannot be read as a picture: {reason}. Repair or remove the file.") from error
-    return _resize(plain, image_size, fit, interpolation)
+    return _resize(plain, resizing)
 
 
 def _tiff_channels(source) -> int:
@@ -126,20 +154,14 @@ def _tiff_channels(source) -> int:
     return channels if channels == 2 or channels > 4 or (channels == 4 and is_grey) else 0
 
 
-def resize_array(
-    array: np.ndarray,
-    image_size: tuple[int, int] | None = None,
-    fit: str = "pad",
-    interpolation: str = "bilinear",
-) -> np.ndarray:
+def resize_array(array: np.ndarray, resizing: Resizing | None = None) -> np.ndarray:
     """Returns uint8 (H, W, 3), an array's pixels resized as `read_image` resizes a file's.
 
     Args:
       array: uint8, or uint16 (scaled 0..65535 -> 0..255), of (H, W), (H, W, 1) or (H, W, 3).
-      image_size, fit, interpolation: as for `read_image`.
+      resizing: as for `read_image`.
     Raises: DataError: another shape or dtype.
     """
-    check_geometry(image_size, fit, interpolation)
     array = np.asarray(array)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)) or 0 in array.shape:
         raise DataError(f"A picture must be (H, W), (H, W, 1) or (H, W, 3). Received: array.shape={array.shape}.")
@@ -148,18 +170,14 @@ def resize_array(
     if array.dtype == np.uint16:
         array = _to_eight_bits(array)
     rgb = np.broadcast_to(array.reshape(*array.shape[:2], -1), (*array.shape[:2], 3))
-    return _resize(Image.fromarray(np.ascontiguousarray(rgb)), image_size, fit, interpolation)
+    return _resize(Image.fromarray(np.ascontiguousarray(rgb)), resizing)
 
 
-def check_geometry(image_size, fit: str, interpolation: str) -> None:
-    """Raises DataError unless the three say how to resize a picture."""
-    _check_word("fit", fit, FITS)
-    _check_word("interpolation", interpolation, tuple(INTERPOLATIONS))
-    if image_size is None:
-        return
-    sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else ()
-    if len(sizes) != 2 or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
-        raise DataError(f"image_size must be (height, width) in pixels >= 1. Received: image_size={image_size!r}.")
+def read_row(table: Table, row: int, resizing: Resizing | None = None) -> np.ndarray:
+    """Returns uint8 (H, W, 3), the picture in one row of a table, whether the table holds pixels or names files."""
+    if table.images is not None:
+        return resize_array(table.images[row], resizing)
+    return read_image(table.root / table.rows["path"].iat[row], resizing)  # table.files would make every path each time
 
 
 def _check_word(name: str, value: str, legal: tuple[str, ...]) -> None:
@@ -189,15 +207,17 @@ def _to_eight_bits(pixels: np.ndarray, name: str = "The picture") -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _resize(image: Image.Image, image_size, fit: str, interpolation: str) -> np.ndarray:
-    if image_size is None or (image.height, image.width) == tuple(image_size):
+def _resize(image: Image.Image, resizing: Resizing | None) -> np.ndarray:
+    if resizing is None or resizing.image_size is None:
         return np.array(image.convert("RGB"))
-    height, width = (int(size) for size in image_size)
-    method = INTERPOLATIONS[interpolation]
-    if fit == "stretch":
+    height, width = resizing.common_size
+    if (image.height, image.width) == (height, width):
+        return np.array(image.convert("RGB"))
+    method = INTERPOLATIONS[resizing.interpolation]
+    if resizing.fit == "stretch":
         return np.array(image.resize((width, height), method).convert("RGB"))
     across, down = width / image.width, height / image.height
-    if fit == "crop":
+    if resizing.fit == "crop":
         # The part of the picture that is seen, in its own pixels, perhaps between two of them.
         seen_width, seen_height = width / max(across, down), height / max(across, down)
         left, top = max((image.width - seen_width) / 2, 0), max((image.height - seen_height) / 2, 0)
@@ -229,35 +249,31 @@ class Pictures:
     def __init__(
         self,
         table: Table,
-        image_size: tuple[int, int],
+        resizing: Resizing,
         cache: str = "auto",
         cache_dir: str | os.PathLike | None = None,
-        fit: str = "pad",
-        interpolation: str = "bilinear",
     ):
         """Decodes all pictures at once, unless `cache` says, or lack of room demands, otherwise.
 
         Args:
           table: whose pictures, in row order; its `images` are used where it has them.
-          image_size: (height, width) in pixels.
+          resizing: the size of all of them, and how they are brought to it.
           cache: "memory", "disk", "none", or "auto": memory where the pictures take at most 40 % of
             what is free, else the disk where there is room, else none.
           cache_dir: the folder of the disk cache, kept for the next run; None uses a temporary
             folder that is removed with this object.
-          fit, interpolation: as for `read_image`.
         Raises: DataError: an unreadable picture, or an argument that is not legal.
         """
-        check_geometry(image_size, fit, interpolation)
         _check_word("cache", cache, CACHES)
-        self.shape = (len(table), int(image_size[0]), int(image_size[1]), 3)
+        self.shape = (len(table), *resizing.common_size, 3)
         self._pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
         weakref.finalize(self, self._pool.shutdown, wait=False)
         if table.images is not None:
             self._sources = list(table.images)
-            self._read = functools.partial(resize_array, image_size=image_size, fit=fit, interpolation=interpolation)
+            self._read = functools.partial(resize_array, resizing=resizing)
         else:
             self._sources = table.files
-            self._read = functools.partial(read_image, image_size=image_size, fit=fit, interpolation=interpolation)
+            self._read = functools.partial(read_image, resizing=resizing)
         if table.images is not None and table.images.shape == self.shape and table.images.dtype == np.uint8:
             self.place, self._pixels = "table", table.images
             return
@@ -267,7 +283,7 @@ class Pictures:
         if self.place == "memory":
             self._pixels = self._fill(np.empty(self.shape, np.uint8))
         elif self.place == "disk":
-            self._pixels = self._on_disk(folder, f"{fit} {interpolation}")
+            self._pixels = self._on_disk(folder, f"{resizing.fit} {resizing.interpolation}")
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns uint8 (B, H, W, 3), the pictures of these rows of the table."""

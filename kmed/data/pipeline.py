@@ -10,14 +10,13 @@ import os
 import keras
 import numpy as np
 
-from kmed.data.augment import NUM_DRAWS, Augmenter, Plan, check_counters, check_level, plan_epoch
-from kmed.data.images import Pictures
+from kmed.data.augment import NUM_DRAWS, Augmentation, Augmenter, Plan, check_epoch, plan_epoch
+from kmed.data.images import Pictures, Resizing
 from kmed.data.table import Table
 from kmed.errors import DataError, KmedError, suggest
 from kmed.runtime import num_cores
 
 BACKENDS = ("tensorflow", "memory")
-
 PREFETCHED = 4  # batches that lie ready, to even out slow reads
 
 
@@ -34,7 +33,17 @@ def make_dataset(
     training: bool = False,
     epoch: int | None = None,
     first_epoch: int = 0,
-    **settings,
+    augment: str = "none",
+    orientation: str = "upright",
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    seed: int = 0,
+    fit: str = "pad",
+    interpolation: str = "bilinear",
+    cache: str = "auto",
+    cache_dir: str | os.PathLike | None = None,
+    class_weights=None,
+    backend: str | None = None,
 ):
     """Returns the batches of a table, for `model.fit`, `evaluate` and `predict`.
 
@@ -47,11 +56,25 @@ def make_dataset(
       epoch: in training, this one epoch only; None gives an endless stream of epochs, for
         `model.fit(dataset, epochs=..., steps_per_epoch=steps_per_epoch(len(table), batch_size))`.
       first_epoch: where the stream starts, such as the epochs a resumed run has behind it.
-      **settings: as for `Pipeline`.
+      augment: how far training images are changed: "none", "light", "medium" or "strong".
+      orientation, mixup, cutmix, seed: as for `kmed.data.augment.Augmentation`.
+      fit, interpolation: as for `kmed.data.images.Resizing`.
+      cache, cache_dir: as for `kmed.data.images.Pictures`.
+      class_weights, backend: as for `Pipeline`.
     Returns: a tf.data.Dataset, or a keras.utils.PyDataset without TensorFlow.
     Raises: DataError: an argument outside its range, or an unreadable picture.
     """
-    pipeline = Pipeline(table, image_size, batch_size=batch_size, **settings)
+    augmentation = Augmentation(augment, orientation, mixup, cutmix, seed)
+    pipeline = Pipeline(
+        table,
+        Resizing(image_size, fit, interpolation),
+        augmentation=augmentation,
+        batch_size=batch_size,
+        cache=cache,
+        cache_dir=cache_dir,
+        class_weights=class_weights,
+        backend=backend,
+    )
     if not training:
         return pipeline.evaluation()
     return pipeline.stream(first_epoch) if epoch is None else pipeline.epoch(epoch)
@@ -68,34 +91,26 @@ class Pipeline:
     def __init__(
         self,
         table: Table,
-        image_size: tuple[int, int],
+        resizing: Resizing,
         *,
+        augmentation: Augmentation | None = None,
         batch_size: int = 32,
-        augment: str = "none",
-        orientation: str = "upright",
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        seed: int = 0,
         cache: str = "auto",
         cache_dir: str | os.PathLike | None = None,
-        fit: str = "pad",
-        interpolation: str = "bilinear",
         class_weights=None,
         backend: str | None = None,
     ):
         """
         Args:
           table: the rows, usually of one split.
-          image_size: (height, width) in pixels.
+          resizing: the size of the images, and how they are brought to it.
+          augmentation: what is changed in training; None shuffles by seed 0 and changes nothing.
           batch_size: images a batch.
-          augment, orientation, mixup, cutmix, seed: as `level`, ... of `plan_epoch`.
-          cache, cache_dir, fit, interpolation: as for `Pictures`.
+          cache, cache_dir: as for `Pictures`.
           class_weights: (K,) weights; adds to each batch the weight of its rows' classes. Multiclass only.
           backend: "tensorflow" or "memory"; None takes tf.data where Keras runs on TensorFlow.
         Raises: DataError: an argument outside its range, or an unreadable picture.
         """
-        check_level(augment, orientation, mixup, cutmix)
-        check_counters(seed, 0)
         if batch_size < 1:
             raise DataError(f"batch_size must be >= 1. Received: batch_size={batch_size}.")
         if not len(table):
@@ -106,14 +121,14 @@ class Pipeline:
         self.backend = backend or ("tensorflow" if keras.backend.backend() == "tensorflow" else "memory")
         self.batch_size = min(batch_size, len(table))
         self.steps_per_epoch = steps_per_epoch(len(table), batch_size)
-        self._plan = {"level": augment, "orientation": orientation, "mixup": mixup, "cutmix": cutmix, "seed": seed}
+        self._augmentation = augmentation or Augmentation()
         self._rows = [np.asarray(table.labels, np.float32)]
         if class_weights is not None:
             self._rows.append(_row_weights(table, class_weights))
         # Keeps the epoch under way, and the next one, which a prefetching reader may have begun.
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
-        self.pictures = Pictures(table, image_size, cache, cache_dir, fit, interpolation)
-        self._augment = _compile(Augmenter(augment, mix=bool(mixup or cutmix)))
+        self.pictures = Pictures(table, resizing, cache, cache_dir)
+        self._augment = _compile(Augmenter(self._augmentation))
         self._failure = None
 
     def epoch(self, epoch: int):
@@ -156,7 +171,7 @@ class Pipeline:
             raise self._failure from error
 
     def _training(self, first_epoch: int, num_epochs: int | None):
-        check_counters(self._plan["seed"], first_epoch)
+        check_epoch(first_epoch)
         if self.backend == "tensorflow":
             return self._training_graph(first_epoch, num_epochs)
         steps = None if num_epochs is None else self.steps_per_epoch
@@ -164,7 +179,7 @@ class Pipeline:
 
     def _make_plan(self, epoch: int) -> Plan:
         """Returns the epoch's plan, without the rows that do not fill a batch."""
-        whole = plan_epoch(self.pictures.shape[0], self.pictures.shape[1:3], epoch=int(epoch), **self._plan)
+        whole = plan_epoch(self.pictures.shape[0], self.pictures.shape[1:3], self._augmentation, epoch=int(epoch))
         num_rows = self.steps_per_epoch * self.batch_size
         return Plan(whole.order[:num_rows], whole.draws[:num_rows])
 
@@ -274,7 +289,7 @@ def _compile(augmenter: Augmenter):
 def _row_weights(table: Table, class_weights) -> np.ndarray:
     """Returns float32 (N,), the weight of each row's class."""
     weights = np.asarray(class_weights, np.float32)
-    if table.task != "multiclass":
+    if not table.exclusive:
         raise DataError("class_weights weigh whole pictures, so they need one class a picture (task multiclass).")
     if weights.shape != (len(table.class_names),) or not (weights >= 0).all():
         raise DataError(

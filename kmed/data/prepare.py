@@ -16,10 +16,7 @@ from kmed.data.table import SPLITS, Table
 from kmed.errors import ConfigError, suggest
 from kmed.metrics.intervals import check_clusters
 from kmed.progress import say
-from kmed.tasks import check_labels
-
-# Why `task: auto` took a task.
-_WHY = {"multiclass": "each image has one label", "multilabel": "an image may have several labels or none"}
+from kmed.tasks import check_labels, get_task
 
 
 def open_table(config) -> Table:
@@ -53,7 +50,7 @@ def open_table(config) -> Table:
         no_finding=settings.no_finding,
     )
     if config.task == "auto" and settings.path is not None:
-        say(f"Task: {table.task}, since {_WHY[table.task]}. Set another with task.")
+        say(f"Task: {table.task}, since {get_task(table.task).reason}. Set another with task.")
     return table
 
 

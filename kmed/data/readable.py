@@ -74,35 +74,41 @@ def _inspect(source):
         content = source.read_bytes()
     except OSError:
         return _reason(source), 0, 0, "", 0, ""
-    reason, height, width, mode = _reason(source), 0, 0, ""
-    if is_dicom(source):
-        height, width, mode = (0, 0, "") if reason else (*read_image(source).shape[:2], "DICOM")
-        return reason, height, width, mode, len(content), hashlib.sha256(content).hexdigest()
-    try:
-        with Image.open(io.BytesIO(content)) as image:  # the header alone
-            (width, height), mode = image.size, image.mode
-    except UNREADABLE:
-        reason = reason or "it is no picture"
+    reason, height, width, mode = _decode(source)
+    if not is_dicom(source):
+        try:
+            with Image.open(io.BytesIO(content)) as image:  # the header alone
+                (width, height), mode = image.size, image.mode
+        except UNREADABLE:
+            reason = reason or "it is no picture"
     return reason, height, width, mode, len(content), hashlib.sha256(content).hexdigest()
 
 
 def _reason(path):
     """Returns why the picture cannot be used, or ""."""
+    return _decode(path)[0]
+
+
+def _decode(path):
+    """Returns (why the picture cannot be used or "", height, width, mode); the last three only of a DICOM file.
+
+    Other files tell theirs without being decoded, and damaged ones too.
+    """
     try:
         if path.stat().st_size == 0:
-            return "the file is empty"
+            return "the file is empty", 0, 0, ""
         if is_dicom(path):
-            read_image(path)
-            return ""
+            return "", *read_image(path).shape[:2], "DICOM"
         with Image.open(path) as image:
             image.draft(None, (1, 1))
             image.load()
-            return "its pixels are floating-point" if image.mode == "F" else ""
+            return "its pixels are floating-point" if image.mode == "F" else "", 0, 0, ""
     except FileNotFoundError:
-        return "the file is missing"
+        reason = "the file is missing"
     except Image.UnidentifiedImageError:
-        return "it is no picture"
+        reason = "it is no picture"
     except DataError as error:  # of a DICOM file
-        return str(error).removeprefix(f"{path} ")
+        reason = str(error).removeprefix(f"{path} ")
     except UNREADABLE as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return reason, 0, 0, ""

@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
-from kmed.data.images import read_image
+from kmed.data.images import Resizing, read_image
 from kmed.data.readers.folders import is_image
 from kmed.errors import DataError, KmedError
 from kmed.evaluation.decisions import DecisionRule, decision_rule
 from kmed.evaluation.novelty import feature_model, load_novelty, look
 from kmed.evaluation.predictor import open_model
 from kmed.files import replacing
+from kmed.models.heatmaps import explain_and_overlay
 from kmed.models.keras_file import load_model
 from kmed.progress import say, track
-from kmed.runs import finished_run
+from kmed.runs import finished_run, judged_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ class _Model:
 
     def __init__(self, run, format: str, quantize: str, explain, paths: list[str], batch_size: int):
         config, self.batch_size = run.read_config(), batch_size
-        self.geometry = (config.data.image_size, config.data.fit, config.data.interpolation)
+        self.resizing = Resizing.from_settings(config.data)
         self.rule: DecisionRule = decision_rule(run)
         self.predictor = open_model(run, format, quantize)
         self.novelty, self.both = None, None
@@ -137,7 +138,7 @@ class _Model:
         else:
             self.novelty, self.both = load_novelty(run.novelty), feature_model(self.predictor.keras_model)
             told = run.read_json(run.metrics).get("novelty", {})
-            split = "test" if "test" in told else "val"
+            split = judged_split(told)
             of_split = f", as {told[split]['value']:.1%} of its {split} pictures were" if split in told else ""
             say(
                 f"Flagged is what is farther from the training pictures than {1 - self.novelty.wanted:.0%} of "
@@ -152,7 +153,7 @@ class _Model:
     def read(self, path: str) -> np.ndarray | KmedError:
         """Returns uint8 (H, W, 3), or why there is none."""
         try:
-            return read_image(path, *self.geometry)
+            return read_image(path, self.resizing)
         except KmedError as error:
             return error
 
@@ -191,17 +192,16 @@ class _Model:
         ]
 
     def _overlays(self, images: np.ndarray, probs: np.ndarray, paths: list[str]) -> list[str]:
-        from kmed.models.heatmaps import explain, overlay
-
-        heat, made = explain(self.explained, images, probs.argmax(axis=1)), []
-        for image, heatmap, path in zip(images, heat, paths, strict=True):
+        _, overlays = explain_and_overlay(self.explained, images, probs.argmax(axis=1))
+        made = []
+        for picture, path in zip(overlays, paths, strict=True):
             stem, count = pathlib.Path(path).stem, 2
             file = self.folder / f"{stem}_explained.png"
             while file.resolve() in self.taken:
                 file, count = self.folder / f"{stem}-{count}_explained.png", count + 1
             self.taken.add(file.resolve())
             with replacing(file) as temporary:
-                Image.fromarray(overlay(image, heatmap)).save(temporary)
+                Image.fromarray(picture).save(temporary)
             made.append(str(file))
         return made
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kmed.data.images import Pictures
+from kmed.data.images import Pictures, Resizing
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits
@@ -82,9 +82,8 @@ def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarra
       config: its settings.
       num_pictures: N, or as many as there are.
     """
-    part, reading = _drawn(table, config, num_pictures), config.data
-    pictures = Pictures(part, reading.image_size, "none", fit=reading.fit, interpolation=reading.interpolation)
-    return pictures.gather(np.arange(len(part)))
+    part = _drawn(table, config, num_pictures)
+    return Pictures(part, Resizing.from_settings(config.data), cache="none").gather(np.arange(len(part)))
 
 
 def _drawn(table: Table, config, num_pictures: int) -> Table:
@@ -98,10 +97,8 @@ def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> 
     """Returns a split's pictures, read as `config.data` says, to be gone through in order and unaugmented."""
     return Pipeline(
         table,
-        config.data.image_size,
+        Resizing.from_settings(config.data),
         batch_size=config.evaluate.batch_size,
-        fit=config.data.fit,
-        interpolation=config.data.interpolation,
         cache=cache,
         cache_dir=cache_dir,
     )

@@ -86,6 +86,16 @@ def overlay(image, heatmap, opacity: float = 0.7) -> np.ndarray:
     return np.round((1 - share) * grey[..., None] + share * color).astype(np.uint8)
 
 
+def explain_and_overlay(model: keras.Model, images, class_indices=None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (heat, overlays): what `explain` returns, and each map laid over its picture, uint8 (N, H, W, 3).
+
+    Args and raises: as `explain`.
+    """
+    heat = explain(model, images, class_indices)
+    overlays = [overlay(image, heatmap) for image, heatmap in zip(images, heat, strict=True)]
+    return heat, np.array(overlays, np.uint8).reshape(*heat.shape, 3)
+
+
 # ----- convolutional networks -----
 
 

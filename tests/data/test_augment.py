@@ -5,8 +5,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from kmed.config import load_config
 from kmed.data import augment
-from kmed.data.augment import COLOUR, ERASE, LEVELS, MIX, NUM_DRAWS, TRANSFORM, Augmenter, plan_epoch
+from kmed.data.augment import (
+    COLOUR,
+    ERASE,
+    LEVELS,
+    MIX,
+    NUM_DRAWS,
+    TRANSFORM,
+    Augmentation,
+    Augmenter,
+    plan_epoch,
+)
 from kmed.errors import DataError
 
 SIZE = (12, 16)
@@ -18,13 +29,19 @@ def pictures(count=6) -> np.ndarray:
 
 def changed(images, draws, level="strong", mix=False, labels=None):
     rows = () if labels is None else (labels,)
-    results = [keras.ops.convert_to_numpy(value) for value in Augmenter(level, mix)(images, draws, *rows)]
+    augmenter = Augmenter(Augmentation(level, mixup=float(mix)))
+    results = [keras.ops.convert_to_numpy(value) for value in augmenter(images, draws, *rows)]
     return results[0] if labels is None else results
+
+
+def plan_of(count, size, *, epoch, shuffle=True, **settings):
+    """Returns the plan of an epoch with these settings of an Augmentation."""
+    return plan_epoch(count, size, Augmentation(**settings), epoch=epoch, shuffle=shuffle)
 
 
 def still(count) -> np.ndarray:
     """Returns draws that change nothing."""
-    return plan_epoch(count, SIZE, seed=0, epoch=0, shuffle=False).draws
+    return plan_of(count, SIZE, epoch=0, shuffle=False).draws
 
 
 # ----- draws -----
@@ -34,27 +51,27 @@ def still(count) -> np.ndarray:
 @pytest.mark.parametrize("orientation", augment.ORIENTATIONS)
 def test_a_plan_is_a_function_of_seed_epoch_and_row(level, orientation):
     settings = {"level": level, "orientation": orientation, "mixup": 0.3, "cutmix": 1.0}
-    plan = plan_epoch(50, SIZE, seed=3, epoch=7, **settings)
-    again = plan_epoch(50, SIZE, seed=3, epoch=7, **settings)
+    plan = plan_of(50, SIZE, seed=3, epoch=7, **settings)
+    again = plan_of(50, SIZE, seed=3, epoch=7, **settings)
     assert plan.draws.shape == (50, NUM_DRAWS) and plan.draws.dtype == np.float32 and np.isfinite(plan.draws).all()
     np.testing.assert_array_equal(plan.order, again.order)
     np.testing.assert_array_equal(plan.draws, again.draws)
     np.testing.assert_array_equal(np.sort(plan.order), np.arange(50))
     # Neither the order nor how many rows follow moves a row's draws.
-    by_row = plan_epoch(50, SIZE, seed=3, epoch=7, shuffle=False, **settings)
+    by_row = plan_of(50, SIZE, seed=3, epoch=7, shuffle=False, **settings)
     np.testing.assert_array_equal(by_row.order, np.arange(50))
     np.testing.assert_array_equal(by_row.draws[plan.order], plan.draws)
-    fewer = plan_epoch(20, SIZE, seed=3, epoch=7, shuffle=False, **settings)
+    fewer = plan_of(20, SIZE, seed=3, epoch=7, shuffle=False, **settings)
     np.testing.assert_array_equal(fewer.draws, by_row.draws[:20])
     for other in ({"seed": 4, "epoch": 7}, {"seed": 3, "epoch": 8}, {"seed": 7, "epoch": 3}):
-        moved = plan_epoch(50, SIZE, **other, **settings)
+        moved = plan_of(50, SIZE, **other, **settings)
         assert (moved.order != plan.order).any() and (moved.draws != plan.draws).any()
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_draws_stay_within_their_level(level):
     chosen = LEVELS[level]
-    draws = plan_epoch(4000, SIZE, seed=0, epoch=0, level=level, shuffle=False).draws.astype(float)
+    draws = plan_of(4000, SIZE, seed=0, epoch=0, level=level, shuffle=False).draws.astype(float)
     a0, a1, a2, b0, b1, b2 = draws[:, TRANSFORM].T
     angle = np.rad2deg(np.arctan2(b0, b1))
     shift_x = a0 * 7.5 + a1 * 5.5 + a2 - 7.5
@@ -72,7 +89,7 @@ def test_draws_stay_within_their_level(level):
 
 
 def test_free_pictures_turn_by_any_angle_and_flip_both_ways():
-    draws = plan_epoch(4000, SIZE, seed=0, epoch=0, level="light", orientation="free").draws
+    draws = plan_of(4000, SIZE, seed=0, epoch=0, level="light", orientation="free").draws
     angle = np.arctan2(draws[:, 3], draws[:, 4])
     counts = np.histogram(angle, 8, (-np.pi, np.pi))[0]
     assert counts.min() > 400  # of 500 expected in each eighth of the circle
@@ -86,7 +103,7 @@ def test_free_pictures_turn_by_any_angle_and_flip_both_ways():
 def test_draws_that_change_nothing_change_nothing():
     images = pictures()
     np.testing.assert_array_equal(changed(images, still(6)), images)
-    untouched = Augmenter("none")(images, still(6))[0]
+    untouched = Augmenter(Augmentation("none"))(images, still(6))[0]
     assert untouched is images
 
 
@@ -101,7 +118,7 @@ def test_flips_are_exact():
 @pytest.mark.parametrize("orientation", augment.ORIENTATIONS)
 def test_geometry_agrees_with_scipy(orientation):
     images = pictures()
-    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong", orientation=orientation).draws
+    draws = plan_of(6, SIZE, seed=1, epoch=0, level="strong", orientation=orientation).draws
     moved = keras.ops.convert_to_numpy(augment.Geometry(dtype="float32")(images, draws))
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
     for picture, result, (a0, a1, a2, b0, b1, b2) in zip(images, moved, draws[:, TRANSFORM].astype(float)):
@@ -123,7 +140,7 @@ def test_a_picture_turns_about_its_centre():
 
 def test_colour_is_one_matrix_and_clips():
     images = pictures()
-    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong", shuffle=False).draws
+    draws = plan_of(6, SIZE, seed=1, epoch=0, level="strong", shuffle=False).draws
     draws[:, TRANSFORM], draws[:, ERASE] = still(1)[0, TRANSFORM], 0
     matrix, offset = draws[:, COLOUR][:, :9].reshape(-1, 3, 3), draws[:, COLOUR][:, 9:]
     expected = np.einsum("bij,bhwj->bhwi", matrix, images) + offset[:, None, None]
@@ -134,7 +151,7 @@ def test_colour_is_one_matrix_and_clips():
 
 def test_grey_stays_grey():
     grey = np.repeat(pictures()[..., :1], 3, axis=3)
-    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong").draws
+    draws = plan_of(6, SIZE, seed=1, epoch=0, level="strong").draws
     result = changed(grey, draws)
     np.testing.assert_allclose(result, np.repeat(result[..., :1], 3, axis=3), atol=1e-3)
 
@@ -149,13 +166,13 @@ def test_erase_paints_its_box_and_nothing_else():
 
 def test_no_level_leaves_the_range_of_pixels():
     for level in LEVELS:
-        draws = plan_epoch(6, SIZE, seed=1, epoch=0, level=level, orientation="free", mixup=1, cutmix=1).draws
+        draws = plan_of(6, SIZE, seed=1, epoch=0, level=level, orientation="free", mixup=1, cutmix=1).draws
         result = changed(pictures(), draws, level, mix=True)
         assert result.dtype == np.float32 and result.min() >= 0 and result.max() <= 255
 
 
 def test_a_mixed_policy_does_not_coarsen_positions():
-    draws = plan_epoch(6, SIZE, seed=1, epoch=0, level="strong").draws
+    draws = plan_of(6, SIZE, seed=1, epoch=0, level="strong").draws
     expected = changed(pictures(), draws)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -172,7 +189,7 @@ def test_a_mixed_policy_does_not_coarsen_positions():
 def test_labels_are_mixed_as_the_pixels_are(mixup, cutmix):
     # Row i is wholly of grey level 40 i, so a mixed picture's mean tells the share of each.
     images = np.broadcast_to(40.0 * np.arange(6, dtype=np.float32)[:, None, None, None], (6, *SIZE, 3)).copy()
-    draws = plan_epoch(6, SIZE, seed=5, epoch=2, mixup=mixup, cutmix=cutmix).draws
+    draws = plan_of(6, SIZE, seed=5, epoch=2, mixup=mixup, cutmix=cutmix).draws
     mixed, labels = changed(images, draws, "none", True, np.eye(6, dtype=np.float32))
     np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
     share = draws[:, MIX][:, 5]
@@ -183,7 +200,7 @@ def test_labels_are_mixed_as_the_pixels_are(mixup, cutmix):
 
 def test_cutmix_pastes_a_whole_box_of_the_partner():
     images = pictures()
-    draws = plan_epoch(6, SIZE, seed=5, epoch=2, cutmix=1.0).draws
+    draws = plan_of(6, SIZE, seed=5, epoch=2, cutmix=1.0).draws
     mixed = changed(images, draws, "none", True)
     for row in range(6):
         top, bottom, left, right = draws[row, MIX][1:5].astype(int)
@@ -195,23 +212,30 @@ def test_cutmix_pastes_a_whole_box_of_the_partner():
 
 def test_shares_follow_the_beta_distribution():
     def shares(size=SIZE, **settings):
-        return plan_epoch(4000, size, seed=0, epoch=0, **settings).draws[:, MIX][:, 5]
+        return plan_of(4000, size, seed=0, epoch=0, **settings).draws[:, MIX][:, 5]
 
     # Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1)).
     for alpha in (0.2, 1.0, 4.0):
         for settings in ({"mixup": alpha}, {"cutmix": alpha, "size": (400, 400)}):
             assert shares(**settings).mean() == pytest.approx(0.5, abs=0.03)
             assert shares(**settings).var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
-    pasted = plan_epoch(4000, SIZE, seed=0, epoch=0, mixup=1, cutmix=1).draws[:, MIX][:, 0] == 1
+    pasted = plan_of(4000, SIZE, seed=0, epoch=0, mixup=1, cutmix=1).draws[:, MIX][:, 0] == 1
     assert abs(pasted.mean() - 0.5) < 0.04
     np.testing.assert_array_equal(shares(), 1)
 
 
 def test_an_unknown_label_stays_unknown_when_mixed():
     labels = np.array([[1, np.nan], [0, 1], [0, 0]], np.float32)
-    draws = plan_epoch(3, SIZE, seed=0, epoch=0, mixup=1.0).draws
+    draws = plan_of(3, SIZE, seed=0, epoch=0, mixup=1.0).draws
     mixed = changed(pictures(3), draws, "none", True, labels)[1]
     np.testing.assert_array_equal(np.isnan(mixed), [[False, True], [False, False], [False, True]])
+
+
+def test_an_augmentation_is_what_the_settings_say():
+    config = load_config(overrides=["augment.level=strong", "augment.orientation=free", "augment.cutmix=0.5", "seed=3"])
+    found = Augmentation.from_settings(config.augment, config.seed)
+    assert found == Augmentation("strong", "free", mixup=0.0, cutmix=0.5, seed=3)
+    assert found.mixes and Augmentation(mixup=0.1).mixes and not Augmentation("strong").mixes
 
 
 # ----- errors -----
@@ -230,7 +254,7 @@ def test_an_unknown_label_stays_unknown_when_mixed():
 )
 def test_errors(settings, words):
     with pytest.raises(DataError, match=words):
-        plan_epoch(4, SIZE, **({"seed": 0, "epoch": 0} | settings))
+        plan_of(4, SIZE, **({"seed": 0, "epoch": 0} | settings))
     if "level" in settings:
         with pytest.raises(DataError, match=words):
-            Augmenter(settings["level"])
+            Augmenter(Augmentation(settings["level"]))

@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from kmed.config import load_config
 from kmed.data import images
-from kmed.data.images import Pictures, read_image, resize_array
+from kmed.data.images import Pictures, Resizing, read_image, read_row, resize_array
 from kmed.data.table import Table
 from kmed.errors import DataError, RunError
+
+SMALL = Resizing((5, 5))
 
 
 def encoded(image, kind="PNG", **options) -> bytes:
@@ -92,7 +95,8 @@ def test_exif_orientation_is_applied():
 def test_path_and_bytes_agree(tmp_path):
     path = tmp_path / "a.jpeg"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 30, 3), np.uint8)).save(path)
-    np.testing.assert_array_equal(read_image(path, (16, 16)), read_image(path.read_bytes(), (16, 16)))
+    small = Resizing((16, 16))
+    np.testing.assert_array_equal(read_image(path, small), read_image(path.read_bytes(), small))
     np.testing.assert_array_equal(read_image(str(path)), np.asarray(Image.open(path)))
 
 
@@ -102,20 +106,20 @@ WIDE = np.full((10, 40), 200, np.uint8)  # 10 high, 40 wide
 
 
 def test_pad_centres_the_whole_picture_on_black():
-    pixels = resize_array(WIDE, (20, 20), fit="pad")  # scaled by 1/2 to 5 x 20, 7 rows above, 8 below
+    pixels = resize_array(WIDE, Resizing((20, 20), fit="pad"))  # scaled by 1/2 to 5 x 20, 7 rows above, 8 below
     np.testing.assert_array_equal(pixels[7:12], 200)
     assert pixels.sum() == 5 * 20 * 3 * 200
 
 
 def test_crop_takes_the_middle():
     ramp = np.repeat(np.arange(40, dtype=np.uint8)[None], 10, axis=0)
-    pixels = resize_array(ramp, (10, 10), fit="crop", interpolation="nearest")
+    pixels = resize_array(ramp, Resizing((10, 10), fit="crop", interpolation="nearest"))
     np.testing.assert_array_equal(pixels[:, :, 0], np.repeat(np.arange(15, 25)[None], 10, axis=0))
 
 
 def test_stretch_averages_what_it_shrinks():
     ramp = np.repeat(np.arange(0, 40, dtype=np.uint8)[None], 10, axis=0)
-    pixels = resize_array(ramp, (5, 10), fit="stretch", interpolation="box")
+    pixels = resize_array(ramp, Resizing((5, 10), fit="stretch", interpolation="box"))
     # Means of 0..3, 4..7, ...: 1.5, 5.5, ..., rounded up.
     np.testing.assert_array_equal(pixels[:, :, 0], np.repeat(np.arange(2, 40, 4)[None], 5, axis=0))
 
@@ -124,7 +128,7 @@ def test_stretch_averages_what_it_shrinks():
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (7, 13)])
 @pytest.mark.parametrize("shape", [(1, 300), (300, 1), (11, 17)])
 def test_every_fit_gives_the_size_asked_for(fit, size, shape):
-    pixels = resize_array(np.full(shape, 9, np.uint8), size, fit)
+    pixels = resize_array(np.full(shape, 9, np.uint8), Resizing(size, fit))
     assert pixels.shape == (*size, 3)
     assert set(np.unique(pixels)) <= ({0, 9} if fit == "pad" else {9})
     assert 9 in pixels
@@ -135,7 +139,8 @@ def test_array_shapes_and_depths_agree():
     expected = np.repeat(grey[..., None], 3, axis=2)
     for array in (grey, grey[..., None], expected, grey.astype(np.uint16) * 257):
         np.testing.assert_array_equal(resize_array(array), expected)
-    np.testing.assert_array_equal(resize_array(grey, (5, 5)), read_image(encoded(Image.fromarray(grey)), (5, 5)))
+    of_file = read_image(encoded(Image.fromarray(grey)), Resizing((5, 5)))
+    np.testing.assert_array_equal(resize_array(grey, Resizing((5, 5))), of_file)
 
 
 # ----- errors -----
@@ -149,10 +154,11 @@ def test_array_shapes_and_depths_agree():
         (lambda path: read_image(b"not a picture"), ["a picture of 13 bytes", "cannot be read"]),
         (lambda path: read_image(encoded(Image.new("F", (2, 2)), "TIFF")), ["floating-point"]),
         (lambda path: read_image(encoded(Image.new("I", (2, 2), 70000), "TIFF")), ["70000 to 70000", "0 to 65535"]),
-        (lambda path: read_image(b"", (0, 5)), ["image_size", "(0, 5)"]),
-        (lambda path: read_image(b"", 224), ["(height, width)", "224"]),
-        (lambda path: read_image(b"", (8, 8), "padd"), ["pad, crop, stretch", "Did you mean 'pad'?"]),
-        (lambda path: read_image(b"", (8, 8), "pad", "bicubik"), ["Did you mean 'bicubic'?"]),
+        (lambda path: Resizing((0, 5)), ["image_size", "(0, 5)"]),
+        (lambda path: Resizing(224), ["(height, width)", "224"]),
+        (lambda path: Resizing((8, 8), "padd"), ["pad, crop, stretch", "Did you mean 'pad'?"]),
+        (lambda path: Resizing((8, 8), "pad", "bicubik"), ["Did you mean 'bicubic'?"]),
+        (lambda path: Pictures(table_of(path), Resizing()), ["(height, width)", "image_size=None"]),
         (lambda path: resize_array(np.zeros((4, 4), np.float32)), ["uint8 or uint16", "float32"]),
         (lambda path: resize_array(np.zeros((4, 4, 2), np.uint8)), ["(4, 4, 2)"]),
     ],
@@ -179,9 +185,9 @@ def test_a_truncated_file_is_named(tmp_path):
 def test_every_cache_holds_the_same_pixels(tmp_path):
     table = table_of(tmp_path)
     rows = np.array([4, 0, 0, 2])
-    expected = np.stack([read_image(table.files[row], (5, 5)) for row in rows])
+    expected = np.stack([read_image(table.files[row], SMALL) for row in rows])
     for cache in ("auto", "memory", "disk", "none"):
-        pictures = Pictures(table, (5, 5), cache)
+        pictures = Pictures(table, SMALL, cache)
         assert pictures.place == ("memory" if cache == "auto" else cache)
         np.testing.assert_array_equal(pictures.gather(rows), expected)
 
@@ -190,23 +196,38 @@ def test_a_tables_own_images_are_used_and_resized_only_where_needed():
     array = np.random.default_rng(3).integers(0, 256, (4, 6, 6, 3), np.uint8)
     rows = pd.DataFrame({"path": list("0123"), "group": "", "cluster": "", "split": ""})
     table = Table(rows, np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], ("a", "b"), "multiclass", "npz", images=array)
-    same = Pictures(table, (6, 6), "disk")
+    same = Pictures(table, Resizing((6, 6)), "disk")
     assert same.place == "table" and np.shares_memory(same._pixels, array)
-    resized = Pictures(table, (3, 3), "memory").gather(np.arange(4))
-    np.testing.assert_array_equal(resized, [resize_array(picture, (3, 3)) for picture in array])
+    smaller = Resizing((3, 3))
+    resized = Pictures(table, smaller, "memory").gather(np.arange(4))
+    np.testing.assert_array_equal(resized, [resize_array(picture, smaller) for picture in array])
+    np.testing.assert_array_equal(read_row(table, 2), array[2])
+    np.testing.assert_array_equal(read_row(table, 2, smaller), resized[2])
+
+
+def test_a_row_is_read_as_its_file(tmp_path):
+    table = table_of(tmp_path)
+    np.testing.assert_array_equal(read_row(table, 3), read_image(tmp_path / "3.png"))
+    np.testing.assert_array_equal(read_row(table, 3, SMALL), read_image(tmp_path / "3.png", SMALL))
+
+
+def test_a_resizing_is_what_the_settings_say():
+    data = load_config(overrides=["data.image_size=8x10", "data.fit=crop", "data.interpolation=box"]).data
+    assert Resizing.from_settings(data) == Resizing((8, 10), "crop", "box")
+    assert Resizing.from_settings(data).common_size == (8, 10)
 
 
 def test_the_disk_cache_is_kept_reused_and_renewed(tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     table, folder = table_of(tmp_path / "pictures"), tmp_path / "cache"
-    first = Pictures(table, (5, 5), "disk", folder).gather(np.arange(5))
+    first = Pictures(table, SMALL, "disk", folder).gather(np.arange(5))
     (kept,) = folder.iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(Pictures, "_fill", lambda *_: pytest.fail("decoded again"))
-        np.testing.assert_array_equal(Pictures(table, (5, 5), "disk", folder).gather(np.arange(5)), first)
-    Pictures(table, (5, 5), "disk", folder, interpolation="nearest")
+        np.testing.assert_array_equal(Pictures(table, SMALL, "disk", folder).gather(np.arange(5)), first)
+    Pictures(table, Resizing((5, 5), interpolation="nearest"), "disk", folder)
     Image.new("RGB", (8, 6), (1, 2, 3)).save(table.files[0])
-    changed = Pictures(table, (5, 5), "disk", folder).gather(np.arange(5))
+    changed = Pictures(table, SMALL, "disk", folder).gather(np.arange(5))
     assert (changed[0] != first[0]).any() and (changed[1:] == first[1:]).all()
     assert len(list(folder.iterdir())) == 3 and kept.exists()
 
@@ -214,7 +235,7 @@ def test_the_disk_cache_is_kept_reused_and_renewed(tmp_path, monkeypatch):
 def test_a_temporary_disk_cache_goes_with_its_object(tmp_path, monkeypatch):
     monkeypatch.setattr(images.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    pictures = Pictures(table_of(tmp_path), (5, 5), "disk")
+    pictures = Pictures(table_of(tmp_path), SMALL, "disk")
     assert len(list((tmp_path / "temporary").rglob("*.npy"))) == 1
     del pictures
     assert not list((tmp_path / "temporary").iterdir())
@@ -226,9 +247,9 @@ def test_a_bad_picture_leaves_no_half_cache(tmp_path):
     table.files[3].write_bytes(b"broken")
     for cache in ("memory", "disk"):
         with pytest.raises(DataError, match=r"3\.png cannot be read"):
-            Pictures(table, (5, 5), cache, tmp_path / "cache")
+            Pictures(table, SMALL, cache, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
-    assert Pictures(table, (5, 5), "none").gather(np.array([0, 1])).shape == (2, 5, 5, 3)
+    assert Pictures(table, SMALL, "none").gather(np.array([0, 1])).shape == (2, 5, 5, 3)
 
 
 @pytest.mark.parametrize(
@@ -237,13 +258,13 @@ def test_a_bad_picture_leaves_no_half_cache(tmp_path):
 def test_auto_chooses_by_what_is_free(tmp_path, monkeypatch, memory, disk, expected):
     monkeypatch.setattr(images, "_free_memory", lambda: memory)
     monkeypatch.setattr(images.shutil, "disk_usage", lambda _: type("usage", (), {"free": disk}))
-    pictures = Pictures(table_of(tmp_path, 10), (10, 10), "auto", tmp_path / "cache")  # 3,000 bytes
+    pictures = Pictures(table_of(tmp_path, 10), Resizing((10, 10)), "auto", tmp_path / "cache")  # 3,000 bytes
     assert pictures.place == expected
 
 
 def test_an_unknown_cache_is_refused(tmp_path):
     with pytest.raises(DataError, match="Did you mean 'memory'"):
-        Pictures(table_of(tmp_path), (5, 5), "memry")
+        Pictures(table_of(tmp_path), SMALL, "memry")
 
 
 def test_a_disk_cache_on_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
@@ -255,5 +276,5 @@ def test_a_disk_cache_on_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, mo
     table = Table(rows, np.ones((1, 1), np.float32), ("x",), "multilabel", "one", root=tmp_path)
     monkeypatch.setattr("kmed.data.images.os.posix_fallocate", full, raising=False)
     with pytest.raises(RunError, match="disk is full"):
-        Pictures(table, (8, 8), "disk", tmp_path / "cache")
+        Pictures(table, Resizing((8, 8)), "disk", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kmed.data.augment import Augmenter, plan_epoch
-from kmed.data.images import read_image
+from kmed.data.augment import Augmentation, Augmenter, plan_epoch
+from kmed.data.images import Resizing, read_image
 from kmed.data.pipeline import Pipeline, make_dataset, steps_per_epoch
 from kmed.data.table import Table
 from kmed.errors import DataError
 
 SIZE = (8, 10)
+RESIZING = Resizing(SIZE)
 BACKENDS = ("tensorflow", "memory") if keras.backend.backend() == "tensorflow" else ("memory",)
 
 
@@ -48,6 +49,8 @@ def assert_same(first, second, atol=0):
 
 
 AUGMENTED = {"augment": "strong", "orientation": "free", "mixup": 0.4, "cutmix": 1.0, "seed": 5}
+ALL_CHANGES = {"augmentation": Augmentation("strong", "free", mixup=0.4, cutmix=1.0, seed=5)}
+STRONG = Augmentation("strong", seed=5)
 
 
 # ----- evaluation -----
@@ -59,7 +62,7 @@ def test_evaluation_is_the_table_in_order(table, backend):
     assert [len(images) for images, _ in found] == [4, 4, 3]
     images, labels = (np.concatenate(parts) for parts in zip(*found))
     assert images.dtype == np.uint8 and labels.dtype == np.float32
-    np.testing.assert_array_equal(images, [read_image(path, SIZE) for path in table.files])
+    np.testing.assert_array_equal(images, [read_image(path, RESIZING) for path in table.files])
     np.testing.assert_array_equal(labels, table.labels)
 
 
@@ -71,19 +74,28 @@ def test_unknown_labels_pass_through(tmp_path, backend):
     np.testing.assert_array_equal(labels, table.labels)
 
 
+def test_make_dataset_takes_the_settings_as_words(table):
+    words = {"fit": "crop", "interpolation": "box", "class_weights": [1, 2, 3], "cache": "none"}
+    objects = {"class_weights": [1, 2, 3], "cache": "none", **ALL_CHANGES}
+    pipeline = Pipeline(table, Resizing(SIZE, "crop", "box"), batch_size=4, **objects)
+    found = make_dataset(table, SIZE, batch_size=4, training=True, epoch=1, **words, **AUGMENTED)
+    assert_same(batches(found), batches(pipeline.epoch(1)))
+    assert_same(batches(make_dataset(table, SIZE, batch_size=4, **words)), batches(pipeline.evaluation()))
+
+
 # ----- training -----
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_epoch_is_its_plan(table, backend):
-    pipeline = Pipeline(table, SIZE, batch_size=4, augment="strong", seed=5, backend=backend)
-    plan = plan_epoch(11, SIZE, seed=5, epoch=3, level="strong")
+    pipeline = Pipeline(table, RESIZING, batch_size=4, augmentation=STRONG, backend=backend)
+    plan = plan_epoch(11, SIZE, STRONG, epoch=3)
     found = batches(pipeline.epoch(3))
     assert [images.shape for images, _ in found] == [(4, *SIZE, 3)] * 2 and pipeline.steps_per_epoch == 2
     for step, (images, labels) in enumerate(found):
         chosen = slice(4 * step, 4 * step + 4)
-        decoded = np.stack([read_image(table.files[row], SIZE) for row in plan.order[chosen]])
-        expected = keras.ops.convert_to_numpy(Augmenter("strong")(decoded, plan.draws[chosen])[0])
+        decoded = np.stack([read_image(table.files[row], RESIZING) for row in plan.order[chosen]])
+        expected = keras.ops.convert_to_numpy(Augmenter(STRONG)(decoded, plan.draws[chosen])[0])
         np.testing.assert_allclose(images, expected, atol=0.01)
         np.testing.assert_array_equal(labels, table.labels[plan.order[chosen]])
 
@@ -99,7 +111,7 @@ def test_two_builds_are_equal_bit_for_bit(table, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_stream_is_its_epochs_and_can_be_resumed(table, backend):
-    pipeline = Pipeline(table, SIZE, batch_size=4, backend=backend, **AUGMENTED)
+    pipeline = Pipeline(table, RESIZING, batch_size=4, backend=backend, **ALL_CHANGES)
     whole = [batch for epoch in range(4) for batch in batches(pipeline.epoch(epoch))]
     assert_same(batches(pipeline.stream(), 8), whole)
     resumed = make_dataset(table, SIZE, batch_size=4, training=True, first_epoch=2, backend=backend, **AUGMENTED)
@@ -110,7 +122,10 @@ def test_a_stream_is_its_epochs_and_can_be_resumed(table, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_size_of_a_batch_does_not_change_a_picture(table, backend):
     def images(batch_size):
-        found = batches(Pipeline(table, SIZE, batch_size=batch_size, augment="strong", backend=backend).epoch(0))
+        pipeline = Pipeline(
+            table, RESIZING, batch_size=batch_size, augmentation=Augmentation("strong"), backend=backend
+        )
+        found = batches(pipeline.epoch(0))
         return np.concatenate([batch[0] for batch in found])[:9]
 
     np.testing.assert_allclose(images(3), images(10)[:9], atol=1e-3)
@@ -119,7 +134,7 @@ def test_the_size_of_a_batch_does_not_change_a_picture(table, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cached_or_not_the_batches_are_the_same(table, backend):
     found = [
-        batches(Pipeline(table, SIZE, batch_size=4, cache=cache, backend=backend, **AUGMENTED).epoch(0))
+        batches(Pipeline(table, RESIZING, batch_size=4, cache=cache, backend=backend, **ALL_CHANGES).epoch(0))
         for cache in ("none", "memory", "disk")
     ]
     assert_same(found[0], found[1])
@@ -127,9 +142,9 @@ def test_cached_or_not_the_batches_are_the_same(table, backend):
 
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="needs TensorFlow as Keras' backend")
-@pytest.mark.parametrize("settings", [{}, {"class_weights": [1, 2, 3]}, AUGMENTED])
+@pytest.mark.parametrize("settings", [{}, {"class_weights": [1, 2, 3]}, ALL_CHANGES])
 def test_both_roads_give_the_same_batches(table, settings):
-    one, two = (Pipeline(table, SIZE, batch_size=4, backend=backend, **settings) for backend in BACKENDS)
+    one, two = (Pipeline(table, RESIZING, batch_size=4, backend=backend, **settings) for backend in BACKENDS)
     assert_same(batches(one.epoch(1)), batches(two.epoch(1)), atol=1e-3)
     assert_same(batches(one.evaluation()), batches(two.evaluation()))
 
@@ -141,13 +156,14 @@ def test_jax_gives_the_same_batches(table, tmp_path):
     script = (
         "import sys, pathlib, numpy; sys.path.insert(0, sys.argv[1]); import test_pipeline as t\n"
         "table = t.draw_table(pathlib.Path(sys.argv[2]))\n"
-        "found = t.batches(t.Pipeline(table, t.SIZE, batch_size=4, **t.AUGMENTED).epoch(1))\n"
+        "found = t.batches(t.Pipeline(table, t.RESIZING, batch_size=4, **t.ALL_CHANGES).epoch(1))\n"
         "numpy.savez(sys.argv[3], *[part for batch in found for part in batch])\n"
     )
     saved = tmp_path / "jax.npz"
     command = [sys.executable, "-c", script, os.path.dirname(__file__), str(tmp_path), str(saved)]  # noqa: PTH120
     subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": "jax"}, timeout=120)
-    expected = [part for batch in batches(Pipeline(table, SIZE, batch_size=4, **AUGMENTED).epoch(1)) for part in batch]
+    pipeline = Pipeline(table, RESIZING, batch_size=4, **ALL_CHANGES)
+    expected = [part for batch in batches(pipeline.epoch(1)) for part in batch]
     with np.load(saved) as found:
         for name, part in zip(found.files, expected):
             np.testing.assert_allclose(found[name], part, atol=1.0)
@@ -163,11 +179,12 @@ def test_fewer_pictures_than_a_batch_make_one_smaller_batch(table, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_class_weights_become_weights_of_rows(table, backend):
-    pipeline = Pipeline(table, SIZE, batch_size=4, class_weights=[1, 2, 4], backend=backend)
+    pipeline = Pipeline(table, RESIZING, batch_size=4, class_weights=[1, 2, 4], backend=backend)
     for _, labels, weights in batches(pipeline.epoch(0)) + batches(pipeline.evaluation()):
         assert weights.dtype == np.float32
         np.testing.assert_array_equal(weights, labels @ [1, 2, 4])
-    mixed = Pipeline(table, SIZE, batch_size=4, class_weights=[1, 2, 4], mixup=0.5, backend=backend)
+    mixup = Augmentation(mixup=0.5)
+    mixed = Pipeline(table, RESIZING, batch_size=4, class_weights=[1, 2, 4], augmentation=mixup, backend=backend)
     for _, labels, weights in batches(mixed.epoch(0)):
         np.testing.assert_allclose(weights, labels @ [1, 2, 4], atol=1e-5)
 
@@ -176,7 +193,7 @@ def test_class_weights_become_weights_of_rows(table, backend):
 def test_fit_takes_an_epoch_and_a_stream(table, backend):
     model = keras.Sequential([keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
-    pipeline = Pipeline(table, SIZE, batch_size=4, backend=backend, **AUGMENTED)
+    pipeline = Pipeline(table, RESIZING, batch_size=4, backend=backend, **ALL_CHANGES)
     model.fit(pipeline.stream(), epochs=2, steps_per_epoch=pipeline.steps_per_epoch, shuffle=False, verbose=0)
     history = model.fit(
         pipeline.epoch(2), epochs=3, initial_epoch=2, validation_data=pipeline.evaluation(), shuffle=False, verbose=0
@@ -187,7 +204,7 @@ def test_fit_takes_an_epoch_and_a_stream(table, backend):
 
 @pytest.mark.skipif("tensorflow" not in BACKENDS, reason="tf.data is TensorFlow's")
 def test_nothing_waits_for_the_tuning_thread(table):
-    pipeline = Pipeline(table, SIZE, batch_size=4)
+    pipeline = Pipeline(table, RESIZING, batch_size=4)
     for dataset in (pipeline.epoch(0), pipeline.stream(), pipeline.evaluation()):
         assert dataset.options().autotune.enabled is False
 
@@ -198,7 +215,7 @@ def test_nothing_waits_for_the_tuning_thread(table):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_unreadable_picture_is_told_clearly_while_training(table, backend):
     table.files[4].write_bytes(b"broken")
-    pipeline = Pipeline(table, SIZE, batch_size=4, cache="none", backend=backend)
+    pipeline = Pipeline(table, RESIZING, batch_size=4, cache="none", backend=backend)
     with pytest.raises(DataError, match=r"4\.png cannot be read"), pipeline.clear_errors():
         batches(pipeline.evaluation())
     with pytest.raises(ZeroDivisionError), pipeline.clear_errors():  # another's error, and an old failure behind it
@@ -210,6 +227,10 @@ def test_an_unreadable_picture_is_told_clearly_while_training(table, backend):
     [
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"augment": "lihgt"}, "Did you mean 'light'"),
+        ({"orientation": "up"}, "upright, free"),
+        ({"mixup": -1}, "mixup is alpha"),
+        ({"fit": "padd"}, "Did you mean 'pad'"),
+        ({"interpolation": "bicubik"}, "Did you mean 'bicubic'"),
         ({"backend": "tensorflo"}, "Did you mean 'tensorflow'"),
         ({"class_weights": [1, 2]}, "must be 3 numbers"),
         ({"class_weights": [1, 2, -1]}, "must be 3 numbers"),
@@ -226,13 +247,13 @@ def test_settings_outside_their_range(table, settings, words):
 def test_what_cannot_be_weighed_or_batched(tmp_path):
     table = draw_table(tmp_path, task="multilabel")
     with pytest.raises(DataError, match="one class a picture"):
-        Pipeline(table, SIZE, class_weights=[1, 1, 1])
+        Pipeline(table, RESIZING, class_weights=[1, 1, 1])
     with pytest.raises(DataError, match="has no pictures"):
-        Pipeline(table.take(np.arange(0)), SIZE)
+        Pipeline(table.take(np.arange(0)), RESIZING)
 
 
 def test_a_stream_in_memory_has_no_length(table):
-    pipeline = Pipeline(table, SIZE, batch_size=4, backend="memory")
+    pipeline = Pipeline(table, RESIZING, batch_size=4, backend="memory")
     assert len(pipeline.epoch(0)) == 2 and len(pipeline.evaluation()) == 3
     assert pipeline.stream().num_batches is None
     with pytest.raises(TypeError, match="steps_per_epoch"):

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kmed.data.readable import check_readable, find_unreadable
+from kmed.data import images
+from kmed.data.readable import check_readable, find_unreadable, inspect_files
 from kmed.data.table import Table
 from kmed.errors import DataError
 
@@ -86,6 +87,34 @@ def test_long_lists_are_cut(folder):
     assert "; ...." in str(caught.value)
     assert "text.jpeg" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_audit_decodes_a_dicom_file_once(folder, monkeypatch):
+    def decode(source, name):
+        decoded.append(name)
+        if "broken" in name:
+            raise DataError(f"{name} cannot be read as DICOM: it is damaged. Repair or remove the file.")
+        return np.zeros((5, 7), np.uint8)
+
+    decoded = []
+    monkeypatch.setattr(images, "read_dicom", decode)
+    for name in ("a.dcm", "broken.dcm"):
+        (folder / name).write_bytes(b"not empty")
+    (folder / "empty.dcm").write_bytes(b"")
+    names = ["a.dcm", "absent.dcm", "broken.dcm", "empty.dcm", "good.png", "half_good.jpeg", "text.jpeg"]
+    facts = inspect_files(make_table(folder, names)).set_index("path")
+    assert sorted(decoded) == [str(folder / "a.dcm"), str(folder / "broken.dcm")]
+    assert facts.loc["a.dcm", ["reason", "height", "width", "mode", "bytes"]].tolist() == ["", 5, 7, "DICOM", 9]
+    reason = "cannot be read as DICOM: it is damaged. Repair or remove the file."
+    assert facts.loc["broken.dcm", ["reason", "height", "width", "mode"]].tolist() == [reason, 0, 0, ""]
+    assert facts.loc["empty.dcm", ["reason", "height", "width", "mode"]].tolist() == ["the file is empty", 0, 0, ""]
+    assert facts.loc["absent.dcm", ["reason", "bytes", "digest"]].tolist() == ["the file is missing", 0, ""]
+    assert facts.loc["good.png", ["reason", "height", "width", "mode"]].tolist() == ["", 64, 96, "RGB"]
+    assert "truncated" in facts.reason["half_good.jpeg"] and facts.width["half_good.jpeg"] == 96
+    assert facts.reason["text.jpeg"] == "it is no picture" and facts.height["text.jpeg"] == 0
+    decoded.clear()
+    assert set(find_unreadable(make_table(folder, names[:4]))["path"]) == {"absent.dcm", "broken.dcm", "empty.dcm"}
+    assert len(decoded) == 2
 
 
 def test_pictures_in_memory_are_always_readable(folder):

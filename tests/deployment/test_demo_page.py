@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from kmed.config import load_config
-from kmed.data.images import FITS, INTERPOLATIONS, read_image, resize_array
+from kmed.data.images import FITS, INTERPOLATIONS, Resizing, read_image, resize_array
 from kmed.deployment import demo_page
 from kmed.errors import RunError
 from kmed.evaluation.predictor import open_exported
@@ -97,7 +97,7 @@ def tflite(tmp_path_factory, pictures):
 
     keras.utils.set_random_seed(0)
     model = build_model("resnet18", len(NAMES), image_size=SIZE)
-    images = np.stack([read_image(path, SIZE) for path in pictures]).astype(np.float32)
+    images = np.stack([read_image(path, Resizing(SIZE)) for path in pictures]).astype(np.float32)
     found = keras.Model(model.input, model.get_layer("pool").output).predict(images, verbose=0)
     head = np.random.default_rng(1).normal(size=(found.shape[1], len(NAMES)))
     logits = (found - found.mean(axis=0)) @ head
@@ -332,7 +332,8 @@ def test_it_says_what_the_tflite_file_says(kind, page, noted, request, tflite, p
     open_page(page, server.url)
     results = classify(page, pictures)
     assert [result["name"] for result in results] == [path.name for path in pictures]
-    images = np.stack([read_image(path, SIZE, description["fit"], description["interpolation"]) for path in pictures])
+    resizing = Resizing(SIZE, description["fit"], description["interpolation"])
+    images = np.stack([read_image(path, resizing) for path in pictures])
     seen = np.stack([unpack(result["pixels"]) for result in results])
     apart = {path.name: int(d) for path, d in zip(pictures, np.abs(seen.astype(int) - images).max(axis=(1, 2, 3)))}
     assert {name: d for name, d in apart.items() if d} == {}
@@ -390,7 +391,7 @@ def test_resizing_is_pillows(size, page, server):
     code = RESIZE.format(pixels=rgba, width=width, height=height, cases=json.dumps(cases))
     for case, told in zip(cases, page.evaluate(code), strict=True):
         found = np.frombuffer(base64.b64decode(told), np.uint8).reshape(*case["image_size"], 3)
-        expected = resize_array(pixels, case["image_size"], case["fit"], case["interpolation"])
+        expected = resize_array(pixels, Resizing(case["image_size"], case["fit"], case["interpolation"]))
         np.testing.assert_array_equal(found, expected, err_msg=str(case))
 
 
@@ -554,7 +555,7 @@ def test_it_works_without_a_network(page, noted, demo, pictures, tflite, tmp_pat
     for url in (server.url, server.url + "index.html"):  # the server has ended
         open_page(page, url)
         result = classify(page, pictures[:1])[0]
-        expected = open_exported(tflite, "tflite", threads=1).predict(read_image(pictures[0], SIZE)[None])
+        expected = open_exported(tflite, "tflite", threads=1).predict(read_image(pictures[0], Resizing(SIZE))[None])
         np.testing.assert_allclose(result["probs"], expected[0], atol=1e-3)
         assert not noted.complaints
 

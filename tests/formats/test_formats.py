@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmed.data.images import read_image
+from kmed.data.images import Resizing, read_image
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation.predictor import open_exported
 from kmed.formats import onnx, savedmodel, tflite
@@ -234,7 +234,7 @@ def test_encoded_pictures_are_decoded_and_resized(fit, tmp_path):
         smooth.convert(mode).save(file, "PNG")
         encoded.append(file.getvalue())
     found = signature(encoded=tf.constant(encoded))["probs"].numpy()
-    images = np.stack([read_image(content, (32, 40), fit) for content in encoded])
+    images = np.stack([read_image(content, Resizing((32, 40), fit)) for content in encoded])
     expected = CALIBRATIONS["multiclass"].apply(model.predict(images, verbose=0))
     assert np.ptp(expected, axis=0).max() > 0.2
     # TensorFlow rounds once where Pillow rounds twice, and cuts at whole pixels.

@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 
 from kmed.errors import DataError, ModelError
 from kmed.models.build import build_model
-from kmed.models.heatmaps import explain, overlay
+from kmed.models.heatmaps import explain, explain_and_overlay, overlay
 from kmed.models.keras_file import load_model
 from kmed.models.layers import Attention
 from kmed.models.registry import family_of
@@ -325,6 +325,19 @@ def test_overlay_is_grey_where_cold_and_ever_brighter_where_hot():
 def test_overlay_names_bad_arguments(arguments, message):
     with pytest.raises(DataError, match=message):
         overlay(*arguments)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
+def test_overlays_are_the_maps_laid_over_their_pictures(name, models):
+    images = pixels()
+    heat, overlays = explain_and_overlay(models[name], images, [2, 0, 1])
+    np.testing.assert_array_equal(heat, explain(models[name], images, [2, 0, 1]))
+    np.testing.assert_array_equal(overlays, [overlay(image, of_it) for image, of_it in zip(images, heat)])
+    assert overlays.dtype == np.uint8
+    heat, overlays = explain_and_overlay(models[name], pixels(0), [])
+    assert heat.shape == (0, *SIZE) and overlays.shape == (0, *SIZE, 3)
+    with pytest.raises(ModelError, match="class_indices"):
+        explain_and_overlay(models[name], images, [0])
 
 
 # ----- JAX -----

@@ -8,26 +8,54 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.readers.folders import SPLIT_NAMES, is_image, subfolders
+from kmed.data.readers.source import DataSource, refuse
 from kmed.data.table import COLUMNS, Table
 from kmed.errors import DataError, suggest
 from kmed.labels import NEGATIVE, negative_label
 
 # Compared in small letters without spaces, underscores and hyphens; the first that is there is taken.
 PATH_NAMES = ("path", "image", "file", "filename", "imagepath", "filepath", "imageindex", "imageid", "imagename", "img")
-
 LABEL_NAMES = ("label", "labels", "class", "findinglabels", "category", "diagnosis", "dx", "target")
-
 SPLIT_COLUMNS = ("split",)
-
 GROUP_NAMES = ("group", "patientid", "patient", "subjectid", "subject", "slideid")
-
 JOINT = "|"
-
 UNKNOWN = {"", "nan", "na", "-1", "-1.0"}
-
 MOSTLY = 0.8  # from this share of such cells on, a column is thought to be meant for 0 and 1
-
 BINARY = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, **dict.fromkeys(UNKNOWN, np.nan)}
+
+
+def read_csv_file(source: DataSource) -> Table:
+    """Returns the Table of a .csv, whose paths start at its folder. Raises DataError like read_labels_csv."""
+    refuse("a .csv file", split_folders=source.split_folders, labels_csv=source.labels_csv)
+    return read_labels_csv(source, source.path, source.path.parent)
+
+
+def read_csv_layout(source: DataSource) -> Table | None:
+    """Returns the Table of the CSV beside a folder's pictures, or None where there is none.
+
+    Raises: DataError: as `read_labels_csv`; or it is not clear which CSV is meant.
+    """
+    refuse("data without split folders", split_folders=source.split_folders)
+    csv_path = _choose_csv(source)
+    if csv_path is None:
+        return None
+    return read_labels_csv(source, csv_path, csv_path.parent if source.labels_csv is None else source.path)
+
+
+def _choose_csv(source):
+    """Returns the CSV that is named, the only one where its columns are named, else the one found, or None."""
+    path = source.path
+    if source.labels_csv is not None:
+        given = pathlib.Path(source.labels_csv).expanduser()
+        return given if given.is_file() or not (path / given).is_file() else path / given
+    if source.columns:  # the user describes a CSV, so the only one there is meant, whatever its columns are called
+        files = sorted(path.glob("*.csv"))
+        if len(files) == 1:
+            return files[0]
+        raise DataError(
+            f"{', '.join(source.columns)} describes a CSV, and {path} holds {len(files)}. Name it with labels_csv."
+        )
+    return find_labels_csv(path)
 
 
 def find_labels_csv(path: pathlib.Path) -> pathlib.Path | None:
@@ -49,34 +77,17 @@ def find_labels_csv(path: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def read_labels_csv(
-    csv_path: pathlib.Path,
-    root: pathlib.Path,
-    *,
-    task: str | None = None,
-    class_names=None,
-    path_column: str | None = None,
-    label_column: str | None = None,
-    label_columns=None,
-    split_column: str | None = None,
-    group_column: str | None = None,
-    cluster_column: str | None = None,
-    no_finding: str = "label",
-) -> Table:
+def read_labels_csv(source: DataSource, csv_path: pathlib.Path, root: pathlib.Path) -> Table:
     """Returns a Table of the CSV's rows, in the order of their paths; other columns are metadata.
 
     Args:
+      source: what the user says of the data. Columns that are not named are found by their usual names; the label
+        columns hold 0, 1 or nothing (unknown: NaN; so is -1). In a multilabel CSV "No Finding" is a label of its own,
+        the last one, unless class_names leaves it out, or the row in which every label is 0. A group or cluster that
+        is not a column of the CSV is left to `resolve_groups`.
       csv_path: the CSV.
       root: the folder of the pictures; each path is looked for in it, in its images/, then by name
         in all folders below.
-      task: "multiclass" or "multilabel"; default: what the labels show.
-      class_names: legal labels, in the order of the labels' columns; default: sorted names.
-      path_column, label_column, split_column: default: found by their usual names.
-      group_column: what a split keeps together; default: nothing, each file is its own group.
-      cluster_column: what intervals resample; default: the groups.
-      label_columns: several columns of 0, 1 or empty (unknown: NaN; so is -1); default: all such columns.
-      no_finding: multilabel: "label" makes "No Finding" a label of its own, the last one, unless
-        class_names leaves it out; "empty" makes it the row in which every label is 0.
     Raises: DataError: a missing column or file, an unknown or empty label, a path outside `root`,
       a path that occurs twice, a finding beside "No Finding", or a task that the labels do not fit.
     """
@@ -84,15 +95,16 @@ def read_labels_csv(
     if frame.empty:
         raise DataError(f"{csv_path} has no rows.")
     where = csv_path.name
-    path_column = find_column(frame, path_column, PATH_NAMES, "path_column", where)
-    chosen = _label_columns(frame, label_column, label_columns, task, path_column, where)
+    path_column = find_column(frame, source.path_column, PATH_NAMES, "path_column", where)
+    chosen = _label_columns(frame, source, path_column, where)
     read = _from_words if isinstance(chosen, str) else _from_columns
-    labels, names, task = read(frame[chosen], frame[path_column], task, class_names)
+    labels, names, task = read(frame[chosen], frame[path_column], source.task, source.class_names)
     if task == "multilabel":
-        labels, names = _without_negative(labels, names) if no_finding == "empty" else (labels, names)
+        labels, names = _without_negative(labels, names) if source.no_finding == "empty" else (labels, names)
         _check_contradictions(labels, names, frame[path_column])
     used = {chosen} if isinstance(chosen, str) else set(chosen)
-    split_column = _optional(frame, split_column, SPLIT_COLUMNS, "split_column", where)
+    split_column = _optional(frame, source.split_column, SPLIT_COLUMNS, "split_column", where)
+    group_column, cluster_column = _group_columns(frame, source)
     splits = [_split_name(value) for value in frame[split_column]] if split_column else [""] * len(frame)
     paths = locate(frame[path_column], root)
     rows = frame.drop(columns=[*used, path_column, *COLUMNS], errors="ignore")
@@ -139,9 +151,11 @@ def find_column(frame, asked, usual, setting, where) -> str:
     return found
 
 
-def usual_group(frame) -> str | None:
-    """Returns the column that tells patients or slides by its name, such as "Patient ID", or None."""
-    return _usual(frame, GROUP_NAMES)
+def _group_columns(frame, source):
+    """Returns the columns of group and cluster: the ones asked for, or of a usual name; None where there is none."""
+    group = _usual(frame, GROUP_NAMES) if source.group is None else source.group
+    cluster = "cluster" if source.cluster is None else source.cluster
+    return tuple(column if column in frame.columns else None for column in (group, cluster))
 
 
 def locate(values, root: pathlib.Path) -> list[str]:
@@ -188,11 +202,12 @@ def _has_labels(path):
     return _usual(frame, LABEL_NAMES) is not None or len(_binary(frame)) >= 2
 
 
-def _label_columns(frame, label_column, label_columns, task, path_column, where):
+def _label_columns(frame, source, path_column, where):
     """Returns the name of the one column of words, or the list of those of 0 and 1."""
+    label_column, label_columns = source.label_column, source.label_columns
     if label_columns is not None and len(label_columns) == 1:
         find_column(frame, label_columns[0], (), "label_columns", where)
-        if task == "multiclass" or label_columns[0] not in _binary(frame):
+        if source.task == "multiclass" or label_columns[0] not in _binary(frame):
             return label_columns[0]
     if label_columns is None and (label_column is not None or _usual(frame, LABEL_NAMES)):
         return find_column(frame, label_column, LABEL_NAMES, "label_column", where)

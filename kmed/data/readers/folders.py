@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from kmed.data.readers.source import DataSource, refuse
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}) | DICOM_SUFFIXES
-
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -25,8 +25,31 @@ SPLIT_NAMES = {
     "testing": "test",
     "test_simple": "test_simple",
 }
-
 MAX_DEPTH = 5
+
+
+def read_split_layout(source: DataSource) -> Table | None:
+    """Returns the Table of SPLIT/CLASS/picture, or None where there is none, or a CSV is asked for.
+
+    Raises: DataError: as `read_split_folders`; or labels are wanted that class folders cannot hold.
+    """
+    if source.labels_csv is not None or source.columns:
+        return None
+    root = find_split_root(source.path, source.split_folders)
+    if root is None:
+        return None
+    _check_task(source)
+    return read_split_folders(root, split_folders=source.split_folders, class_names=source.class_names)
+
+
+def read_class_layout(source: DataSource) -> Table | None:
+    """Returns the Table of CLASS/picture, or None where there is none. Raises DataError like read_split_layout."""
+    refuse("data without split folders", split_folders=source.split_folders)
+    root = find_class_root(source.path)
+    if root is None:
+        return None
+    _check_task(source)
+    return read_class_folders(root, class_names=source.class_names)
 
 
 def find_split_root(path: pathlib.Path, split_folders=None) -> pathlib.Path | None:
@@ -95,6 +118,14 @@ def is_image(path) -> bool:
 def has_images(folder: pathlib.Path) -> bool:
     """Returns whether `folder` or a folder inside it holds a picture."""
     return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
+
+
+def _check_task(source):
+    if source.task == "multilabel":
+        raise DataError(
+            f"task='multilabel' does not fit class folders, where each picture has one class ({source.path}). "
+            "Use task='multiclass', or give the labels as a CSV."
+        )
 
 
 def _nearest(path, fits):

@@ -1,22 +1,45 @@
 """load_table: class folders, a CSV with pictures, or an .npz become one Table."""
 
+import dataclasses
 import pathlib
+from collections.abc import Callable
 
 from kmed.data.readers.blood_cells import apply_map
-from kmed.data.readers.csv_labels import find_labels_csv, read_csv, read_labels_csv, usual_group
-from kmed.data.readers.folders import (
-    find_class_root,
-    find_split_root,
-    has_images,
-    read_class_folders,
-    read_split_folders,
-)
+from kmed.data.readers.csv_labels import read_csv_file, read_csv_layout
+from kmed.data.readers.folders import has_images, read_class_layout, read_split_layout
 from kmed.data.readers.groups import resolve_groups
 from kmed.data.readers.npz import read_npz
+from kmed.data.readers.source import DataSource
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
+from kmed.tasks import TASKS
 
-TASKS = ("multiclass", "multilabel")
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way in which data may lie on the disk.
+
+    Attributes:
+      looks: what messages call it: a file with its article, of a folder what it holds.
+      read: makes the Table of a DataSource, or returns None where its folder is laid out in another way.
+      suffix: of the file that holds the data, in small letters; None where the data are a folder.
+    """
+
+    looks: str
+    read: Callable[[DataSource], Table | None]
+    suffix: str | None = None
+
+
+_CLASS_FOLDERS = "class folders (CLASS/picture or SPLIT/CLASS/picture)"
+
+# In the order in which they are tried. A further data source is a file beside this one and a row here.
+LAYOUTS = (
+    Layout("a .csv", read_csv_file, ".csv"),
+    Layout("an .npz", read_npz, ".npz"),
+    Layout(_CLASS_FOLDERS, read_split_layout),
+    Layout("CSV with a column of paths and one of labels", read_csv_layout),
+    Layout(_CLASS_FOLDERS, read_class_layout),
+)
 
 
 def load_table(
@@ -60,12 +83,24 @@ def load_table(
     """
     path = pathlib.Path(path).expanduser()
     _check_settings(path, task, class_names)
-    columns = {"path_column": path_column, "label_column": label_column, "label_columns": label_columns}
-    columns = {key: value for key, value in {**columns, "split_column": split_column}.items() if value is not None}
-    table = _read(path, task, class_names, split_folders, labels_csv, columns, group, cluster, no_finding)
+    source = DataSource(
+        path,
+        task=task,
+        class_names=class_names,
+        split_folders=split_folders,
+        labels_csv=labels_csv,
+        path_column=path_column,
+        label_column=label_column,
+        label_columns=label_columns,
+        split_column=split_column,
+        group=group,
+        cluster=cluster,
+        no_finding=no_finding,
+    )
+    table = _read(source)
     if len(table) == 0:
         raise DataError(f"{path} holds no pictures.")
-    if table.task == "multiclass":
+    if table.exclusive:
         _check_learnable(table)
     table = table.replace(name=name or _name(path, table))
     mapped = apply_map(table) if group is None and cluster is None and not table.grouped else None
@@ -84,71 +119,13 @@ def _check_settings(path, task, class_names):
         raise DataError(f"class_names must differ from each other. Received: {tuple(class_names)}.")
 
 
-def _read(path, task, class_names, split_folders, labels_csv, columns, group, cluster, no_finding):
-    """Returns the Table of the first layout that fits: what the user named, then folders, then what is found."""
-    if path.is_file():
-        if path.suffix.lower() == ".npz":
-            _refuse("an .npz file", split_folders=split_folders, labels_csv=labels_csv, **columns)
-            return read_npz(path, class_names=class_names, task=task)
-        if path.suffix.lower() == ".csv":
-            _refuse("a .csv file", split_folders=split_folders, labels_csv=labels_csv)
-            return _read_csv(path, path.parent, task, class_names, columns, group, cluster, no_finding)
-        raise DataError(f"Data must be a folder, a .csv or an .npz. Received: {path}.")
-    if labels_csv is None and not columns:
-        root = find_split_root(path, split_folders)
-        if root is not None:
-            _check_folder_task(task, path)
-            return read_split_folders(root, split_folders=split_folders, class_names=class_names)
-    _refuse("data without split folders", split_folders=split_folders)
-    csv_path = _find_csv(path, labels_csv, columns)
-    if csv_path is not None:
-        root = path if labels_csv is not None else csv_path.parent
-        return _read_csv(csv_path, root, task, class_names, columns, group, cluster, no_finding)
-    root = find_class_root(path)
-    if root is not None:
-        _check_folder_task(task, path)
-        return read_class_folders(root, class_names=class_names)
-    raise DataError(_nothing_found(path))
-
-
-def _read_csv(csv_path, root, task, class_names, columns, group, cluster, no_finding):
-    """Reads the CSV; a group or cluster that is no column of it is left to resolve_groups."""
-    frame = read_csv(csv_path)
-    group_column = usual_group(frame) if group is None else group if group in frame.columns else None
-    cluster = "cluster" if cluster is None else cluster
-    cluster_column = cluster if cluster in frame.columns else None
-    return read_labels_csv(
-        csv_path, root, task=task, class_names=class_names, **columns,
-        group_column=group_column, cluster_column=cluster_column, no_finding=no_finding,
-    )  # fmt: skip
-
-
-def _find_csv(path, labels_csv, columns):
-    if labels_csv is not None:
-        given = pathlib.Path(labels_csv).expanduser()
-        return given if given.is_file() or not (path / given).is_file() else path / given
-    if columns:  # the user describes a CSV, so the only one there is meant, whatever its columns are called
-        files = sorted(path.glob("*.csv"))
-        if len(files) == 1:
-            return files[0]
-        raise DataError(
-            f"{', '.join(columns)} describes a CSV, and {path} holds {len(files)}. Name it with labels_csv."
-        )
-    return find_labels_csv(path)
-
-
-def _refuse(what, **settings):
-    given = [key for key, value in settings.items() if value]
-    if given:
-        raise DataError(f"{', '.join(given)} does not apply to {what}. Leave it out.")
-
-
-def _check_folder_task(task, path):
-    if task == "multilabel":
-        raise DataError(
-            f"task='multilabel' does not fit class folders, where each picture has one class ({path}). "
-            "Use task='multiclass', or give the labels as a CSV."
-        )
+def _read(source):
+    """Returns the Table of the first layout that fits. Raises DataError where none does."""
+    suffix = source.path.suffix.lower() if source.path.is_file() else None
+    for layout in LAYOUTS:
+        if layout.suffix == suffix and (table := layout.read(source)) is not None:
+            return table
+    raise DataError(_nothing_found(source.path) if suffix is None else _unknown_kind(source.path))
 
 
 def _check_learnable(table):
@@ -178,10 +155,13 @@ def _name(path, table):
     return folder.name or "data"
 
 
+def _unknown_kind(path):
+    kinds = ["a folder", *(layout.looks for layout in LAYOUTS if layout.suffix is not None)]
+    return f"Data must be {', '.join(kinds[:-1])} or {kinds[-1]}. Received: {path}."
+
+
 def _nothing_found(path):
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) or "nothing"
-    pictures = "There are pictures, but no" if has_images(path) else "There are no pictures, no"
-    return (
-        f"No data set is found in {path}. {pictures} class folders (CLASS/picture or SPLIT/CLASS/picture) and no CSV "
-        f"with a column of paths and one of labels. It holds: {names}."
-    )
+    pictures = "There are pictures, but" if has_images(path) else "There are no pictures,"
+    looked_for = dict.fromkeys(f"no {layout.looks}" for layout in LAYOUTS if layout.suffix is None)
+    return f"No data set is found in {path}. {pictures} {' and '.join(looked_for)}. It holds: {names}."

@@ -7,20 +7,18 @@ import zlib
 import numpy as np
 import pandas as pd
 
-from kmed.data.images import check_geometry, read_image, resize_array
+from kmed.data.images import Resizing, read_row
+from kmed.data.readers.source import DataSource, refuse
 from kmed.data.table import COLUMNS, SPLITS, Table
 from kmed.errors import DataError
 from kmed.files import replacing
 from kmed.progress import track
 
 METADATA = "metadata_"  # before the names of further columns, such as sex and age
-
 KEYS = ("images", "labels", "class_names", "task", "name", "grouped", *COLUMNS)
 
 
-def pack(
-    table: Table, out, image_size: tuple[int, int], fit: str = "pad", interpolation: str = "bilinear"
-) -> pathlib.Path:
+def pack(table: Table, out, resizing: Resizing) -> pathlib.Path:
     """Writes the table with decoded pictures as one .npz and returns its path.
 
     Pictures are written one by one, so the memory needed is that of one. Metadata columns come along, as text.
@@ -28,15 +26,12 @@ def pack(
     Args:
       table: any table.
       out: the file to write; ".npz" is added where missing.
-      image_size: (height, width) in pixels of the pictures written.
-      fit: "pad", "crop" or "stretch", see images.read_image.
-      interpolation: see images.read_image.
-    Raises: DataError: a picture that cannot be read, or a geometry that does not exist.
+      resizing: the size of the pictures written, and how they are brought to it.
+    Raises: DataError: a picture that cannot be read, or a resizing that keeps each picture's own size.
     """
-    check_geometry(image_size, fit, interpolation)
     out = pathlib.Path(out)
     out = out if out.suffix == ".npz" else out.with_name(out.name + ".npz")
-    shape = (len(table), *image_size, 3)
+    shape = (len(table), *resizing.common_size, 3)
     with replacing(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for key, value in _describe(table).items():
             with archive.open(f"{key}.npy", "w") as file:
@@ -44,17 +39,18 @@ def pack(
         with archive.open("images.npy", "w", force_zip64=True) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            read, pictures = (read_image, table.files) if table.images is None else (resize_array, table.images)
-            for picture in track(pictures, "Packing pictures"):
-                file.write(read(picture, image_size, fit, interpolation).tobytes())
+            for row in track(range(len(table)), "Packing pictures"):
+                file.write(read_row(table, row, resizing).tobytes())
     return out
 
 
-def read_npz(path: pathlib.Path, *, class_names=None, task: str | None = None) -> Table:
+def read_npz(source: DataSource) -> Table:
     """Returns the Table of a pack, or of a file with MedMNIST's keys (train_images, train_labels, ...).
 
-    Raises: DataError: no such file, keys of neither kind, or labels that do not fit the task.
+    Raises: DataError: keys of neither kind, labels that do not fit the task, or settings that are those of folders.
     """
+    refuse("an .npz file", split_folders=source.split_folders, labels_csv=source.labels_csv, **source.columns)
+    path, class_names, task = source.path, source.class_names, source.task
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}

@@ -6,8 +6,10 @@ import pytest
 from conftest import real_data
 from PIL import Image
 
+from kmed.data.readers import load
 from kmed.data.readers.blood_cells import load_map
-from kmed.data.readers.load import load_table
+from kmed.data.readers.folders import read_class_folders
+from kmed.data.readers.load import Layout, load_table
 from kmed.errors import DataError
 
 
@@ -120,6 +122,61 @@ def test_a_missing_folder_and_an_unknown_kind(tmp_path):
     (tmp_path / "data.xlsx").write_text("")
     with pytest.raises(DataError, match="a folder, a .csv or an .npz"):
         load_table(tmp_path / "data.xlsx")
+
+
+def test_a_data_source_is_a_reader_and_a_row(tmp_path, monkeypatch):
+    def read_list(source):
+        assert (source.task, source.class_names) == ("multiclass", ["b", "a"])
+        return read_class_folders(source.path.parent, class_names=source.class_names)
+
+    def read_marked(source):
+        return read_class_folders(source.path / "inside") if (source.path / "mark").exists() else None
+
+    rows = (Layout("a .lst", read_list, ".lst"), Layout("folder with a mark", read_marked))
+    monkeypatch.setattr(load, "LAYOUTS", (*rows, *load.LAYOUTS))
+    write_images(tmp_path / "inside", ["a/1.png", "b/1.png"])
+    write_images(tmp_path, ["c/1.png", "d/1.png"])
+    (tmp_path / "inside" / "all.LST").write_text("")
+    listed = load_table(tmp_path / "inside" / "all.LST", task="multiclass", class_names=["b", "a"])
+    assert listed.class_names == ("b", "a") and listed.name == "inside"
+    assert load_table(tmp_path).class_names == ("c", "d", "inside")
+    (tmp_path / "mark").touch()
+    assert load_table(tmp_path).class_names == ("a", "b")
+    (tmp_path / "data.xlsx").write_text("")
+    with pytest.raises(DataError, match="Data must be a folder, a .lst, a .csv or an .npz. Received: .*data.xlsx"):
+        load_table(tmp_path / "data.xlsx")
+    (tmp_path / "empty").mkdir()
+    words = "There are no pictures, no folder with a mark and no class folders .* and no CSV with a column of paths"
+    with pytest.raises(DataError, match=words):
+        load_table(tmp_path / "empty")
+
+
+def test_the_layouts_are_tried_in_their_order(tmp_path):
+    """Split folders come before a CSV, a CSV before class folders, and what is named before all that."""
+    write_images(tmp_path, ["a/1.png", "b/2.png"])
+    assert load_table(tmp_path).class_names == ("a", "b")
+    write_csv(tmp_path / "t.csv", path=["a/1.png", "b/2.png"], label=["x", "y"], kind=["u", "w"])
+    assert load_table(tmp_path).class_names == ("x", "y")
+    write_images(tmp_path, [f"{split}/{label}/1.png" for split in ("train", "test") for label in ("p", "q")])
+    assert load_table(tmp_path).class_names == ("p", "q")
+    assert load_table(tmp_path, labels_csv="t.csv").class_names == ("x", "y")
+    assert load_table(tmp_path, label_column="kind").class_names == ("u", "w")
+    with pytest.raises(DataError, match="split_folders does not apply to data without split folders. Leave it out."):
+        load_table(tmp_path, labels_csv="t.csv", split_folders={"a": "train"})
+
+
+def test_a_column_names_the_only_csv(csv_folder):
+    for name in ("one.csv", "two.csv"):
+        write_csv(csv_folder / name, path=["a.png", "b.png"], kind=["x", "y"])
+    with pytest.raises(DataError, match="label_column describes a CSV, and .* holds 2. Name it with labels_csv."):
+        load_table(csv_folder, label_column="kind")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.npz"])
+def test_settings_of_folders_do_not_apply_to_files(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=rf"split_folders, labels_csv does not apply to an? \{name[1:]} file. Leave it"):
+        load_table(tmp_path / name, split_folders={"a": "train"}, labels_csv="other.csv")
 
 
 @pytest.fixture

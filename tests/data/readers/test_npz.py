@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kmed.data.images import read_image
+from kmed.data.images import Resizing, read_image
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
 from kmed.data.table import COLUMNS, Table
@@ -34,12 +34,13 @@ def table(tmp_path):
 
 @pytest.mark.parametrize(("fit", "interpolation"), [("pad", "bilinear"), ("crop", "nearest"), ("stretch", "bicubic")])
 def test_a_pack_is_the_table_and_its_pictures(table, tmp_path, fit, interpolation):
-    path = pack(table, tmp_path / "out" / "set", (16, 24), fit=fit, interpolation=interpolation)
+    resizing = Resizing((16, 24), fit, interpolation)
+    path = pack(table, tmp_path / "out" / "set", resizing)
     assert path == tmp_path / "out" / "set.npz"
     back = load_table(path)
     assert back.images.shape == (5, 16, 24, 3)
     for image, file in zip(back.images, table.files):
-        np.testing.assert_array_equal(image, read_image(file, (16, 24), fit, interpolation))
+        np.testing.assert_array_equal(image, read_image(file, resizing))
     np.testing.assert_array_equal(back.labels, table.labels)
     assert back.labels.dtype == np.float32
     pd.testing.assert_frame_equal(back.rows[list(COLUMNS)], table.rows[list(COLUMNS)], check_dtype=False)
@@ -50,8 +51,8 @@ def test_a_pack_is_the_table_and_its_pictures(table, tmp_path, fit, interpolatio
 
 
 def test_a_pack_of_a_pack_is_the_same(table, tmp_path):
-    once = load_table(pack(table, tmp_path / "one.npz", (16, 24)))
-    twice = load_table(pack(once, tmp_path / "two.npz", (16, 24)))
+    once = load_table(pack(table, tmp_path / "one.npz", Resizing((16, 24))))
+    twice = load_table(pack(once, tmp_path / "two.npz", Resizing((16, 24))))
     np.testing.assert_array_equal(once.images, twice.images)
     pd.testing.assert_frame_equal(once.rows, twice.rows)
 
@@ -60,7 +61,7 @@ def test_an_ungrouped_pack_says_so(table, tmp_path):
     path = pack(
         table.replace(grouped=False).with_columns(group=table.rows["path"], cluster=table.rows["path"]),
         tmp_path / "u",
-        (8, 8),
+        Resizing((8, 8)),
     )
     back = load_table(path)
     assert not back.grouped
@@ -71,14 +72,16 @@ def test_a_broken_picture_leaves_no_pack(table, tmp_path):
     table.files[3].write_bytes(table.files[3].read_bytes()[:200])
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match="p3.png"):
-        pack(table, tmp_path / "set.npz", (16, 24))
+        pack(table, tmp_path / "set.npz", Resizing((16, 24)))
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(DataError, match="fit"):
-        pack(table, tmp_path / "set.npz", (16, 24), fit="squeeze")
+        pack(table, tmp_path / "set.npz", Resizing((16, 24), fit="squeeze"))
+    with pytest.raises(DataError, match="image_size=None"):
+        pack(table, tmp_path / "set.npz", Resizing())
 
 
 def test_settings_that_contradict_a_pack(table, tmp_path):
-    path = pack(table, tmp_path / "set.npz", (8, 8))
+    path = pack(table, tmp_path / "set.npz", Resizing((8, 8)))
     with pytest.raises(DataError, match="task is 'multilabel'. Received: task='multiclass'"):
         load_table(path, task="multiclass")
     with pytest.raises(DataError, match="classes are Mass, Edema"):
@@ -86,7 +89,7 @@ def test_settings_that_contradict_a_pack(table, tmp_path):
 
 
 def test_a_pack_with_too_few_pictures(table, tmp_path):
-    path = pack(table, tmp_path / "set.npz", (8, 8))
+    path = pack(table, tmp_path / "set.npz", Resizing((8, 8)))
     with np.load(path) as archive:
         arrays = dict(archive)
     np.savez(path, **{**arrays, "images": arrays["images"][:3]})

@@ -1,0 +1,47 @@
+"""Where the data are, and what the user says of them: what each reader is given."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from kmed.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """The arguments of `kmed.data.readers.load.load_table`, which explains them; None is what the user left open.
+
+    Attributes:
+      path: an existing file or folder.
+      The others: as for `load_table`.
+    """
+
+    path: pathlib.Path
+    task: str | None = None
+    class_names: Sequence[str] | None = None
+    split_folders: Mapping[str, str] | None = None
+    labels_csv: str | pathlib.Path | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    label_columns: Sequence[str] | None = None
+    split_column: str | None = None
+    group: str | None = None
+    cluster: str | None = None
+    no_finding: str = "label"
+
+    @property
+    def columns(self) -> dict:
+        """The columns of a CSV that are given: {name of the argument: its value}."""
+        names = ("path_column", "label_column", "label_columns", "split_column")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def refuse(what: str, **settings) -> None:
+    """Raises DataError where one of `settings`, which do not apply to `what`, is given.
+
+    Example:
+      >>> refuse("an .npz file", labels_csv=source.labels_csv)
+    """
+    given = [key for key, value in settings.items() if value]
+    if given:
+        raise DataError(f"{', '.join(given)} does not apply to {what}. Leave it out.")
