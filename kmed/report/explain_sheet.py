@@ -9,24 +9,19 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kmed.data.images import Pictures, read_image
-from kmed.data.prepare import open_table
+from kmed.data.images import Resizing, read_image
 from kmed.errors import DataError, suggest
-from kmed.evaluation.inference import run_table
-from kmed.evaluation.predictions import Predictions, read_predictions
+from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.figures import save_figure
 from kmed.files import replacing
 from kmed.labels import join_names
-from kmed.models.heatmaps import COLOR_MAP, explain, overlay
+from kmed.models.heatmaps import COLOR_MAP, explain_and_overlay
 from kmed.models.keras_file import load_model
 from kmed.progress import say
-from kmed.runs import Run, finished_run
-
-PICTURES_A_KIND = 4
+from kmed.report import gallery
+from kmed.runs import Run, finished_run, judged_split
 
 PAIRS_A_ROW = 3
-
-KINDS = ("error", "hit", "random")
 
 
 def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, seed: int = 0) -> list[pathlib.Path]:
@@ -55,12 +50,13 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
             f"The run has no class {class_name!r}.{suggest(class_name, class_names)} "
             f"Its classes: {', '.join(class_names)}."
         )
-    geometry = (config.data.image_size, config.data.fit, config.data.interpolation)
     if files:
-        images = np.stack([read_image(file, *geometry) for file in files])
+        resizing = Resizing.from_settings(config.data)
+        images = np.stack([read_image(file, resizing) for file in files])
         names, truths = [f"picture{number}_{_plain(file)}" for number, file in enumerate(files, 1)], [""] * len(files)
     else:
-        images, names, truths = _telling_pictures(run, config, class_names, seed)
+        predictions = stored_predictions(run)
+        images, names, truths = _telling_pictures(run, predictions, seed, data)
     model = load_model(run.model)
     say(f"Explaining {len(images)} pictures ...")
     probs = np.asarray(model.predict(images, batch_size=config.evaluate.batch_size, verbose=0))
@@ -68,51 +64,22 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
         chosen = probs.argmax(axis=1)
     else:
         chosen = np.full(len(images), class_names.index(class_name))
-    heat = explain(model, images, chosen)
-    told = [class_names[index] for index in chosen]
-    titles = [
-        _title(truth, name, prob) for truth, name, prob in zip(truths, told, probs[np.arange(len(chosen)), chosen])
-    ]
+    heat, overlays = explain_and_overlay(model, images, chosen)
+    explained = [class_names[index] for index in chosen]
+    shown_probs, tells = probs[np.arange(len(chosen)), chosen], heat.any(axis=(1, 2))
+    titles = list(map(_title, truths, explained, shown_probs, tells))
     out = pathlib.Path(out) if out is not None else run.figures / "explain"
-    return _write(out, images, heat, names, titles)
+    return _write(out, images, overlays, names, titles)
 
 
-def _telling_pictures(run: Run, config, class_names, seed: int):
+def _telling_pictures(run: Run, predictions: Predictions, seed: int, data):
     """Returns (images, names, true classes) of the surest errors, the surest hits, and some drawn at random."""
-    predictions = read_predictions(run.predictions, class_names, config.task)
-    split = "test" if len(predictions.split("test")) else "val"
-    predictions = predictions.split(split)
-    kinds, rows = choose(predictions, seed)
-    chosen = predictions.take(rows)
-    table = run_table(run, open_table(config)).split(split)
-    places = {path: place for place, path in enumerate(table.rows["path"])}
-    if lost := [path for path in chosen.rows["path"] if path not in places]:
-        raise DataError(f"{run.predictions} names {lost[0]}, which is not in split {split!r} of {table.name}.")
-    table = table.take([places[path] for path in chosen.rows["path"]])
-    geometry = {"fit": config.data.fit, "interpolation": config.data.interpolation}
-    images = Pictures(table, config.data.image_size, cache="none", **geometry).gather(np.arange(len(table)))
+    judged = predictions.split(judged_split(set(predictions.rows["split"])))
+    kinds, rows = gallery.choose_pictures(judged, seed)
+    chosen = judged.take(rows)
+    images = gallery.read_pictures(run, chosen, data=data)
     names = [f"{kind}_{_plain(path)}" for kind, path in zip(kinds, chosen.rows["path"], strict=True)]
-    return images, names, [names or "none" for names in join_names(chosen.labels, class_names)]
-
-
-def choose(predictions: Predictions, seed: int = 0) -> tuple[list[str], np.ndarray]:
-    """Returns (kinds, rows): "error1", "error2", ..., "hit1", ..., "random1", ... and the row of each.
-
-    Args:
-      predictions: of the pictures of one split.
-      seed: of the random ones, which are none of the others.
-    """
-    sure, best = predictions.probs.max(axis=1), predictions.probs.argmax(axis=1)
-    labels = predictions.labels[np.arange(len(predictions)), best]  # NaN, unknown, is neither hit nor error
-    order = np.argsort(-sure, kind="stable")
-    found = {
-        "error": order[labels[order] == 0][:PICTURES_A_KIND],
-        "hit": order[labels[order] == 1][:PICTURES_A_KIND],
-    }
-    others = np.setdiff1d(np.arange(len(predictions)), np.concatenate(list(found.values())))
-    found["random"] = np.random.default_rng(seed).permutation(others)[:PICTURES_A_KIND]
-    kinds = [f"{kind}{number}" for kind in KINDS for number in range(1, len(found[kind]) + 1)]
-    return kinds, np.concatenate([found[kind] for kind in KINDS])
+    return images, names, [names or "none" for names in join_names(chosen.labels, chosen.class_names)]
 
 
 def draw_sheet(images, overlays, titles, kinds) -> Figure:
@@ -147,23 +114,22 @@ def draw_sheet(images, overlays, titles, kinds) -> Figure:
     return figure
 
 
-def _write(out: pathlib.Path, images, heat, names, titles) -> list[pathlib.Path]:
-    overlays = np.stack([overlay(image, heatmap) for image, heatmap in zip(images, heat, strict=True)])
+def _write(out: pathlib.Path, images, overlays, names, titles) -> list[pathlib.Path]:
     paths = []
     for name, picture in zip(names, overlays, strict=True):
         paths.append(out / f"{name}.png")
         with replacing(paths[-1]) as temporary:
             Image.fromarray(picture).save(temporary, format="PNG")
-    titles = [title if heatmap.any() else f"{title}\n(no place stands out)" for title, heatmap in zip(titles, heat)]
     kinds = [name.replace("_", "\n", 1) for name in names]
     sheet = out / "explain.png"
     save_figure(draw_sheet(images, overlays, titles, kinds), sheet)
     return [*paths, sheet]
 
 
-def _title(truth: str, name: str, prob: float) -> str:
+def _title(truth: str, name: str, prob: float, tells: bool) -> str:
     lines = [f"true: {truth}"] if truth else []
-    return "\n".join([*lines, f"{name}: {prob:.2f}"])
+    lines += [f"{name}: {prob:.2f}"]
+    return "\n".join(lines if tells else [*lines, "(no place stands out)"])
 
 
 def _plain(path) -> str:

@@ -1,25 +1,28 @@
-"""The pictures that say most of a run: its most confident errors, and where the model looked."""
+"""The pictures that say most of a run: which to show, their pixels, and where the model looked."""
 
 import dataclasses
 
 import numpy as np
 
-from kmed.data.images import Pictures
+from kmed.data.images import Pictures, Resizing
 from kmed.data.prepare import open_table
 from kmed.data.table import Table
-from kmed.evaluation import inference
+from kmed.errors import DataError
+from kmed.evaluation.inference import run_table
 from kmed.evaluation.predictions import Predictions
 from kmed.labels import join_names
+from kmed.models.heatmaps import explain_and_overlay
+from kmed.models.keras_file import load_model
 from kmed.runs import Run
-from kmed.tasks import get_task
 
 NUM_ERRORS = 12
-
 NUM_EXPLAINED = 4  # right answers, and as many wrong ones
+NUM_OF_KIND = 4  # pictures of each kind
+KINDS = ("error", "hit", "random")
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Example:
     """What was said of one class in one picture.
 
     Attributes:
@@ -44,7 +47,7 @@ class Answer:
     prob: float
 
 
-def confident_errors(predictions: Predictions, number: int = NUM_ERRORS) -> list[Answer]:
+def confident_errors(predictions: Predictions, number: int = NUM_ERRORS) -> list[Example]:
     """Returns the wrong answers the model was surest of, the surest first, one a cluster.
 
     Copies and neighbours of one picture are mistaken alike; a dozen of them would show one mistake. With
@@ -56,26 +59,53 @@ def confident_errors(predictions: Predictions, number: int = NUM_ERRORS) -> list
     """
     found = predictions.decided() == 1
     wrong = ~np.isnan(predictions.labels) & (found != (predictions.labels == 1))
-    if get_task(predictions.task).exclusive:
+    if predictions.task.exclusive:
         wrong &= found
     sureness = np.where(found, predictions.probs, 1 - predictions.probs)
     return _surest(predictions, wrong, sureness, number, "cluster")
 
 
-def confident_answers(predictions: Predictions, number: int = NUM_EXPLAINED) -> list[Answer]:
+def confident_answers(predictions: Predictions, number: int = NUM_EXPLAINED) -> list[Example]:
     """Returns the rightly found classes the model was surest of, one a class, the surest first."""
     right = (predictions.decided() == 1) & (predictions.labels == 1)
     return _surest(predictions, right, predictions.probs, number, "class_name")
 
 
-def _surest(predictions, chosen, sureness, number, once) -> list[Answer]:
+def choose_pictures(predictions: Predictions, seed: int = 0) -> tuple[list[str], np.ndarray]:
+    """Returns (kinds, rows): "error1", "error2", ..., "hit1", ..., "random1", ... and the row of each.
+
+    The surest errors, the surest hits, and others drawn at random; a hit is a picture whose most probable class is
+    among its labels.
+
+    Args:
+      predictions: of the pictures of one split.
+      seed: of the random ones, which are none of the others.
+    """
+    labels, probs = predictions.labels, predictions.probs
+    best = np.arange(probs.shape[1]) == probs.argmax(axis=1)[:, None]  # (N, K)
+    # NaN, unknown, is neither hit nor error.
+    found = {
+        kind: _by_sureness(best & (labels == label), probs)[:NUM_OF_KIND, 0]
+        for kind, label in (("error", 0), ("hit", 1))
+    }
+    others = np.setdiff1d(np.arange(len(predictions)), np.concatenate(list(found.values())))
+    found["random"] = np.random.default_rng(seed).permutation(others)[:NUM_OF_KIND]
+    kinds = [f"{kind}{number}" for kind in KINDS for number in range(1, len(found[kind]) + 1)]
+    return kinds, np.concatenate([found[kind] for kind in KINDS])
+
+
+def _by_sureness(chosen, sureness) -> np.ndarray:
+    """Returns int (M, 2), row and class of what is marked in `chosen` (N, K), the surest first; rows break ties."""
+    return np.argwhere(chosen)[np.argsort(-sureness[chosen], kind="stable")]
+
+
+def _surest(predictions, chosen, sureness, number, once) -> list[Example]:
     """Returns the answers marked in `chosen` (N, K), by sureness; of those alike in the attribute `once` the first."""
     truths = join_names(predictions.labels, predictions.class_names)
     found = predictions.decided()
-    places = np.argwhere(chosen)  # (M, 2), in the order of rows, which breaks ties
     answers = {}
-    for row, k in places[np.argsort(-sureness[chosen], kind="stable")]:
-        answer = Answer(
+    for row, k in _by_sureness(chosen, sureness):
+        answer = Example(
             row=int(row),
             path=predictions.rows["path"].iloc[row],
             cluster=predictions.rows["cluster"].iloc[row],
@@ -92,26 +122,29 @@ def _surest(predictions, chosen, sureness, number, once) -> list[Answer]:
     return list(answers.values())
 
 
-def read_pictures(run: Run, answers: list[Answer], table: Table | None = None, data=None) -> np.ndarray:
-    """Returns uint8 (len(answers), H, W, 3), the answers' pictures as the model saw them.
+def read_pictures(run: Run, predictions: Predictions, table: Table | None = None, data=None) -> np.ndarray:
+    """Returns uint8 (N, H, W, 3), the pictures of N predictions as the model saw them.
 
     Args:
       run: whose data are read.
-      answers: what is to be shown.
+      predictions: of the pictures wanted, in their order.
       table: the run's data, where they are open already.
       data: the folder, CSV or npz to read instead of the one in the run's settings.
     Raises: DataError: the data or a picture are no longer there, or are others.
     """
     config = run.read_config(data)
-    table = inference.run_table(run, open_table(config) if table is None else table)
-    row_of = {path: row for row, path in enumerate(table.rows["path"])}
-    part = table.take(np.array([row_of[answer.path] for answer in answers], np.int64))
-    reading = config.data
-    pictures = Pictures(part, reading.image_size, "none", fit=reading.fit, interpolation=reading.interpolation)
-    return pictures.gather(np.arange(len(answers)))
+    table = run_table(run, open_table(config) if table is None else table)
+    row_of = {place: row for row, place in enumerate(zip(table.rows["split"], table.rows["path"]))}
+    rows = []
+    for split, path in zip(predictions.rows["split"], predictions.rows["path"]):
+        if (split, path) not in row_of:
+            raise DataError(f"{run.predictions} names {path}, which is not in split {split!r} of {table.name}.")
+        rows.append(row_of[split, path])
+    part = table.take(np.array(rows, np.int64))
+    return Pictures(part, Resizing.from_settings(config.data), cache="none").gather(np.arange(len(part)))
 
 
-def draw_attention(run: Run, answers: list[Answer], pictures: np.ndarray, model=None) -> np.ndarray:
+def draw_attention(run: Run, answers: list[Example], pictures: np.ndarray, model=None) -> np.ndarray:
     """Returns uint8 (N, H, W, 3), the pictures overlaid with what spoke for each answer's class.
 
     Args:
@@ -121,9 +154,5 @@ def draw_attention(run: Run, answers: list[Answer], pictures: np.ndarray, model=
       model: the run's keras.Model, where it is loaded already.
     Raises: ModelError: a network that cannot be explained. RunError: the model cannot be loaded.
     """
-    from kmed.models.heatmaps import explain, overlay  # here, since it loads Keras
-    from kmed.models.keras_file import load_model
-
     model = load_model(run.model) if model is None else model
-    heatmaps = explain(model, pictures, np.array([answer.class_index for answer in answers]))  # (N, H, W)
-    return np.stack([overlay(image, heatmap) for image, heatmap in zip(pictures, heatmaps, strict=True)])
+    return explain_and_overlay(model, pictures, np.array([answer.class_index for answer in answers]))[1]

@@ -11,8 +11,10 @@ from kmed.cli.main import main
 from kmed.config import load_config
 from kmed.errors import DataError, RunError
 from kmed.evaluation.predictions import Predictions
-from kmed.report.explain_sheet import choose, explain_run
+from kmed.report.explain_sheet import explain_run
+from kmed.report.gallery import choose_pictures
 from kmed.runs import Run
+from kmed.tasks import get_task
 
 
 def run(*arguments):
@@ -31,13 +33,13 @@ def test_the_surest_errors_and_hits_are_chosen_and_others_at_random():
     labels, probs = np.zeros((12, 3)), np.tile([[0.0, 0.01, 0.02]], (12, 1))
     labels[:, 0] = [1, 0, 1, 0, np.nan, 1, 0, 0, 0, 1, 0, 1]
     probs[:, 0] = [0.9, 0.8, 0.7, 0.95, 0.99, 0.3, 0.4, 0.5, 0.6, 0.31, 0.32, 0.33]
-    predictions = Predictions(pd.DataFrame(index=range(12)), labels, probs, ("a", "b", "c"), "multilabel")
-    kinds, rows = choose(predictions)
+    predictions = Predictions(pd.DataFrame(index=range(12)), labels, probs, ("a", "b", "c"), get_task("multilabel"))
+    kinds, rows = choose_pictures(predictions)
     assert kinds[:8] == [f"{kind}{number}" for kind in ("error", "hit") for number in (1, 2, 3, 4)]
     np.testing.assert_array_equal(rows[:8], [3, 1, 8, 7, 0, 2, 11, 9])  # row 4 is unknown: neither
     assert kinds[8:] == ["random1", "random2", "random3", "random4"]
     assert sorted(rows[8:]) == [4, 5, 6, 10]
-    kinds, rows = choose(predictions.take(np.array([0, 3])))
+    kinds, rows = choose_pictures(predictions.take(np.array([0, 3])))
     assert (kinds, list(rows)) == (["error1", "hit1"], [1, 0])
 
 
