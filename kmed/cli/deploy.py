@@ -7,11 +7,12 @@ import click
 from kmed.cli.shared import DATA, FORMAT, PATH, QUANTIZE, THREADS, one_line_errors, open_finished
 from kmed.errors import ConfigError, DataError
 from kmed.files import replacing
+from kmed.formats.registry import either, exported_formats
 
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=PATH)
-@click.option("--format", "format", default="tflite", show_default=True, help="savedmodel, tflite or onnx.")
+@click.option("--format", "format", default="tflite", show_default=True, help=f"{either(exported_formats())}.")
 @QUANTIZE
 @DATA
 @click.option(

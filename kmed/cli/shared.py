@@ -8,6 +8,7 @@ import sys
 import click
 
 from kmed.errors import KmedError, suggest
+from kmed.formats.registry import FORMATS, describe_quantizations, either
 
 PATH = click.Path(path_type=pathlib.Path)
 FORMAT = click.option(
@@ -16,11 +17,9 @@ FORMAT = click.option(
     default="keras",
     show_default=True,
     metavar="FORMAT",
-    help="keras, savedmodel, tflite or onnx.",
+    help=f"{either(FORMATS)}.",
 )
-QUANTIZE = click.option(
-    "--quantize", default="none", show_default=True, metavar="KIND", help="Of tflite: none, float16, dynamic or int8."
-)
+QUANTIZE = click.option("--quantize", default="none", show_default=True, metavar="KIND", help=describe_quantizations())
 THREADS = click.option("--threads", type=int, metavar="N", help="Processor cores that may be used.  [all]")
 DATA = click.option("--data", metavar="PATH", help="Where the run's images are now, if they have moved.")
 

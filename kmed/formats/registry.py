@@ -168,7 +168,7 @@ def write(
       model: keras.Model of raw pictures.
       calibration: kmed.metrics.calibration.Calibration of its probabilities.
       path: the file or folder to make.
-      description: of `kmed.evaluation.predictor.describe`.
+      description: of `kmed.evaluation.predictor.describe_run`.
       quantize: one of the format's quantizations.
       pictures: uint8 (N, H, W, 3), of the training split, where the quantization needs them.
     Raises: RunError: the converter failed. ConfigError: another format, or a package that is not installed.
