@@ -1,12 +1,21 @@
 """Laws of the losses: known labels alone count; scikit-learn as the oracle."""
 
+import dataclasses
+
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
 
+from kmed import losses
+from kmed.config import load_config
+from kmed.data.table import Table
 from kmed.errors import ConfigError
 from kmed.losses import AsymmetricLoss, MaskedBinaryCrossentropy
+from kmed.tasks import TASKS
+from kmed.training.fit import check_settings, with_task
+from kmed.training.loop import make_loss
 
 LOSSES = [MaskedBinaryCrossentropy(), MaskedBinaryCrossentropy(positive_weights=[1, 2, 3, 4, 5]), AsymmetricLoss()]
 
@@ -147,3 +156,46 @@ def test_asymmetric_arguments_out_of_range(arguments):
 def test_positive_weights_out_of_range():
     with pytest.raises(ConfigError, match="positive_weights must be above 0"):
         MaskedBinaryCrossentropy(positive_weights=[1.0, 0.0])
+
+
+# ----- by name -----
+
+
+def test_a_loss_is_a_function_and_its_rows(monkeypatch):
+    """What LOSSES and a task's row name is legal in the settings and trained with; nothing else knows of it."""
+
+    def make_brier(label_smoothing, positive_weights):
+        return keras.losses.MeanSquaredError(name="brier")
+
+    monkeypatch.setitem(losses.LOSSES, "brier", make_brier)
+    task = dataclasses.replace(TASKS["multilabel"], losses=(*TASKS["multilabel"].losses, "brier"))
+    monkeypatch.setitem(TASKS, "multilabel", task)
+    for name in ("multilabel", "auto"):
+        config = load_config(overrides=[f"task={name}", "train.loss=brier"])
+        check_settings(config)
+    labels, probs, _ = draw(unknown=0)
+    rows = pd.DataFrame(
+        dict.fromkeys(("path", "group", "cluster", "split"), [str(number) for number in range(len(labels))])
+    )
+    table = Table(rows, labels, tuple("abcde"), "multilabel", "drawn")
+    loss = make_loss(with_task(config, "multilabel"), table)
+    assert float(loss(labels, probs)) == pytest.approx(np.mean((labels - probs) ** 2), rel=1e-5)
+    with pytest.raises(ConfigError, match="train.loss of multiclass is crossentropy. Received: 'brier'."):
+        check_settings(load_config(overrides=["task=multiclass", "train.loss=brier"]))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            "multilabel",
+            "train.loss of multilabel is bce or weighted_bce or focal or asymmetric. Received: 'focall'. Did",
+        ),
+        ("multiclass", "train.loss of multiclass is crossentropy. Received: 'focall'."),
+        ("auto", "train.loss is crossentropy or bce or .* or asymmetric. Received: 'focall'. Did you mean 'focal'"),
+    ],
+)
+def test_a_misspelt_loss_is_one_line(task, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_settings(load_config(overrides=[f"task={task}", "train.loss=focall"]))
+    assert "\n" not in str(caught.value)
