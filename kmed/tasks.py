@@ -1,16 +1,21 @@
 """TASKS: all that sets classifying into one class apart from finding any number of them.
 
-Every other module asks the table and never the word. Keras and scikit-learn are imported when a
-field is used, so that the command line may read the table and still start at once.
+Every other module asks the table and never the word. A metric of `fit` is a line of `_multiclass_metrics` or
+`_multilabel_metrics`, a final score one of `_multiclass_scores` or `_multilabel_scores`. Keras and scikit-learn are
+imported when a field is used, so that the command line may read the table and still start at once.
 """
 
 import collections.abc
 import dataclasses
+import functools
 
 import numpy as np
 
 from kmed.errors import ConfigError, DataError, suggest
 from kmed.labels import negative_label
+
+# Of fit metrics and final scores alike; the others are better when higher.
+LOWER_IS_BETTER = frozenset({"hamming_loss", "brier", "ece"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,23 +25,65 @@ class Task:
     Attributes:
       name: "multiclass" or "multilabel".
       exclusive: whether each image has exactly one class.
+      reason: why data are of this task, for `task: auto`.
       activation: what turns logits into probabilities, "softmax" or "sigmoid".
-      losses: the legal names of a loss, the default first.
-      make_loss: (name="auto", *, label_smoothing=0.0, positive_weights=None) -> keras loss of (labels, probs);
-        positive_weights (K,) are used by "weighted_bce".
-      make_metrics: (class_names) -> new keras metrics for `fit`.
+      losses: the legal names of a loss, keys of kmed.losses.LOSSES, the default first.
+      check_labels: (labels float (N, K)) -> None; raises DataError where they do not fit.
       decode: (probs (N, K), thresholds=None) -> uint8 (N, K) in {0, 1}, the predicted classes.
-      score: (labels, probs, clusters, class_names, **settings) -> kmed.metrics.scores.Scores.
+      fit_calibration: (labels, probs, class_names) -> kmed.metrics.calibration.Calibration.
+      constant_predictors: (kmed.metrics.baselines.Prior) -> {name: the probabilities (K,) given to every image}.
+      make_metrics: (class_names) -> new keras metrics for `fit`.
+      make_scores: () -> {name: kmed.metrics.scores.FinalScore}, in the order in which they are reported.
+      decision_score: the score of whole decisions, by which a model is compared with constant predictors.
+      exported_scores: an export is refused by what the first one loses, and travels with its value; the others
+        are reported beside it.
+      paired_scores: by which pairs of runs are compared; the first that does not rest on few clusters ranks them.
+      study_scores: those of a study that results stand beside, in its order; they are the first of a results row.
+      compared_scores: the columns of a comparison's page.
+      headline_scores: at the top of a run's page, after its AUROC.
+      subgroup_scores: those shown for each subgroup.
     """
 
     name: str
     exclusive: bool
+    reason: str
     activation: str
     losses: tuple[str, ...]
-    make_loss: collections.abc.Callable
-    make_metrics: collections.abc.Callable
+    check_labels: collections.abc.Callable
     decode: collections.abc.Callable
-    score: collections.abc.Callable
+    fit_calibration: collections.abc.Callable
+    constant_predictors: collections.abc.Callable
+    make_metrics: collections.abc.Callable
+    make_scores: collections.abc.Callable
+    decision_score: str
+    exported_scores: tuple[str, ...]
+    paired_scores: tuple[str, ...]
+    study_scores: tuple[str, ...]
+    compared_scores: tuple[str, ...]
+    headline_scores: tuple[str, ...]
+    subgroup_scores: tuple[str, ...]
+
+    def make_loss(self, name: str = "auto", *, label_smoothing: float = 0.0, positive_weights=None):
+        """Returns a new keras loss of (labels, probs).
+
+        Args:
+          name: one of the task's losses; "auto" is the default one.
+          label_smoothing: in [0, 1).
+          positive_weights: (K,), used by "weighted_bce".
+        Raises: ConfigError: another name, or a loss that does not go with the other arguments.
+        """
+        from kmed.losses import LOSSES
+
+        if name not in ("auto", *self.losses):
+            legal, hint = " or ".join(self.losses), suggest(name, self.losses)
+            raise ConfigError(f"The loss of {self.name} is {legal}. Received: loss={name!r}.{hint}")
+        return LOSSES[self.losses[0] if name == "auto" else name](label_smoothing, positive_weights)
+
+    def score(self, *arguments, **settings):
+        """Returns the Scores of (labels, probs, clusters, class_names); see `kmed.metrics.scores.compute_scores`."""
+        from kmed.metrics.scores import compute_scores
+
+        return compute_scores(self, *arguments, **settings)
 
 
 def get_task(name: str) -> Task:
@@ -51,20 +98,23 @@ def check_labels(task: Task | str, labels: np.ndarray) -> None:
 
     Args:
       task: a task or its name.
-      labels: float (N, K) in {0, 1}; multiclass needs K >= 2 and exactly one 1 a row,
-        multilabel takes NaN for unknown and needs one known label at least.
+      labels: float (N, K) in {0, 1}; multiclass needs K >= 2 and exactly one 1 per row,
+        multilabel takes NaN for unknown and needs at least one known label.
     """
     task = get_task(task) if isinstance(task, str) else task
     labels = np.asarray(labels)
     if labels.ndim != 2 or 0 in labels.shape:
-        raise DataError(f"labels must have one row an image and one column a class. Received: shape={labels.shape}.")
+        raise DataError(f"labels must have one row per image and one column per class. Received: shape={labels.shape}.")
     strange = labels[~(np.isnan(labels) | (labels == 0) | (labels == 1))]
     if strange.size:
         raise DataError(f"labels must be 0, 1 or NaN (unknown). Received: {strange[0]!s} among {strange.size} others.")
-    _LABEL_CHECKS[task.name](labels)
+    task.check_labels(labels)
 
 
-def _check_one_class_a_row(labels):
+# ---- What the tasks' rows are made of: labels, decisions -------------------------------------------
+
+
+def _check_one_class_per_row(labels):
     if labels.shape[1] < 2:
         raise DataError(
             "multiclass needs two classes or more; one finding alone is task=multilabel. Received: 1 class."
@@ -72,7 +122,7 @@ def _check_one_class_a_row(labels):
     bad = np.flatnonzero(~(np.nan_to_num(labels).sum(axis=1) == 1) | np.isnan(labels).any(axis=1))
     if bad.size:
         raise DataError(
-            f"multiclass needs exactly one class an image; several, none or unknown ones are task=multilabel. "
+            f"multiclass needs exactly one class per image; several, none or unknown ones are task=multilabel. "
             f"Received: {bad.size} other rows, the first is row {bad[0]} with {labels[bad[0]].tolist()}."
         )
 
@@ -82,42 +132,48 @@ def _check_some_known(labels):
         raise DataError(f"multilabel needs labels that are known. Received: {labels.size} labels, all NaN.")
 
 
-_LABEL_CHECKS = {"multiclass": _check_one_class_a_row, "multilabel": _check_some_known}
+def _most_probable(probs, thresholds=None) -> np.ndarray:
+    """The class whose probability is highest, or highest in units of its threshold (Breiman's forests: `cutoff`)."""
+    probs = np.asarray(probs) if thresholds is None else np.asarray(probs) / np.maximum(thresholds, 1e-12)
+    return np.eye(probs.shape[-1], dtype=np.uint8)[probs.argmax(axis=-1)]
 
 
-def _multiclass_loss(name: str = "auto", *, label_smoothing: float = 0.0, positive_weights=None):
-    import keras
-
-    from kmed.losses import check_label_smoothing
-
-    _check_loss(name, "multiclass")
-    check_label_smoothing(label_smoothing)
-    return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+def _at_least(probs, thresholds=None) -> np.ndarray:
+    return (np.asarray(probs) >= (0.5 if thresholds is None else np.asarray(thresholds))).astype(np.uint8)
 
 
-def _multilabel_loss(name: str = "auto", *, label_smoothing: float = 0.0, positive_weights=None):
-    from kmed.losses import AsymmetricLoss, MaskedBinaryCrossentropy
+def _fit_temperature(*arguments):
+    from kmed.metrics.calibration import fit_temperature
 
-    _check_loss(name, "multilabel")
-    if name in ("auto", "bce"):
-        return MaskedBinaryCrossentropy(label_smoothing=label_smoothing)
-    if name == "weighted_bce":
-        if positive_weights is None:
-            raise ConfigError("loss='weighted_bce' needs positive_weights, one a label. Received: None.")
-        return MaskedBinaryCrossentropy(label_smoothing=label_smoothing, positive_weights=positive_weights)
-    if label_smoothing:
-        raise ConfigError(f"loss={name!r} knows no label smoothing. Received: label_smoothing={label_smoothing}.")
-    if name == "focal":
-        return AsymmetricLoss(gamma_positive=2.0, gamma_negative=2.0, margin=0.0, name="focal_loss")
-    return AsymmetricLoss()
+    return fit_temperature(*arguments)
 
 
-def _check_loss(name, task):
-    legal = TASKS[task].losses
-    if name not in ("auto", *legal):
-        raise ConfigError(
-            f"The loss of {task} is {' or '.join(legal)}. Received: loss={name!r}." + suggest(name, legal)
-        )
+def _fit_platt(*arguments):
+    from kmed.metrics.calibration import fit_platt
+
+    return fit_platt(*arguments)
+
+
+def _constant_classes(prior) -> dict[str, np.ndarray]:
+    """ "majority class" puts all its trust in the most frequent class, "label prevalence" gives the class shares."""
+    shares = prior.shares
+    return {"majority class": np.eye(len(shares))[shares.argmax()], "label prevalence": shares}
+
+
+def _constant_findings(prior) -> dict[str, np.ndarray]:
+    """ "empty set" finds nothing; "No Finding" says so, where that is a label; "label prevalence" gives the shares.
+
+    The latter finds the labels of half the training images or more.
+    """
+    shares = prior.shares
+    predictors = {"empty set": np.zeros(len(shares))}
+    negative = negative_label(prior.class_names)
+    if negative is not None:
+        predictors[f"always {prior.class_names[negative]!r}"] = np.eye(len(shares))[negative]
+    return predictors | {"label prevalence": shares}
+
+
+# ---- Metrics of `fit`: one line each ---------------------------------------------------------------
 
 
 def _multiclass_metrics(class_names=()) -> list:
@@ -137,61 +193,114 @@ def _multilabel_metrics(class_names) -> list:
     ]
 
 
-def _most_probable(probs, thresholds=None) -> np.ndarray:
-    """The class whose probability is highest, or highest in units of its threshold (Breiman's forests: `cutoff`)."""
-    probs = np.asarray(probs) if thresholds is None else np.asarray(probs) / np.asarray(thresholds)
-    return np.eye(probs.shape[-1], dtype=np.uint8)[probs.argmax(axis=-1)]
+# ---- Final scores: one line each -------------------------------------------------------------------
 
 
-def _at_least(probs, thresholds=None) -> np.ndarray:
-    return (np.asarray(probs) >= (0.5 if thresholds is None else np.asarray(thresholds))).astype(np.uint8)
+def _multiclass_scores() -> dict:
+    from kmed.metrics import overall_scores as overall
+    from kmed.metrics.reliability import brier_score, calibration_error
+    from kmed.metrics.scores import FinalScore
+
+    return {
+        "accuracy": FinalScore(
+            "decisions", overall.accuracy, "Share of pictures whose most probable class is the true one."
+        ),
+        **_rates(macro=overall.macro_rate, micro=overall.micro_rate),
+        "auroc_macro": FinalScore("ranking", overall.macro_auroc),
+        "average_precision_macro": FinalScore("ranking", overall.macro_average_precision),
+        "brier": FinalScore("probabilities", brier_score),
+        "ece": FinalScore("probabilities", calibration_error),
+    }
 
 
-def _score_multiclass(*arguments, **settings):
-    from kmed.metrics.scores import score_multiclass
+def _multilabel_scores() -> dict:
+    from kmed.metrics import overall_scores as overall
+    from kmed.metrics.reliability import brier_score, calibration_error
+    from kmed.metrics.scores import FinalScore
 
-    return score_multiclass(*arguments, **settings)
+    return {
+        "exact_match_ratio": FinalScore(
+            "decisions",
+            overall.exact_match_ratio,
+            "Share of pictures whose labels are all right. A model that finds nothing reaches the share of pictures "
+            "without a finding.",
+        ),
+        "hamming_loss": FinalScore(
+            "decisions",
+            overall.hamming_loss,
+            "Share of wrong labels. Rare findings make it small for a model that finds nothing, too.",
+        ),
+        **_rates(samples=overall.samples_rate),
+        **_rates(macro=overall.macro_rate, micro=overall.micro_rate),
+        "auroc_macro": FinalScore("ranking", overall.macro_auroc),
+        "auroc_macro_common": FinalScore("ranking", overall.macro_auroc_common),
+        "average_precision_macro": FinalScore("ranking", overall.macro_average_precision),
+        "brier": FinalScore("probabilities", brier_score),
+        "ece": FinalScore("probabilities", calibration_error),
+    }
 
 
-def _score_multilabel(*arguments, **settings):
-    from kmed.metrics.scores import score_multilabel
+def _rates(**averages) -> dict:
+    """Returns the rows of precision, recall and F1, each by each of the `averages`, such as macro."""
+    from kmed.metrics.class_scores import RATES
+    from kmed.metrics.scores import FinalScore
 
-    return score_multilabel(*arguments, **settings)
+    return {
+        f"{name}_{average}": FinalScore("decisions", functools.partial(compute, name=name))
+        for name in RATES
+        for average, compute in averages.items()
+    }
 
+
+# ---- The table -------------------------------------------------------------------------------------
 
 TASKS = {
     "multiclass": Task(
         name="multiclass",
         exclusive=True,
+        reason="each image has one label",
         activation="softmax",
         losses=("crossentropy",),
-        make_loss=_multiclass_loss,
-        make_metrics=_multiclass_metrics,
+        check_labels=_check_one_class_per_row,
         decode=_most_probable,
-        score=_score_multiclass,
+        fit_calibration=_fit_temperature,
+        constant_predictors=_constant_classes,
+        make_metrics=_multiclass_metrics,
+        make_scores=_multiclass_scores,
+        decision_score="accuracy",
+        exported_scores=("accuracy", "f1_macro"),
+        paired_scores=("accuracy", "f1_macro", "auroc_macro"),
+        study_scores=("accuracy", "precision_macro", "recall_macro", "f1_macro"),
+        compared_scores=("accuracy", "precision_macro", "recall_macro", "f1_macro", "auroc_macro"),
+        headline_scores=("accuracy", "f1_macro"),
+        subgroup_scores=("accuracy", "f1_macro", "auroc_macro"),
     ),
     "multilabel": Task(
         name="multilabel",
         exclusive=False,
+        reason="an image may have several labels or none",
         activation="sigmoid",
         losses=("bce", "weighted_bce", "focal", "asymmetric"),
-        make_loss=_multilabel_loss,
-        make_metrics=_multilabel_metrics,
+        check_labels=_check_some_known,
         decode=_at_least,
-        score=_score_multilabel,
+        fit_calibration=_fit_platt,
+        constant_predictors=_constant_findings,
+        make_metrics=_multilabel_metrics,
+        make_scores=_multilabel_scores,
+        decision_score="exact_match_ratio",
+        exported_scores=("auroc_macro", "exact_match_ratio"),
+        paired_scores=("auroc_macro", "auroc_macro_common", "exact_match_ratio", "hamming_loss"),
+        study_scores=("exact_match_ratio", "hamming_loss", "recall_samples", "precision_samples", "f1_samples"),
+        compared_scores=(
+            "auroc_macro",
+            "exact_match_ratio",
+            "hamming_loss",
+            "recall_samples",
+            "precision_samples",
+            "f1_samples",
+            "auroc_macro_common",
+        ),
+        headline_scores=("exact_match_ratio", "f1_samples"),
+        subgroup_scores=("exact_match_ratio", "f1_macro", "auroc_macro"),
     ),
-}
-
-# By which scores pairs of runs are compared; the first that does not rest on few clusters ranks them.
-PAIRED = {
-    "multiclass": ("accuracy", "f1_macro", "auroc_macro"),
-    "multilabel": ("auroc_macro", "auroc_macro_common", "exact_match_ratio", "hamming_loss"),
-}
-
-LOWER_IS_BETTER = frozenset({"hamming_loss", "brier", "ece"})
-
-# Figures of a study that results stand beside, in its order; they are the first scores of a row.
-STUDY_COLUMNS = {
-    "multiclass": ("accuracy", "precision_macro", "recall_macro", "f1_macro"),
-    "multilabel": ("exact_match_ratio", "hamming_loss", "recall_samples", "precision_samples", "f1_samples"),
 }

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.files import replacing
-from kmed.metrics.intervals import draw_resamples, mean_score
+from kmed.metrics.intervals import Bootstrap, draw_resamples, mean_score
 
 TRUTH = 0.7
 SPREAD = 1.0  # a + b of the Beta distribution; small: patients differ much
@@ -52,7 +52,7 @@ def covers(patients: np.ndarray, units: np.ndarray, num_resamples: int, seed: in
     rng = np.random.default_rng(seed)
     shares = rng.beta(TRUTH * SPREAD, (1 - TRUTH) * SPREAD, patients.max() + 1)
     right = rng.random(len(patients)) < shares[patients]
-    score = mean_score(draw_resamples(units, num_resamples, seed=seed), right.mean(), right)
+    score = mean_score(draw_resamples(units, Bootstrap(num_resamples, seed=seed)), right.mean(), right)
     return bool(score.low <= TRUTH <= score.high)
 
 

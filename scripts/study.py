@@ -1,6 +1,6 @@
-"""Puts the six models of configs/*_six.yaml beside the figures of a study, in the README and as figures.
+"""Writes the six models of configs/*_six.yaml as tables, and draws them, beside the figures of a study.
 
-    python scripts/study.py README.md docs/images
+    python scripts/study.py README.md docs/results.md docs/images
 
 The study ("Medical Image Classification with ResNets, DenseNets, EfficientNet and ViT", course slides, Skoltech, no
 date) prints its scores without intervals: results/study.csv, with our names of models and scores.
@@ -17,7 +17,7 @@ from kmed.evaluation.summary import cell
 from kmed.files import write_text
 from kmed.metrics.intervals import Score
 from kmed.tables import read_table
-from kmed.tasks import STUDY_COLUMNS
+from kmed.tasks import get_task
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 TASKS = {"blood_cells": "multiclass", "nih_cxr": "multilabel"}
@@ -28,24 +28,41 @@ FURTHER = {
 }
 # Drawn: the study's first score, and on X-rays a ranking, which a constant predictor cannot reach.
 DRAWN = {"multiclass": ("accuracy",), "multilabel": ("exact_match_ratio", "auroc_macro_common")}
+# The README's one table: (data, score, heading).
+OVERVIEW = (
+    ("blood_cells", "accuracy", "blood cells: accuracy"),
+    ("nih_cxr", "auroc_macro_common", "X-rays: AUROC of common findings"),
+    ("nih_cxr", "exact_match_ratio", "X-rays: exact match"),
+)
+
+
+PAGE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
 @click.command(help=__doc__.split("\n")[0])
-@click.argument("readme", type=click.Path(exists=True, path_type=pathlib.Path))
+@click.argument("readme", type=PAGE)
+@click.argument("page", type=PAGE)
 @click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
-def main(readme, images):
-    """Writes both tables between the README's marks, and both figures to IMAGES."""
-    text = readme.read_text()
+def main(readme, page, images):
+    """Writes the overview between the README's marks, both tables between PAGE's, and both figures to IMAGES."""
+    overview = insert_overview(readme.read_text(encoding="utf-8"))
+    tables = page.read_text(encoding="utf-8")
     for data in TASKS:
-        text = insert(text, data)
+        tables = insert(tables, data)
     for data in TASKS:
         figures.save_figure(plot(data), images / f"six_{data}.png")
-    write_text(readme, text)
+    write_text(readme, overview)
+    write_text(page, tables)
 
 
 def insert(text: str, data: str) -> str:
     """Returns `text` with the table of `data` between its marks."""
     return replace_marked(text, f"six {data}", markdown(data))
+
+
+def insert_overview(text: str) -> str:
+    """Returns `text` with the table of both data sets between its marks."""
+    return replace_marked(text, "six models", markdown_overview())
 
 
 def replace_marked(text: str, mark: str, content: str) -> str:
@@ -77,12 +94,30 @@ def markdown(data: str) -> str:
     study, lines = read_study(), []
     for model, row in read_rows(data).iterrows():
         cells = {"model": model}
-        for name in STUDY_COLUMNS[TASKS[data]]:
+        for name in get_task(TASKS[data]).study_scores:
             score = read_score(row, name)
             cells[name.replace("_", " ")] = f"{cell(score)}<br>{relation(score, study.loc[model, name])}"
         cells |= {words: cell(read_score(row, name)) for name, words in FURTHER[TASKS[data]].items()}
         lines.append(cells | {"parameters": f"{int(row['parameters']) / 1e6:.1f} M", "minutes": row["minutes"]})
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def markdown_overview() -> str:
+    """Returns the table of OVERVIEW: the scores of the six on both data sets, and the best constant predictor's."""
+    rows = {data: read_rows(data) for data in TASKS}
+    lines = []
+    for model in read_study().index:
+        cells = {heading: cell(read_score(rows[data].loc[model], name)) for data, name, heading in OVERVIEW}
+        parameters = f"{int(rows['blood_cells'].loc[model, 'parameters']) / 1e6:.1f} M"
+        lines.append({"model": model, "parameters": parameters} | cells)
+    best = {heading: f"{constant(rows[data], name):.3f}" for data, name, heading in OVERVIEW}
+    lines.append({"model": "best constant", "parameters": ""} | best)
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def constant(rows: pd.DataFrame, name: str) -> float:
+    """Returns what the best constant predictor scores; in rankings that is 0.5."""
+    return 0.5 if name.startswith("auroc") else float(rows[f"best_constant_{name}"].iloc[0])
 
 
 def relation(score: Score, figure: float) -> str:
@@ -100,9 +135,7 @@ def read_score(row: pd.Series, name: str) -> Score:
 def plot(data: str):
     """Returns the Figure of the six models' scores, the study's as crosses, the best constant's as a dashed line."""
     rows, study, shown = read_rows(data), read_study(), DRAWN[TASKS[data]]
-    constants = {
-        name: 0.5 if name.startswith("auroc") else float(rows[f"best_constant_{name}"].iloc[0]) for name in shown
-    }
+    constants = {name: constant(rows, name) for name in shown}
     runs = {model: {name: read_score(row, name) for name in shown} for model, row in rows.iterrows()}
     crosses = {name: study.loc[rows.index, name].tolist() for name in shown if name in study}
     return figures.plot_compared(runs, constants, crosses, "the study's figures, without intervals")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kmed.errors import ConfigError, DataError
+from kmed.metrics.intervals import Bootstrap
 from kmed.tasks import TASKS, check_labels, get_task
 
 LABELS = {
@@ -41,7 +42,7 @@ def test_one_training_step_and_scores(name):
     logs = model.train_on_batch(inputs, labels, return_dict=True)
     assert set(logs) == {"loss", *FIT_METRICS[name]}
     assert np.isfinite(list(logs.values())).all()
-    scores = task.score(labels, model.predict(inputs, verbose=0), range(6), ["a", "b", "c"], num_resamples=20)
+    scores = task.score(labels, model.predict(inputs, verbose=0), range(6), ["a", "b", "c"], bootstrap=Bootstrap(20))
     assert scores.num_images == 6
 
 

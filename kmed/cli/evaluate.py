@@ -43,7 +43,7 @@ def evaluate(run_folder, split, rescore, **arguments):
 
         check_arguments(split, rescore=rescore, **arguments)
         run = (open_judged if rescore else open_finished)(run_folder)
-        from kmed.evaluation.summary import describe
+        from kmed.evaluation.summary import summarize
         from kmed.report.scoring import evaluate_run
 
         assessment = evaluate_run(run_folder, split, rescore=rescore, **arguments)
@@ -51,7 +51,7 @@ def evaluate(run_folder, split, rescore, **arguments):
             click.echo(run.summary.read_text(encoding="utf-8"))
             print_report(run)
         else:
-            click.echo(describe(assessment, split))
+            click.echo(summarize(assessment, split))
 
 
 @click.command()

@@ -18,9 +18,7 @@ from kmed.errors import DataError, suggest
 from kmed.files import replacing
 
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")
-
 TRIES = 20
-
 GROUP_VISITS = 8_000  # the work spent on tries: one try with many groups is as good as twenty with few
 
 
@@ -210,7 +208,7 @@ def _shared_note(rows, num_all, learned, judge):
 
 def _check_trainable(table):
     """A class may have lost all its training rows to groups that test shows."""
-    if table.task != "multiclass":
+    if not table.exclusive:
         return
     seen = table.labels[(table.rows["split"] == "train").to_numpy()].sum(axis=0)
     for name, learned, count in zip(table.class_names, seen, table.labels.sum(axis=0)):
@@ -247,11 +245,11 @@ def _choose(table, fraction, later, rng):
     features = np.concatenate(shares, axis=1)
     tries = max(1, min(TRIES, GROUP_VISITS // len(names)))
     starts = [np.zeros(len(names), bool)] * tries
-    if table.task == "multilabel" and len(names) * min(fraction, 1 - fraction) >= 1:
+    if not table.exclusive and len(names) * min(fraction, 1 - fraction) >= 1:
         starts.append(_stratified(images > 0, fraction, rng))
     results = [_search(features, images > 0, fraction, later, rng, start) for start in starts]
     taken = min(results, key=lambda result: result[1])[0]
-    if table.task == "multiclass":
+    if table.exclusive:
         _check_taken(table, images, taken)
     return taken[codes]
 
@@ -319,7 +317,7 @@ def _search(features, has, fraction, later, rng, start):
 
 def _check_groups(table, num_groups, needed):
     """A multiclass set needs each class in each part; a rare finding may be missing, its score is then NaN."""
-    if table.task == "multiclass":
+    if table.exclusive:
         for name, count in zip(table.class_names, num_groups):
             if 0 < count < needed:
                 _too_few(table, name, count, needed)

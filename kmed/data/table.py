@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from kmed.errors import DataError, suggest
+from kmed.tasks import get_task
 
 COLUMNS = ("path", "group", "cluster", "split")
-
 SPLITS = ("train", "val", "test")
 
 
@@ -56,6 +56,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether each image has exactly one class."""
+        return get_task(self.task).exclusive
 
     @property
     def class_indices(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from kmed.deployment.exporting import NUM_PICTURES, export_words
 from kmed.errors import ConfigError, KmedError, RunError
 from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.inference import draw_training_pictures, open_run_table
-from kmed.evaluation.predictor import describe, export_path
+from kmed.evaluation.predictor import describe_run, export_path
 from kmed.files import size_of, write_frame
 from kmed.formats import graph, registry
 from kmed.formats.registry import FORMATS, benchmarked_choices, check_format, either
@@ -129,7 +129,7 @@ def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, 
                 if quantize in FORMATS[format].needs_pictures:
                     config, table = open_run_table(run, data)
                     pictures = draw_training_pictures(table, config, NUM_PICTURES)
-                calibration, description = read_fitted(run).calibration, describe(run)
+                calibration, description = read_fitted(run).calibration, describe_run(run)
                 registry.write(format, model, calibration, path, description, quantize=quantize, pictures=pictures)
             except KmedError as error:
                 say(f"Left out: {path.name}. {error}")

@@ -9,7 +9,7 @@ import jinja2
 import PIL
 
 from kmed.errors import RunError
-from kmed.evaluation.predictor import describe, export_path
+from kmed.evaluation.predictor import describe_run, export_path
 from kmed.files import replacing, write_json, write_text
 from kmed.formats.tflite_metadata import read_description
 from kmed.metrics.intervals import FEW_CLUSTERS
@@ -18,13 +18,9 @@ from kmed.runs import finished_run
 from kmed.tasks import get_task
 
 WEBAPP = pathlib.Path(__file__).parent / "webapp"
-
 MODEL, DESCRIPTION = "model.tflite", "model.json"
-
 WORKER, PAGE, MANIFEST = "service-worker.js", "index.html", "manifest.webmanifest"
-
 _FITS = {"pad": "padded with black", "crop": "cropped in the middle", "stretch": "stretched"}
-
 _SPLITS = {"test": "test pictures, which it had not seen", "val": "validation pictures, on which its epoch was chosen"}
 
 
@@ -45,7 +41,7 @@ def write_demo(run_folder, out, *, quantize: str = "none", data=None) -> pathlib
       >>> write_demo("saved_models/latest", "demo")
     """
     run = finished_run(run_folder)
-    path, description = export_path(run, "tflite", quantize), describe(run)
+    path, description = export_path(run, "tflite", quantize), describe_run(run)
     check_out(out)
     if not _is_current(path, description):
         from kmed.deployment.exporting import export
@@ -61,7 +57,7 @@ def write_page(tflite, description: dict, out, *, title: str, level: float = 0.9
     Args:
       tflite: the file; one input, float32 (1, H, W, 3), RGB in [0, 255], and one output, float32 (1, K),
         calibrated probabilities.
-      description: of `kmed.evaluation.predictor.describe`.
+      description: of `kmed.evaluation.predictor.describe_run`.
       out: a folder that is new, empty, or an older demo, which is replaced.
       title: the page's, and the name of the app where it is installed.
       level: of the test score's interval.

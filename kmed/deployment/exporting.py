@@ -14,23 +14,19 @@ from kmed.errors import ConfigError, DataError, KmedError, RunError
 from kmed.evaluation.assessment import score_predictions
 from kmed.evaluation.decisions import decision_rule, read_fitted
 from kmed.evaluation.inference import draw_training_pictures, open_run_table, predict_calibrated
-from kmed.evaluation.predictions import Predictions, read_predictions
-from kmed.evaluation.predictor import describe, export_path, open_exported
+from kmed.evaluation.predictions import Predictions, stored_predictions
+from kmed.evaluation.predictor import describe_run, export_path, open_exported
 from kmed.files import replacing, size_of, write_json
 from kmed.formats import graph, registry
 from kmed.formats.registry import FORMATS, check_format, either, exported_formats
-from kmed.metrics.intervals import Score
+from kmed.metrics.intervals import Bootstrap, Score
 from kmed.models.keras_file import load_model
 from kmed.progress import say
-from kmed.runs import Run, finished_run
-from kmed.tasks import get_task
+from kmed.runs import Run, finished_run, judged_split
 
 TOLERANCE = 0.5  # points, hundredths of accuracy or macro AUROC
 LARGEST_DIFFERENCE = 1e-3  # of a probability, where nothing was quantized: more is an error of conversion
 NUM_PICTURES = 200  # of the training split, for int8
-
-# The score whose change decides, then those told beside it.
-SCORES = {"multiclass": ("accuracy", "f1_macro"), "multilabel": ("auroc_macro", "exact_match_ratio")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +144,8 @@ def _open(run: Run, data, learns: str, tolerance: float, num_pictures: int, thre
         raise DataError(
             f"{learns} is calibrated on training pictures, and {run.splits} names none. Choose another format."
         )
-    known = read_predictions(run.predictions, table.class_names, config.task)
-    split = "test" if len(known.split("test")) else "val"
+    known = stored_predictions(run)
+    split = judged_split(set(known.rows["split"]))
     part, keras = table.split(split), known.split(split)
     row_of = {path: row for row, path in enumerate(keras.rows["path"])}
     if missing := [path for path in part.rows["path"] if path not in row_of]:
@@ -160,7 +156,7 @@ def _open(run: Run, data, learns: str, tolerance: float, num_pictures: int, thre
         config=config,
         model=load_model(run.model),
         calibration=read_fitted(run).calibration,
-        description=describe(run),
+        description=describe_run(run),
         table=table,
         part=part,
         keras=keras,
@@ -204,16 +200,15 @@ def _write(source: _Source, format: str, quantize: str, path: pathlib.Path) -> N
 
 def _compare(source: _Source, found: np.ndarray, *, exact: bool) -> dict:
     """Returns how the probabilities `found` (N, K), calibrated, differ from the Keras model's."""
-    rule, settings = decision_rule(source.run), source.config.evaluate
+    rule, bootstrap = decision_rule(source.run), Bootstrap.from_config(source.config)
     expected = source.calibration.apply(source.keras.probs)
     distance = np.abs(found - expected)
     same = (rule.decide(found) == rule.decide(expected)).all(axis=1)
-    draws = {"num_resamples": settings.num_resamples, "level": settings.level, "seed": source.config.seed}
     # Both come back from calibrated float32, so that what calibration takes away counts on neither side.
     pair = (expected.astype(np.float32), found)
     scored = (dataclasses.replace(source.keras, probs=source.calibration.invert(probs)) for probs in pair)
-    before, after = (score_predictions(each, None, draws) for each in scored)
-    main, *others = SCORES[get_task(source.config.task).name]
+    before, after = (score_predictions(each, None, bootstrap) for each in scored)
+    main, *others = rule.task.exported_scores
     change = {name: after.resamples.difference(after.scores[name], before.scores[name]) for name in (main, *others)}
     reasons = _reasons(change[main], main, source.tolerance, float(distance.max()) if exact else 0.0)
     return {

@@ -1,4 +1,4 @@
-"""From predictions to all that is said of them: fitted on validation, judged on a split, in figures and words."""
+"""From predictions to all that is said of them: fitted on validation, assessed on a split, in figures and words."""
 
 import dataclasses
 
@@ -7,17 +7,18 @@ import numpy as np
 from kmed.evaluation.decisions import Fitted
 from kmed.evaluation.predictions import Predictions
 from kmed.metrics.baselines import Prior, Verdict, constant_scores, judge_against_constants
-from kmed.metrics.intervals import MIN_CLUSTERS, check_clusters
+from kmed.metrics.intervals import MIN_CLUSTERS, Bootstrap, check_clusters
 from kmed.metrics.scores import Scores
 from kmed.metrics.selective import PredictionSets, RiskCoverage, confidence, prediction_sets, risk_coverage
-from kmed.tasks import get_task
+from kmed.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class Assessment:
     """Everything that is said of one split.
 
     Attributes:
+      task: kmed.tasks.Task.
       scores: of the model.
       constants: name -> Scores of the constant predictors.
       verdict: whether the model is better than they are.
@@ -27,6 +28,7 @@ class Judged:
       too_small: "column = value" of those.
     """
 
+    task: Task
     scores: Scores
     constants: dict[str, Scores]
     verdict: Verdict
@@ -52,37 +54,36 @@ class Judged:
 
 
 def _overall(scores: Scores) -> dict:
-    told = scores.to_dict()
-    return {key: told[key] for key in ("num_images", "num_clusters", "scores", "counts", "left_out")}
+    whole = scores.to_dict()
+    return {key: whole[key] for key in ("num_images", "num_clusters", "scores", "counts", "left_out")}
 
 
-def judge_split(predictions: Predictions, prior: Prior, settings, seed: int, fitted: Fitted | None = None) -> Judged:
+def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted: Fitted | None = None) -> Assessment:
     """Returns everything that is said of a split.
 
     Args:
       predictions: of the split alone.
-      prior: what the training labels tell.
-      settings: kmed.config.EvaluateConfig.
-      seed: of the resamples.
+      prior: of the training labels.
+      bootstrap: of the intervals.
       fitted: what was fitted on another split; None on that split itself, where tuned scores would flatter.
-    Raises: ScoreError: no pictures, or fewer than two clusters.
+    Raises: ScoreError: no images, or fewer than two clusters.
     """
     check_clusters(predictions.clusters)
-    task, names = get_task(predictions.task), predictions.class_names
-    draws = {"num_resamples": settings.num_resamples, "level": settings.level, "seed": seed}
-    scores = score_predictions(predictions, fitted, draws)
-    constants = score_constants(predictions, prior, draws)
+    task, names = predictions.task, predictions.class_names
+    scores = score_predictions(predictions, fitted, bootstrap)
+    constants = score_constants(predictions, prior, bootstrap)
     known = ~np.isnan(predictions.labels).all(axis=1)
     kept = predictions.take(known)
     wrong = (~np.isnan(kept.labels) & (kept.decided() != (kept.labels == 1))).any(axis=1)
     sets = None
     if fitted is not None:
         sets = prediction_sets(kept.labels, kept.probs, fitted.set_thresholds, names, fitted.coverage, scores.resamples)
-    subgroups, too_small = _subgroups(predictions, fitted, draws)
-    return Judged(
+    subgroups, too_small = _subgroups(predictions, fitted, bootstrap)
+    return Assessment(
+        task=task,
         scores=scores,
         constants=constants,
-        verdict=judge_against_constants(scores, constants, predictions.probs),
+        verdict=judge_against_constants(task, scores, constants, predictions.probs),
         risk=risk_coverage(wrong, confidence(kept.probs, exclusive=task.exclusive), scores.resamples),
         sets=sets,
         subgroups=subgroups,
@@ -90,36 +91,33 @@ def judge_split(predictions: Predictions, prior: Prior, settings, seed: int, fit
     )
 
 
-def score_predictions(predictions: Predictions, fitted: Fitted | None, draws: dict) -> Scores:
-    """Returns the Scores of predictions, with those of tuned thresholds and calibration where they are `fitted`.
-
-    `draws` are num_resamples, level and seed of the intervals.
-    """
+def score_predictions(predictions: Predictions, fitted: Fitted | None, bootstrap: Bootstrap) -> Scores:
+    """Returns the Scores of predictions, with those of tuned thresholds and calibration where they are `fitted`."""
     more = {}
     if fitted is not None:
         more = {
             "thresholds": fitted.thresholds.values,
             "calibrated": fitted.calibration.apply(predictions.probs),
         }
-    score = get_task(predictions.task).score
-    return score(predictions.labels, predictions.probs, predictions.clusters, predictions.class_names, **more, **draws)
+    arrays = (predictions.labels, predictions.probs, predictions.clusters, predictions.class_names)
+    return predictions.task.score(*arrays, **more, bootstrap=bootstrap)
 
 
-def score_constants(predictions: Predictions, prior: Prior, draws: dict) -> dict[str, Scores]:
-    """Returns name -> Scores of the constant predictors on the same pictures; `draws` as in `score_predictions`."""
-    task, names = get_task(predictions.task), predictions.class_names
-    return constant_scores(task.score, task.name, prior, predictions.labels, predictions.clusters, names, **draws)
+def score_constants(predictions: Predictions, prior: Prior, bootstrap: Bootstrap) -> dict[str, Scores]:
+    """Returns name -> Scores of the constant predictors on the same images."""
+    arrays = (predictions.labels, predictions.clusters, predictions.class_names)
+    return constant_scores(predictions.task, prior, *arrays, bootstrap)
 
 
-def _subgroups(predictions, fitted, draws):
-    told, too_small = {}, []
+def _subgroups(predictions, fitted, bootstrap):
+    scored, too_small = {}, []
     for column, values in predictions.subgroups.items():
-        told[column] = {}
+        scored[column] = {}
         for value in sorted(set(values)):
             part = predictions.take(values == value)
             part = part.take(~np.isnan(part.labels).all(axis=1))
             if len(set(part.clusters)) < MIN_CLUSTERS:
                 too_small.append(f"{column} = {value}")
             else:
-                told[column][value] = score_predictions(part, fitted, draws)
-    return told, tuple(too_small)
+                scored[column][value] = score_predictions(part, fitted, bootstrap)
+    return scored, tuple(too_small)

@@ -1,4 +1,4 @@
-"""Several runs side by side on the same test pictures: one table, paired differences, what the data tell apart."""
+"""Several runs side by side on the same test images: one table, paired differences, what the data tell apart."""
 
 import dataclasses
 import itertools
@@ -11,18 +11,18 @@ from kmed import figures
 from kmed.errors import RunError
 from kmed.evaluation.assessment import score_constants, score_predictions
 from kmed.evaluation.decisions import read_fitted
-from kmed.evaluation.predictions import Predictions, read_predictions
+from kmed.evaluation.predictions import Predictions, stored_predictions
+from kmed.evaluation.result_rows import study_columns
 from kmed.evaluation.summary import cell
 from kmed.files import write_frame, write_text
 from kmed.metrics.baselines import Prior, Verdict, judge_against_constants
-from kmed.metrics.intervals import Score
+from kmed.metrics.intervals import Bootstrap, Score
 from kmed.metrics.scores import Scores
 from kmed.runs import Run, judged_run
-from kmed.tasks import LOWER_IS_BETTER, PAIRED, STUDY_COLUMNS
+from kmed.tasks import LOWER_IS_BETTER, Task
 
 DESCRIBED = ("image_size", "epochs", "images_seen", "parameters", "minutes")
-
-TOLD = (*DESCRIBED, "data", "best_epoch", "device", "command")  # what a comparison tells of a run's result.csv
+NEEDED = (*DESCRIBED, "data", "best_epoch", "device", "command")  # what a comparison shows of a run's result.csv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Compared:
     Attributes:
       name: the model's, or the folder's where two runs share a model.
       run: its folder.
-      scores: kmed.metrics.scores.Scores on the split, on the same draws for all runs of the same pictures.
-      constants: name -> Scores of the constant predictors.
+      scores: kmed.metrics.scores.Scores on the split, on the same draws for all runs of the same images.
+      constants: name -> Scores of the constant predictors; one dict for all runs of the same images and prior.
       verdict: whether it is better than they are.
       row: its result.csv, as text.
       history: its history.csv.
@@ -53,15 +53,17 @@ class Comparison:
     """What `compare` found.
 
     Attributes:
-      task, split, class_names: what all runs share.
+      task: kmed.tasks.Task; it, the split and the class names are those of all runs.
+      split: "test" or "val".
+      class_names: K names.
       runs: the runs, best first by `ranked_by`.
-      table: one row a run and a constant predictor: the study's columns, further scores, size and time.
-      pairs: one row a pair of runs and a score: difference, its interval, whether the data tell them apart.
+      table: one row per run and per constant predictor: the study's columns, further scores, size and time.
+      pairs: one row per pair of runs and score: difference, its interval, whether the data tell them apart.
       ranked_by: the score that ranks them; None where each rests on few clusters.
       conclusions: sentences that the data carry.
     """
 
-    task: str
+    task: Task
     split: str
     class_names: tuple[str, ...]
     runs: tuple[Compared, ...]
@@ -72,33 +74,26 @@ class Comparison:
 
 
 def compare(folders, *, different_pictures: bool = False, split: str = "test") -> Comparison:
-    """Returns the Comparison of finished runs, made of their stored predictions; no picture or weight is read.
+    """Returns the Comparison of finished runs, made of their stored predictions; no image or weight is read.
 
     Args:
       folders: two run folders or more.
-      different_pictures: compare runs that were scored on different pictures too; they are then not paired.
+      different_pictures: compare runs that were scored on different images too; they are then not paired.
       split: "test" or "val".
-    Raises: RunError: fewer than two runs, an unfinished one, runs of different tasks, labels or pictures.
+    Raises: RunError: fewer than two runs, an unfinished one, runs of different tasks, labels or images.
     """
     opened = [judged_run(folder) for folder in folders]
     if len({run.folder.resolve() for run in opened}) < max(2, len(opened)):
         raise RunError(f"A comparison needs two different runs or more. Received: {', '.join(map(str, folders))}.")
     predictions = [_read(run, split) for run in opened]
     _check_alike(opened, predictions, different_pictures)
-    settings = opened[0].read_config()
-    draws = {
-        "num_resamples": settings.evaluate.num_resamples,
-        "level": settings.evaluate.level,
-        "seed": settings.seed,
-    }
-    names = _names(opened)
-    runs = [_compared(*each, draws) for each in zip(names, opened, predictions, strict=True)]
+    task, bootstrap = predictions[0].task, Bootstrap.from_config(opened[0].read_config())
+    runs = _compared(opened, predictions, bootstrap)
     paired = _same_pictures(predictions)
-    task = predictions[0].task
-    ranked_by = next((name for name in PAIRED[task] if _ranks(runs, name)), None)
+    ranked_by = next((name for name in task.paired_scores if _ranks(runs, name)), None)
     if ranked_by is not None:
         runs.sort(key=lambda run: -_goodness(run, ranked_by))
-    pairs = _pairs(runs, task) if paired else _pairs([], task)
+    pairs = _pairs(runs if paired else [], task)
     return Comparison(
         task=task,
         split=split,
@@ -126,11 +121,10 @@ def write_files(comparison: Comparison, folder) -> list[pathlib.Path]:
 
 def markdown(comparison: Comparison) -> str:
     """Returns the table, the pairs and the conclusions as Markdown."""
-    study = STUDY_COLUMNS[comparison.task]
-    more = [name for name in PAIRED[comparison.task] if name not in study]
+    shown = dict.fromkeys([*comparison.task.study_scores, *comparison.task.paired_scores])
     rows = []
     for name, scores, row in _rows(comparison.runs):
-        cells = {column.replace("_", " "): cell(scores.scores[column]) for column in (*study, *more)}
+        cells = {column.replace("_", " "): cell(scores.scores[column]) for column in shown}
         rows.append({"model": name, **cells, **{key: row.get(key, "") for key in ("parameters", "minutes")}})
     level = f"{comparison.runs[0].scores.level:.0%}"
     lines = [
@@ -145,7 +139,7 @@ def markdown(comparison: Comparison) -> str:
 def plot_scores(comparison: Comparison):
     """Returns the Figure of the scores that rank and those of the study, with intervals and the best constant."""
     first = [comparison.ranked_by] if comparison.ranked_by else []
-    shown = list(dict.fromkeys([*first, *STUDY_COLUMNS[comparison.task]]))
+    shown = list(dict.fromkeys([*first, *comparison.task.study_scores]))
     runs = {run.name: {name: run.scores.scores[name] for name in shown} for run in comparison.runs}
     lines = {}
     for name in shown:
@@ -155,8 +149,7 @@ def plot_scores(comparison: Comparison):
 
 
 def _read(run: Run, split: str) -> Predictions:
-    config = run.read_config()
-    read = read_predictions(run.predictions, run.read_json(run.classes)["class_names"], config.task).split(split)
+    read = stored_predictions(run).split(split)
     if not len(read):
         raise RunError(f"{run.folder} has no predictions of split {split!r}.")
     return read.take(read.rows["path"].argsort().to_numpy())
@@ -164,19 +157,20 @@ def _read(run: Run, split: str) -> Predictions:
 
 def _check_alike(runs, predictions, different_pictures):
     first, run = predictions[0], runs[0]
-    for other, told in zip(predictions[1:], runs[1:]):
+    for other, its_run in zip(predictions[1:], runs[1:]):
         if other.task != first.task:
             raise RunError(
-                f"Runs of one task are compared. Received: {run.folder} ({first.task}), {told.folder} ({other.task})."
+                f"Runs of one task are compared. Received: {run.folder} ({first.task.name}), "
+                f"{its_run.folder} ({other.task.name})."
             )
         if other.class_names != first.class_names:
             raise RunError(
                 f"Runs of the same labels, in the same order, are compared. Received: {run.folder} "
-                f"({', '.join(first.class_names)}) and {told.folder} ({', '.join(other.class_names)})."
+                f"({', '.join(first.class_names)}) and {its_run.folder} ({', '.join(other.class_names)})."
             )
         if not different_pictures and not _same_pictures([first, other]):
             raise RunError(
-                f"{run.folder} and {told.folder} were scored on different pictures ({len(first)} and {len(other)}, "
+                f"{run.folder} and {its_run.folder} were scored on different pictures ({len(first)} and {len(other)}, "
                 f"{len(set(first.rows['path']) & set(other.rows['path']))} of them shared): their scores cannot be "
                 "compared picture by picture. Use one splits file for both, or ask for it with --different-pictures."
             )
@@ -199,26 +193,34 @@ def _names(runs) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
 
 
-def _compared(name, run, predictions, draws) -> Compared:
-    scores = score_predictions(predictions, read_fitted(run), draws)
-    told = run.read_json(run.metrics)
-    if "training" not in told:
-        raise RunError(f"{run.metrics} does not tell the counts of the training labels. Train the run again.")
-    row = pd.read_csv(run.result, dtype=str, keep_default_na=False).iloc[0].to_dict()
-    if missing := [name for name in TOLD if name not in row]:
+def _compared(runs, predictions, bootstrap) -> list[Compared]:
+    """Returns the runs with their scores; constant predictors are scored once per prior and set of images."""
+    compared, scored = [], []  # scored: (Prior, Predictions, Scores of the constant predictors)
+    for name, run, made in zip(_names(runs), runs, predictions, strict=True):
+        scores, prior = score_predictions(made, read_fitted(run), bootstrap), _prior(run)
+        same = (known for before, others, known in scored if before == prior and _same_pictures([others, made]))
+        if (constants := next(same, None)) is None:
+            constants = score_constants(made, prior, bootstrap)
+            scored.append((prior, made, constants))
+        verdict = judge_against_constants(made.task, scores, constants, made.probs)
+        compared.append(Compared(name, run, scores, constants, verdict, _row(run), pd.read_csv(run.history)))
+    return compared
+
+
+def _prior(run) -> Prior:
+    metrics = run.read_json(run.metrics)
+    if "training" not in metrics:
+        raise RunError(f"{run.metrics} does not hold the counts of the training labels. Train the run again.")
+    return Prior.from_dict(metrics["training"])
+
+
+def _row(run) -> dict[str, str]:
+    row = run.read_result()
+    if missing := [name for name in NEEDED if name not in row]:
         raise RunError(
             f"{run.result} lacks {', '.join(missing)}: another version of kmed made it. Train the run again."
         )
-    constants = score_constants(predictions, Prior.from_dict(told["training"]), draws)
-    return Compared(
-        name=name,
-        run=run,
-        scores=scores,
-        constants=constants,
-        verdict=judge_against_constants(scores, constants, predictions.probs),
-        row=row,
-        history=pd.read_csv(run.history),
-    )
+    return row
 
 
 def _ranks(runs, name) -> bool:
@@ -240,21 +242,18 @@ def _rows(runs):
 
 def _table(runs, task) -> pd.DataFrame:
     rows = []
-    for name, scores, told in _rows(runs):
-        flat = scores.flat()
-        study = {
-            f"{column}{end}": flat[f"{column}{end}"] for column in STUDY_COLUMNS[task] for end in ("", "_low", "_high")
-        }
-        described = {column: told.get(column, "") for column in DESCRIBED}
-        learnt = {run.name: run.verdict.learnt for run in runs}.get(name, False)
-        rows.append({"model": name, **study, **described, "learnt": learnt, **flat})
+    learnt = {run.name: run.verdict.learnt for run in runs}
+    for name, scores, row in _rows(runs):
+        described = {column: row.get(column, "") for column in DESCRIBED}
+        study = study_columns(task, scores)
+        rows.append({"model": name, **study, **described, "learnt": learnt.get(name, False), **scores.flat()})
     return pd.DataFrame(rows)
 
 
 def _pairs(runs, task) -> pd.DataFrame:
     rows = []
     for first, second in itertools.combinations(runs, 2):
-        for name in PAIRED[task]:
+        for name in task.paired_scores:
             gap: Score = first.scores.resamples.difference(first.scores.scores[name], second.scores.scores[name])
             rows.append(
                 {
@@ -283,15 +282,9 @@ def _conclusions(runs, pairs, ranked_by, paired) -> list[str]:
             if len(with_best):
                 others = ", ".join(with_best["second"])
                 sentences.append(f"The data cannot tell it apart from: {others} (intervals of the difference hold 0).")
-            told = ranked[ranked["told_apart"]]
-            sentences.append(
-                f"{len(told)} of {len(ranked)} pairs are told apart by {words}"
-                + (
-                    "."
-                    if told.empty
-                    else ": " + "; ".join(f"{row['first']} over {row['second']}" for _, row in told.iterrows()) + "."
-                )
-            )
+            apart = [f"{row['first']} over {row['second']}" for _, row in ranked[ranked["told_apart"]].iterrows()]
+            listed = f": {'; '.join(apart)}" if apart else ""
+            sentences.append(f"{len(apart)} of {len(ranked)} pairs are told apart by {words}{listed}.")
             sentences.append(
                 "The intervals tell how the scores move with the pictures; another training run of the model moves "
                 "them too, which no interval here tells."

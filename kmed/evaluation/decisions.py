@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 
 from kmed.evaluation.predictions import Predictions
-from kmed.metrics.calibration import Calibration, fit_platt, fit_temperature
+from kmed.metrics.calibration import Calibration
 from kmed.metrics.selective import conformal_thresholds
 from kmed.metrics.thresholds import Thresholds, choose_thresholds
 from kmed.runs import Run
-from kmed.tasks import get_task
+from kmed.tasks import Task, get_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Fitted:
 
     Attributes:
       calibration: of the probabilities.
-      thresholds: a label.
+      thresholds: one per label.
       set_thresholds: (K,), of the conformal prediction sets.
       coverage: the one these were made for.
     """
@@ -55,29 +55,30 @@ def fit_on_validation(validation: Predictions, settings) -> Fitted:
       validation: its predictions.
       settings: kmed.config.EvaluateConfig.
     """
-    exclusive = get_task(validation.task).exclusive
-    labels, probs, names = validation.labels, validation.probs, validation.class_names
+    task, names = validation.task, validation.class_names
+    labels, probs = validation.labels, validation.probs
     return Fitted(
-        calibration=(fit_temperature if exclusive else fit_platt)(labels, probs, names),
+        calibration=task.fit_calibration(labels, probs, names),
         thresholds=choose_thresholds(labels, probs, names, settings.thresholds, settings.sensitivity),
-        set_thresholds=conformal_thresholds(labels, probs, settings.coverage, exclusive=exclusive),
+        set_thresholds=conformal_thresholds(labels, probs, settings.coverage, exclusive=task.exclusive),
         coverage=settings.coverage,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class DecisionRule:
-    """What is said of a picture, from its calibrated probabilities.
+    """What is said of an image, from its calibrated probabilities.
 
     Attributes:
-      task, class_names: the run's.
+      task: the run's, kmed.tasks.Task.
+      class_names: the run's.
       thresholds: (K,), from which calibrated probability on a finding is reported; None with exclusive classes,
         of which the most probable is.
       calibration: the run's, to find prediction sets, which were fitted before it.
       set_thresholds: (K,), of the conformal prediction sets, of probabilities before calibration.
     """
 
-    task: str
+    task: Task
     class_names: tuple[str, ...]
     thresholds: np.ndarray | None
     calibration: object
@@ -85,10 +86,10 @@ class DecisionRule:
 
     def decide(self, calibrated: np.ndarray) -> np.ndarray:
         """Returns uint8 (N, K), what is reported."""
-        return get_task(self.task).decode(calibrated, self.thresholds)
+        return self.task.decode(calibrated, self.thresholds)
 
     def prediction_sets(self, calibrated: np.ndarray) -> np.ndarray:
-        """Returns uint8 (N, K), the classes in each picture's conformal prediction set.
+        """Returns uint8 (N, K), the classes in each image's conformal prediction set.
 
         A label that calibration makes constant is in every set: nothing speaks against it.
         """
@@ -99,15 +100,15 @@ class DecisionRule:
 def decision_rule(run: Run) -> DecisionRule:
     """Returns how a run's calibrated probabilities become decisions.
 
-    Calibration keeps the order of a label's pictures, so its threshold is calibrated too and finds the same
+    Calibration keeps the order of a label's images, so its threshold is calibrated too and finds the same
     ones. A label that calibration makes constant, since validation showed its order to be wrong, is found in
-    all pictures or in none, whichever is right more often.
+    all images or in none, whichever is right more often.
 
     Raises: RunError: the run holds no calibration. ScoreError: it is of other labels.
     """
     fitted = read_fitted(run)
-    task, names = run.read_config().task, fitted.calibration.class_names
-    if get_task(task).exclusive:
+    task, names = get_task(run.read_config().task), fitted.calibration.class_names
+    if task.exclusive:
         thresholds = None
     else:
         thresholds = fitted.calibration.apply(np.array(fitted.thresholds.values)[None])[0]

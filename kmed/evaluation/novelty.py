@@ -10,16 +10,12 @@ import numpy as np
 
 from kmed.errors import RunError
 from kmed.files import replacing
-from kmed.metrics.intervals import Score, draw_resamples, mean_score
+from kmed.metrics.intervals import Bootstrap, Score, draw_resamples, mean_score
 
 NUM_REFERENCE = 1000  # training pictures that are kept to be compared with
-
 NEIGHBOUR = 10  # the distance is that to the tenth nearest of them
-
 LAYER = "pool"
-
 _STEP = 64  # pictures whose statistics are worked out at once: in float they take ten times their bytes
-
 _LEAST_SCALE = 0.1  # of the mean scale: a feature that hardly ever moved must not decide alone
 
 
@@ -133,17 +129,15 @@ def fit_reference(features: np.ndarray, statistics: np.ndarray) -> Novelty:
     return Novelty(center, scale, reference, threshold=float("inf"), wanted=float("nan"))
 
 
-def false_alarms(flagged: np.ndarray, clusters: np.ndarray, settings, seed: int) -> Score:
-    """Returns the share of a split's pictures that are flagged, with the interval of its clusters.
+def false_alarms(flagged: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap) -> Score:
+    """Returns the share of a split's images that are flagged, with the interval of its clusters.
 
     Args:
       flagged: bool (N,).
       clusters: (N,).
-      settings: kmed.config.EvaluateConfig.
-      seed: of the resamples.
+      bootstrap: of the interval.
     """
-    resamples = draw_resamples(clusters, settings.num_resamples, settings.level, seed)
-    return mean_score(resamples, flagged.mean(), flagged)
+    return mean_score(draw_resamples(clusters, bootstrap), flagged.mean(), flagged)
 
 
 def picture_statistics(images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""predictions.csv: a row a picture with its labels and probabilities; all scores can be made again from it."""
+"""predictions.csv: one row per image with its labels and probabilities; all scores can be made again from it."""
 
 import dataclasses
 import pathlib
@@ -10,16 +10,16 @@ from kmed.data.table import Table
 from kmed.errors import RunError
 from kmed.evaluation.subgroups import choose_columns, subgroup_values
 from kmed.labels import join_names
-from kmed.tasks import get_task
+from kmed.runs import Run
+from kmed.tasks import Task, get_task
 
 LABEL, PROB, SUBGROUP = "label_", "prob_", "subgroup_"
-
 FIRST = ("path", "split", "group", "cluster")
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model says of the pictures of one or several splits.
+    """What a model says of the images of one or several splits.
 
     Attributes:
       rows: DataFrame (N, ...) with the text columns path, split, group and cluster, and subgroup_NAME for
@@ -27,14 +27,14 @@ class Predictions:
       labels: float64 (N, K) in {0, 1}, NaN where unknown.
       probs: float64 (N, K) in [0, 1].
       class_names: K names.
-      task: "multiclass" or "multilabel".
+      task: kmed.tasks.Task.
     """
 
     rows: pd.DataFrame
     labels: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
-    task: str
+    task: Task
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,10 +63,10 @@ class Predictions:
 
     def decided(self, thresholds=None) -> np.ndarray:
         """Returns uint8 (N, K), what the task decides."""
-        return get_task(self.task).decode(self.probs, thresholds)
+        return self.task.decode(self.probs, thresholds)
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns the columns of predictions.csv; several classes of a picture are joined by "|"."""
+        """Returns the columns of predictions.csv; several classes of an image are joined by "|"."""
         frame = self.rows[list(FIRST)].copy()
         frame["label"] = join_names(self.labels, self.class_names)
         frame["predicted"] = join_names(self.decided(), self.class_names)
@@ -80,10 +80,10 @@ class Predictions:
 
 
 def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None) -> Predictions:
-    """Returns the Predictions of a table's pictures.
+    """Returns the Predictions of a table's images.
 
     Args:
-      table: the pictures.
+      table: the images.
       probs: (N, K).
       asked_subgroups: metadata columns to tell scores apart by; None: sex, age and view, where there are any.
     """
@@ -91,10 +91,16 @@ def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None) -> P
     values = subgroup_values(table.rows, columns).add_prefix(SUBGROUP)
     rows = pd.concat([table.rows[list(FIRST)], values], axis=1)
     labels = table.labels.astype(np.float64)
-    return Predictions(rows, labels, np.asarray(probs, np.float64), tuple(table.class_names), table.task)
+    return Predictions(rows, labels, np.asarray(probs, np.float64), tuple(table.class_names), get_task(table.task))
 
 
-def read_predictions(path: pathlib.Path, class_names, task: str) -> Predictions:
+def stored_predictions(run: Run) -> Predictions:
+    """Returns what a run predicted of its validation and test splits. Raises RunError as `read_predictions` does."""
+    class_names = run.read_json(run.classes)["class_names"]
+    return read_predictions(run.predictions, class_names, get_task(run.read_config().task))
+
+
+def read_predictions(path: pathlib.Path, class_names, task: Task) -> Predictions:
     """Returns what `to_frame` gave. Raises RunError where the file is missing, damaged or of other classes."""
     try:
         frame = pd.read_csv(path, dtype=dict.fromkeys(FIRST, str), keep_default_na=False, na_values=[""])

@@ -13,8 +13,7 @@ from kmed.errors import DataError, RunError
 from kmed.evaluation.decisions import decision_rule, read_fitted
 from kmed.formats.registry import FORMATS, check_format, open_file
 from kmed.models.keras_file import load_model
-from kmed.runs import Run
-from kmed.tasks import get_task
+from kmed.runs import Run, judged_split
 from kmed.version import __version__
 
 
@@ -52,21 +51,20 @@ class Predictor:
         return np.concatenate([np.asarray(self.run_batch(part), np.float32) for part in parts])
 
 
-def describe(run: Run) -> dict:
+def describe_run(run: Run) -> dict:
     """Returns what a program needs to feed the model and to read its output; it travels with every export.
 
     Keys: kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input, output,
     calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
     (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence.
     """
-    config, rule, told = run.read_config(), decision_rule(run), run.read_json(run.metrics)
-    split = "test" if "test" in told else "val"
-    if "verdict" not in told.get(split, {}):
-        raise RunError(f"{run.metrics} tells no verdict: another version of kmed made it. Train the run again.")
-    main = told[split]["verdict"]["main"]
-    main = main if get_task(config.task).exclusive else "auroc_macro"
-    score = {key: told[split]["scores"][main][key] for key in ("value", "low", "high")}
-    sizes = {key: told[split][key] for key in ("num_images", "num_clusters")}
+    config, rule, metrics = run.read_config(), decision_rule(run), run.read_json(run.metrics)
+    split = judged_split(metrics)
+    if "verdict" not in metrics.get(split, {}):
+        raise RunError(f"{run.metrics} holds no verdict: another version of kmed made it. Train the run again.")
+    assessed, main = metrics[split], rule.task.exported_scores[0]
+    score = {key: assessed["scores"][main][key] for key in ("value", "low", "high")}
+    sizes = {key: assessed[key] for key in ("num_images", "num_clusters")}
     height, width = config.data.image_size
     thresholds = None if rule.thresholds is None else dict(zip(rule.class_names, rule.thresholds.tolist(), strict=True))
     return {
@@ -82,7 +80,7 @@ def describe(run: Run) -> dict:
         "calibrated": True,
         "thresholds": thresholds,
         "test_score": {"name": main, **score, **sizes, "split": split},
-        "verdict": told[split]["verdict"]["sentence"],
+        "verdict": assessed["verdict"]["sentence"],
     }
 
 

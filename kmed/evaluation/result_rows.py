@@ -6,25 +6,29 @@ import pandas as pd
 from kmed import runtime
 from kmed.data.table import Table
 from kmed.errors import RunError
-from kmed.evaluation.assessment import Judged
+from kmed.evaluation.assessment import Assessment
+from kmed.metrics.scores import Scores
 from kmed.runs import Run, judged_run
 from kmed.tables import append_rows, read_table
-from kmed.tasks import STUDY_COLUMNS
+from kmed.tasks import Task
 
 
-def score_columns(task: str, judged: Judged) -> dict:
+def score_columns(assessment: Assessment) -> dict:
     """Returns the scores of a results row, the study's first, each with its interval; then what the constants reach."""
-    flat = judged.scores.flat()
-    study = [f"{name}{end}" for name in STUDY_COLUMNS[task] for end in ("", "_low", "_high")]
-    row = {name: flat[name] for name in study} | flat
-    best = judged.verdict.best_constant
-    main = judged.verdict.main
-    row[f"best_constant_{main}"] = judged.constants[best].scores[main].value
-    row |= {"best_constant": best, "learnt": judged.verdict.learnt}
-    return row | {"num_labels": judged.scores.num_labels, "num_clusters": judged.scores.num_clusters}
+    row = study_columns(assessment.task, assessment.scores) | assessment.scores.flat()
+    best, main = assessment.verdict.best_constant, assessment.verdict.main
+    row[f"best_constant_{main}"] = assessment.constants[best].scores[main].value
+    row |= {"best_constant": best, "learnt": assessment.verdict.learnt}
+    return row | {"num_labels": assessment.scores.num_labels, "num_clusters": assessment.scores.num_clusters}
 
 
-def _in_order(others: dict, scored: dict) -> dict:
+def study_columns(task: Task, scores: Scores) -> dict[str, float]:
+    """Returns name, name_low, name_high of each of the study's scores, in its order."""
+    flat = scores.flat()
+    return {f"{name}{end}": flat[f"{name}{end}"] for name in task.study_scores for end in ("", "_low", "_high")}
+
+
+def in_order(others: dict, scored: dict) -> dict:
     """Returns one row: what was trained, the scores, then time, device and command."""
     last = ("minutes", "device", "versions", "command")
     return {
@@ -34,7 +38,7 @@ def _in_order(others: dict, scored: dict) -> dict:
     }
 
 
-def result_row(run: Run, config, table: Table, model, state, split: str, judged: Judged) -> dict:
+def result_row(run: Run, config, table: Table, model, state, split: str, assessment: Assessment) -> dict:
     """Returns the run as one row of a results table, in the order of its columns."""
     environment = run.read_json(run.environment)
     num_training = len(table.split("train"))
@@ -55,7 +59,7 @@ def result_row(run: Run, config, table: Table, model, state, split: str, judged:
         "versions": runtime.join_versions(environment["versions"]),
         "command": environment["command"],
     }
-    return _in_order(others, score_columns(config.task, judged))
+    return in_order(others, score_columns(assessment))
 
 
 def check_table(path, tasks) -> None:
@@ -84,7 +88,7 @@ def append_result(run: Run, path) -> None:
 def append_results(runs: list[Run], path) -> int:
     """Adds the rows of several runs, as `append_result` does, and returns how many were not there yet."""
     # As text, so that what is there stays as it is, to the last digit.
-    rows = [pd.read_csv(judged_run(run.folder).result, dtype=str, keep_default_na=False) for run in runs]
+    rows = [pd.DataFrame([judged_run(run.folder).read_result()]) for run in runs]
     return append_rows(path, rows, read_results(path, {row["task"].iloc[0] for row in rows}))
 
 

@@ -7,25 +7,26 @@ from kmed import figures
 from kmed.config import load_config
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
-from kmed.evaluation import assessment, decisions, inference
-from kmed.evaluation.assessment import Judged, judge_split
-from kmed.evaluation.decisions import read_fitted
+from kmed.evaluation import inference
+from kmed.evaluation.assessment import Assessment, assess
+from kmed.evaluation.decisions import Fitted, fit_on_validation, read_fitted
 from kmed.evaluation.inference import open_run_table, predict, predict_calibrated, training_prior
 from kmed.evaluation.novelty import false_alarms, feature_model
-from kmed.evaluation.predictions import Predictions, make_predictions, read_predictions
+from kmed.evaluation.predictions import Predictions, make_predictions, stored_predictions
 from kmed.evaluation.predictor import open_model
-from kmed.evaluation.result_rows import _in_order, result_row, score_columns
-from kmed.evaluation.summary import describe, describe_novelty
+from kmed.evaluation.result_rows import in_order, result_row, score_columns
+from kmed.evaluation.summary import describe_novelty, summarize
 from kmed.files import write_frame, write_json, write_text
 from kmed.formats.registry import check_format
 from kmed.metrics.baselines import Prior
-from kmed.metrics.intervals import check_clusters
+from kmed.metrics.intervals import Bootstrap, check_clusters
 from kmed.metrics.scores import Scores
 from kmed.models.keras_file import load_model
 from kmed.progress import say
-from kmed.runs import Run, finished_run
+from kmed.runs import Run, finished_run, judged_run, judged_split
 
-JUDGED = ("val", "test")
+PREDICTED = ("val", "test")  # the splits that a run keeps predictions and scores of
+FITTED_BY = ("thresholds", "sensitivity", "coverage")  # settings of what is fitted on validation
 
 
 def write_evaluation(run: Run, config, table: Table, model, state) -> None:
@@ -38,7 +39,7 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
       model: the finished keras.Model.
       state: kmed.training.checkpoint.State of the end of training.
     """
-    present = [name for name in JUDGED if (table.rows["split"] == name).any()]
+    present = [name for name in PREDICTED if (table.rows["split"] == name).any()]
     if "test" not in present:
         say("The data have no test split, so nothing is scored on one.")
     parts = table.take(table.rows["split"].isin(present).to_numpy())
@@ -47,128 +48,153 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
     probs, distances = inference.predict_with_distances(both, parts, config, novelty)
     predictions = make_predictions(parts, probs, config.evaluate.subgroups)
     write_frame(run.predictions, predictions.to_frame())
-    told = write_novelty(run, config, parts.rows, novelty, distances)
-    judged = write_scores(run, config, predictions, inference.training_prior(table), told)
+    fitted = fit_on_validation(predictions.split("val"), config.evaluate)
+    flagged = {"novelty": write_novelty(run, config, parts.rows, novelty, distances)}
+    assessments = write_scores(run, config, predictions, training_prior(table), fitted, flagged)
     curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
     figures.save_figure(curves, run.figures / "history.png")
     # Last, since its presence says that the run has ended.
-    shown = present[-1]
-    row = result_row(run, config, table, model, state, shown, judged[shown])
+    split = judged_split(assessments)
+    row = result_row(run, config, table, model, state, split, assessments[split])
     write_frame(run.result, pd.DataFrame([row]))
 
 
 def write_novelty(run: Run, config, rows: pd.DataFrame, novelty, distances: np.ndarray) -> dict:
-    """Sets the threshold on validation, writes novelty.npz, and returns what metrics.json tells of it.
+    """Sets the threshold on validation, writes novelty.npz, and returns its record for metrics.json.
 
     Args:
       run: where to.
       config: kmed.config.Config.
       rows: (N, ...) with the columns split and cluster.
-      novelty: kmed.evaluation.novelty.Novelty of the training pictures.
-      distances: (N,), of the rows' pictures.
+      novelty: kmed.evaluation.novelty.Novelty of the training images.
+      distances: (N,), of the rows' images.
     """
     splits = rows["split"].to_numpy()
     novelty = novelty.with_threshold(distances[splits == "val"], config.evaluate.novelty_false_alarms)
     novelty.save(run.novelty)
-    told = {"wanted": novelty.wanted, "threshold": novelty.threshold, "num_reference": len(novelty.reference)}
-    for name in JUDGED:
+    record = {"wanted": novelty.wanted, "threshold": novelty.threshold, "num_reference": len(novelty.reference)}
+    bootstrap = Bootstrap.from_config(config)
+    for name in PREDICTED:
         part = splits == name
         if part.any():
             clusters = rows["cluster"].to_numpy()[part]
-            told[name] = false_alarms(novelty.flags(distances[part]), clusters, config.evaluate, config.seed).to_dict()
-    return told
+            record[name] = false_alarms(novelty.flags(distances[part]), clusters, bootstrap).to_dict()
+    return record
 
 
 def fit_novelty(run_folder, *, data=None) -> Run:
-    """Adds novelty.npz to a finished run, and tells of it in its metrics.json and summary.txt.
+    """Adds novelty.npz to a finished run, and what it flags to the run's metrics.json and summary.txt.
 
     `kmed train` does so itself; this is for runs of earlier versions. What the run had is replaced.
 
     Args:
       run_folder: what `kmed train` made.
       data: the folder, CSV or npz to read instead of the one in the run's settings.
-    Raises: RunError: no such run. DataError: its pictures cannot be read.
+    Raises: RunError: no such run. DataError: its images cannot be read.
     """
     run = finished_run(run_folder)
     config, table = inference.open_run_table(run, data)
-    parts = table.take(table.rows["split"].isin(JUDGED).to_numpy())
+    parts = table.take(table.rows["split"].isin(PREDICTED).to_numpy())
     both = feature_model(load_model(run.model))
     novelty = inference.novelty_reference(both, table, config)
     _, distances = inference.predict_with_distances(both, parts, config, novelty)
-    told = write_novelty(run, config, parts.rows, novelty, distances)
-    write_json(run.metrics, run.read_json(run.metrics) | {"novelty": told})
+    record = write_novelty(run, config, parts.rows, novelty, distances)
+    write_json(run.metrics, run.read_json(run.metrics) | {"novelty": record})
     lines = run.summary.read_text(encoding="utf-8").splitlines(keepends=True)
-    sentence = describe_novelty(told)
+    sentence = describe_novelty(record)
     kept = "".join(line for line in lines if not line.startswith(sentence.split(":")[0]))
     write_text(run.summary, kept + sentence)
     return run
 
 
 def write_scores(
-    run: Run, config, predictions: Predictions, prior: Prior, novelty: dict | None = None
-) -> dict[str, Judged]:
-    """Writes calibration.json, metrics.json, summary.txt and figures from predictions; returns what was judged.
+    run: Run, config, predictions: Predictions, prior: Prior, fitted: Fitted, stored: dict | None = None
+) -> dict[str, Assessment]:
+    """Writes calibration.json, metrics.json, summary.txt and figures from predictions; returns split -> Assessment.
 
     Args:
       run: where to.
       config: kmed.config.Config; its evaluate section says how.
-      predictions: of the splits val and test.
-      prior: what the training labels tell.
-      novelty: of `write_novelty`, where it is known.
+      predictions: of the splits val and test, or of one of them.
+      prior: of the training labels.
+      fitted: of `kmed.evaluation.decisions.fit_on_validation`.
+      stored: of an earlier metrics.json: "novelty", and the splits that `predictions` lack, are kept.
     """
-    fitted = decisions.fit_on_validation(predictions.split("val"), config.evaluate)
-    judged = {}
-    for name in JUDGED:
+    stored, bootstrap = stored or {}, Bootstrap.from_config(config)
+    assessments, metrics = {}, {"training": prior.to_dict()}
+    for name in PREDICTED:
         part = predictions.split(name)
         if len(part):
             # On validation itself, tuned thresholds would flatter.
-            judged[name] = assessment.judge_split(
-                part, prior, config.evaluate, config.seed, fitted if name != "val" else None
-            )
+            assessments[name] = assess(part, prior, bootstrap, fitted if name != "val" else None)
+            metrics[name] = {"task": config.task, **assessments[name].to_dict()}
+        elif name in stored:
+            metrics[name] = stored[name]
+    metrics |= {"novelty": stored["novelty"]} if "novelty" in stored else {}
     write_json(run.fitted, fitted.to_dict())
-    told = {name: {"task": config.task, **part.to_dict()} for name, part in judged.items()}
-    more = {} if novelty is None else {"novelty": novelty}
-    write_json(run.metrics, {"training": prior.to_dict(), **told, **more})
-    write_figures(run, judged)
-    shown = list(judged)[-1]
-    write_text(run.summary, describe(judged[shown], shown) + "\n" + describe_novelty(novelty))
-    return judged
+    write_json(run.metrics, metrics)
+    write_figures(run, assessments)
+    split = judged_split(assessments)
+    summary = summarize(assessments[split], split)
+    write_text(run.summary, summary + "\n" + describe_novelty(stored.get("novelty")))
+    return assessments
 
 
 def rescore(run_folder, settings=()) -> Run:
-    """Judges a finished run again from its predictions.csv, with other evaluate settings; no picture is read.
+    """Scores a finished run again from its predictions.csv, by other evaluate settings; no image or weight is read.
 
     Its config.yaml, calibration.json, metrics.json, summary.txt, result.csv and figures are replaced.
 
     Args:
-      run_folder: what `kmed train` made.
+      run_folder: what `kmed train` made; its weights may be gone.
       settings: overrides of the evaluate section, such as "evaluate.thresholds=youden".
-    Raises: ConfigError: an override of another section. RunError: the run is not finished or damaged.
+    Raises: ConfigError: an override of another section. RunError: the run is not finished or damaged, or holds no
+      validation predictions that its thresholds could be fitted to again.
     """
-    run = finished_run(run_folder)
+    rescore_split(run_folder, settings)
+    return judged_run(run_folder)
+
+
+def rescore_split(run_folder, settings=()) -> Assessment:
+    """Does what `rescore` does; returns what is said of the test split, or of the validation split without one."""
+    run = judged_run(run_folder)
     for setting in settings:
         if not str(setting).startswith("evaluate."):
             raise ConfigError(f"Scoring again takes settings of evaluate alone. Received: {setting!r}.")
         if str(setting).startswith("evaluate.novelty"):
             raise ConfigError(f"Distances are not stored, so scoring again cannot change {setting!r}. Train again.")
-    config = load_config(run.config, settings)
-    told = run.read_json(run.metrics)
-    if "training" not in told:
-        raise RunError(f"{run.metrics} does not tell the counts of the training labels. Train the run again.")
-    names = run.read_json(run.classes)["class_names"]
-    predictions = read_predictions(run.predictions, names, config.task)
-    judged = write_scores(run, config, predictions, Prior.from_dict(told["training"]), told.get("novelty"))
-    old = pd.read_csv(run.result, dtype=str, keep_default_na=False).iloc[0]
-    scored = score_columns(config.task, list(judged.values())[-1])
+    config, metrics, old = load_config(run.config, settings), run.read_json(run.metrics), run.read_result()
+    if "training" not in metrics:
+        raise RunError(f"{run.metrics} does not hold the counts of the training labels. Train the run again.")
+    predictions = stored_predictions(run)
+    fitted = _fit_again(run, config, predictions)
+    assessments = write_scores(run, config, predictions, Prior.from_dict(metrics["training"]), fitted, metrics)
+    assessment = assessments[judged_split(assessments)]
+    scored = score_columns(assessment)
     kept = {name: value for name, value in old.items() if name not in scored}
-    write_frame(run.result, pd.DataFrame([_in_order(kept, scored)]))
+    write_frame(run.result, pd.DataFrame([in_order(kept, scored)]))
     config.write(run.config)
-    return run
+    return assessment
 
 
-def write_figures(run: Run, judged: dict[str, Judged]) -> None:
-    """Writes, of each split, the confusion matrix or the scores a label, the reliability diagram and risk-coverage."""
-    for name, part in judged.items():
+def _fit_again(run: Run, config, predictions: Predictions) -> Fitted:
+    """Returns what is fitted on validation; where its predictions are gone, what the run stored."""
+    validation = predictions.split("val")
+    if len(validation):
+        return fit_on_validation(validation, config.evaluate)
+    before = run.read_config().evaluate
+    changed = [name for name in FITTED_BY if getattr(before, name) != getattr(config.evaluate, name)]
+    if changed or not len(predictions):
+        setting = f"evaluate.{changed[0]}" if changed else "anything"
+        raise RunError(
+            f"{run.predictions} holds no validation predictions, which {setting} is fitted to. Train the run again."
+        )
+    return read_fitted(run)
+
+
+def write_figures(run: Run, assessments: dict[str, Assessment]) -> None:
+    """Writes each split's confusion matrix or scores per label, its reliability diagram and risk-coverage curve."""
+    for name, part in assessments.items():
         title = f"{name} split"
         if part.scores.confusion is not None:
             figure = figures.plot_confusion(part.scores.confusion.counts, list(part.scores.per_class), title)
@@ -181,20 +207,22 @@ def write_figures(run: Run, judged: dict[str, Judged]) -> None:
         figures.save_figure(figures.plot_risk_coverage(part.risk, title), run.figures / f"risk_coverage_{name}.png")
 
 
-def judge(run_folder, split: str = "test", *, data=None, format: str = "keras", quantize: str = "none") -> Judged:
+def evaluate_split(
+    run_folder, split: str = "test", *, data=None, format: str = "keras", quantize: str = "none"
+) -> Assessment:
     """Returns all that is said of a finished run on one of its splits, predicted afresh.
 
-    The pictures are those that the run's splits.csv names; a split that played no part in training
+    The images are those that the run's splits.csv names; a split that played no part in training
     (such as `test_simple`) may be asked for too. Calibration and thresholds are those of the run.
 
     Args:
       run_folder: what `kmed train` made.
       split: a split of the run's data.
-      data: the folder, CSV or npz to read instead of the one in the run's settings; the pictures'
+      data: the folder, CSV or npz to read instead of the one in the run's settings; the images'
         names must be the same.
       format, quantize: which of the run's files predicts; see `kmed.evaluation.predictor.open_model`. What an exported
         file has calibrated is turned back, so its scores stand beside the Keras model's, name by name.
-    Raises: RunError: no such run or export, or it is not finished. DataError: the pictures are gone, the
+    Raises: RunError: no such run or export, or it is not finished. DataError: the images are gone, the
       classes are others, or the split does not exist.
     """
     run = finished_run(run_folder)
@@ -213,10 +241,10 @@ def judge(run_folder, split: str = "test", *, data=None, format: str = "keras", 
         if lost:
             say(f"Calibration made {', '.join(lost)} the same for every picture: an exported file does not rank them.")
     predictions = make_predictions(part, probs, config.evaluate.subgroups)
-    prior = training_prior(table)
-    return judge_split(predictions, prior, config.evaluate, config.seed, None if split == "val" else fitted)
+    prior, bootstrap = training_prior(table), Bootstrap.from_config(config)
+    return assess(predictions, prior, bootstrap, None if split == "val" else fitted)
 
 
 def evaluate(run_folder, split: str = "test", **options) -> Scores:
-    """Returns the `kmed.metrics.scores.Scores` of a finished run on one of its splits; see `judge`."""
-    return judge(run_folder, split, **options).scores
+    """Returns the `kmed.metrics.scores.Scores` of a finished run on one of its splits; see `evaluate_split`."""
+    return evaluate_split(run_folder, split, **options).scores

@@ -9,18 +9,14 @@ from kmed.data.table import COLUMNS
 from kmed.errors import ConfigError, suggest
 
 AGE_BANDS = ((18, "0 to 17"), (40, "18 to 39"), (60, "40 to 59"), (np.inf, "60 and over"))
-
 UNKNOWN = "unknown"
-
 MAX_VALUES = 12  # a column of more values is banded where it holds numbers, and refused where not
-
 # Compared in small letters without spaces, underscores and hyphens.
 USUAL = {
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),
     "view": ("view", "viewposition"),
 }
-
 _UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 

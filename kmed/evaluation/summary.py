@@ -1,48 +1,49 @@
-"""What was judged, as plain text for a terminal: the scores beside the constant predictors', then each class'."""
+"""An assessment as plain text for a terminal: the scores beside the constant predictors', then each class'."""
 
 import math
 
-from kmed.evaluation.assessment import Judged
+from kmed.evaluation.assessment import Assessment
 from kmed.metrics.class_scores import CLASS_SCORES
 from kmed.metrics.intervals import Score
 from kmed.metrics.scores import CALIBRATED, TUNED, Scores
+from kmed.runs import judged_split
 
 
-def describe(judged: Judged, split: str) -> str:
+def summarize(assessment: Assessment, split: str) -> str:
     """Returns the lines that `kmed train` and `kmed evaluate` end with.
 
     A score that rests on fewer than 20 clusters is marked, since its interval is too narrow.
     """
-    scores = judged.scores
+    scores = assessment.scores
     title = (
         f"{split} split: {scores.num_images} pictures, {scores.num_labels} labels; {scores.level:.0%} intervals from "
         f"resampling {scores.num_clusters} clusters"
     )
-    lines = [title, *_overall(scores, judged.constants), "", *_by_class(scores)]
+    lines = [title, *_overall(scores, assessment.constants), "", *_by_class(scores)]
     if scores.left_out:
         lines += ["", f"No AUROC, and not in its mean ({len(scores.left_out)}): {', '.join(scores.left_out)}."]
-    for column, values in judged.subgroups.items():
-        lines += ["", *_by_subgroup(column, values)]
-    if judged.sets is not None:
-        sets = judged.sets
+    for column, values in assessment.subgroups.items():
+        lines += ["", *_by_subgroup(column, values, assessment.task.subgroup_scores)]
+    if assessment.sets is not None:
+        sets = assessment.sets
         lines += [
             "",
             f"Prediction sets made to hold {sets.wanted:.0%} of the true labels held {cell(sets.coverage)} of them, "
             f"with {sets.size.value:.2f} labels on average.",
         ]
-    return "\n".join([*lines, "", judged.verdict.sentence])
+    return "\n".join([*lines, "", assessment.verdict.sentence])
 
 
-def describe_novelty(told: dict | None) -> str:
-    """Returns the line on how often pictures of the data themselves are flagged as unlike it; "" where unknown."""
-    if told is None:
+def describe_novelty(record: dict | None) -> str:
+    """Returns the line on how often images of the data themselves are flagged as unlike it; "" where unknown."""
+    if record is None:
         return ""
-    name = "test" if "test" in told else "val"
-    of_split = told[name]
+    name = judged_split(record)
+    of_split = record[name]
     few = f"; few clusters ({of_split['num_clusters']})" if of_split["few_clusters"] else ""
     return (
         f"Flagged as unlike the training pictures: {of_split['value']:.1%} of {name} ({of_split['low']:.1%} to "
-        f"{of_split['high']:.1%}{few}), by a threshold that flags {told['wanted']:.2%} of validation.\n"
+        f"{of_split['high']:.1%}{few}), by a threshold that flags {record['wanted']:.2%} of validation.\n"
     )
 
 
@@ -66,11 +67,9 @@ def _by_class(scores: Scores) -> list[str]:
     return aligned(rows)
 
 
-def _by_subgroup(column: str, values: dict[str, Scores]) -> list[str]:
-    first = next(iter(values.values()), None)
-    if first is None:
+def _by_subgroup(column: str, values: dict[str, Scores], shown: tuple[str, ...]) -> list[str]:
+    if not values:
         return [f"{column}: no value lies in two clusters."]
-    shown = [name for name in ("accuracy", "exact_match_ratio", "f1_macro", "auroc_macro") if name in first.scores]
     rows = [(column, "pictures", "clusters", *shown)]
     for value, scores in values.items():
         cells = [cell(scores.scores[name]) for name in shown]

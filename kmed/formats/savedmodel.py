@@ -24,7 +24,7 @@ def write(model: keras.Model, calibration: Calibration, path: pathlib.Path, desc
       model: takes raw pictures.
       calibration: of its probabilities.
       path: the folder to make.
-      description: of `kmed.evaluation.predictor.describe`.
+      description: of `kmed.evaluation.predictor.describe_run`.
     """
     import tensorflow as tf
 

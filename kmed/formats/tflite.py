@@ -35,7 +35,7 @@ def write(
       model: takes raw pictures.
       calibration: of its probabilities.
       path: the file to make.
-      description: of `kmed.evaluation.predictor.describe`.
+      description: of `kmed.evaluation.predictor.describe_run`.
       quantize: "none", "float16", "dynamic" or "int8".
       pictures: uint8 (N, H, W, 3), of the training split; needed by int8.
     Raises: ConfigError: int8 without pictures.

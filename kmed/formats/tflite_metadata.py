@@ -15,20 +15,14 @@ import numpy as np
 from kmed.errors import RunError
 
 NAME = "TFLITE_METADATA"
-
 LABELS_FILE, SETTINGS_FILE = "labels.txt", "kmed.json"
-
 _IDENTIFIER = b"M001"
-
 _PARSER_VERSION = "1.0.0"
 
 # Values of the schema's enumerations.
 _DESCRIPTIONS, _AXIS_LABELS = 1, 2  # AssociatedFileType
-
 _FEATURE, _IMAGE = 1, 2  # ContentProperties
-
 _NORMALIZATION = 1  # ProcessUnitOptions
-
 _RGB = 1  # ColorSpaceType
 
 
@@ -40,7 +34,7 @@ def with_metadata(model: bytes, description: dict) -> bytes:
 
     Args:
       model: a TFLite file with one input (1, H, W, 3) and one output (1, K).
-      description: of `kmed.evaluation.predictor.describe`.
+      description: of `kmed.evaluation.predictor.describe_run`.
     """
     import flatbuffers
     from tensorflow.lite.tools import flatbuffer_utils

@@ -6,18 +6,17 @@ import math
 import numpy as np
 
 from kmed.errors import ScoreError
-from kmed.labels import negative_label, one_hot_labels
-from kmed.metrics.intervals import Score
-from kmed.metrics.scores import Scores
+from kmed.labels import one_hot_labels
+from kmed.metrics.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Score
+from kmed.metrics.scores import Scores, compute_scores
 
 LEARNT_NOTHING = "learnt nothing beyond the prior"
-
-CONSTANT_SPREAD = 1e-4  # outputs that differ by less over all pictures are called constant
+CONSTANT_SPREAD = 1e-4  # outputs that differ by less over all images are called constant
 
 
 @dataclasses.dataclass(frozen=True)
 class Prior:
-    """What the training labels alone tell.
+    """What is known from the training labels alone.
 
     Attributes:
       class_names: K names.
@@ -55,35 +54,19 @@ def count_prior(train_labels: np.ndarray, class_names, num_groups: int = 0) -> P
     return Prior(tuple(class_names), len(labels), num_groups, tuple(map(int, positives)), tuple(map(int, known)))
 
 
-def constant_predictors(task: str, prior: Prior) -> dict[str, np.ndarray]:
-    """Returns name -> the probabilities (K,) that it gives to every picture.
-
-    "label prevalence" gives the class shares of the training split. It says the class most frequent there
-    ("majority class" puts all its trust in it), or, of many labels, those of half the pictures or more.
-    "empty set" finds nothing; "No Finding" says so, where that is a label.
-    """
-    shares = prior.shares
-    if task == "multiclass":
-        return {"majority class": np.eye(len(shares))[shares.argmax()], "label prevalence": shares}
-    predictors = {"empty set": np.zeros(len(shares))}
-    negative = negative_label(prior.class_names)
-    if negative is not None:
-        predictors[f"always {prior.class_names[negative]!r}"] = np.eye(len(shares))[negative]
-    return predictors | {"label prevalence": shares}
-
-
-def constant_scores(score, task: str, prior: Prior, labels, clusters, class_names, **settings) -> dict[str, Scores]:
-    """Returns name -> Scores of each constant predictor on a split.
+def constant_scores(
+    task, prior: Prior, labels, clusters, class_names, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+) -> dict[str, Scores]:
+    """Returns name -> Scores of each constant predictor of the task on a split.
 
     Args:
-      score: `kmed.metrics.scores.score_multiclass` or `score_multilabel`.
-      task: its name.
+      task: kmed.tasks.Task.
       prior: of the training split.
-      labels, clusters, class_names, settings: what `score` takes for the split that is judged.
+      labels, clusters, class_names, bootstrap: of the split, as for `kmed.metrics.scores.compute_scores`.
     """
     return {
-        name: score(labels, np.tile(probs, (len(labels), 1)), clusters, class_names, **settings)
-        for name, probs in constant_predictors(task, prior).items()
+        name: compute_scores(task, labels, np.tile(probs, (len(labels), 1)), clusters, class_names, bootstrap=bootstrap)
+        for name, probs in task.constant_predictors(prior).items()
     }
 
 
@@ -93,10 +76,10 @@ class Verdict:
 
     Attributes:
       learnt: False where neither its ranking nor its decisions are better than theirs.
-      constant: whether its outputs are the same for every picture.
-      main: name of the main score, accuracy or exact match ratio.
+      constant: whether its outputs are the same for every image.
+      main: name of the score of whole decisions, accuracy or exact match ratio.
       best_constant: the predictor that is best by it.
-      gain: the main score minus that predictor's, paired by picture.
+      gain: the main score minus that predictor's, paired by image.
       ranking: name of the AUROC that was looked at.
       sentence: all this as one sentence.
     """
@@ -115,19 +98,20 @@ class Verdict:
         return fields | {"gain": self.gain.to_dict()}
 
 
-def judge_against_constants(scores: Scores, constants: dict[str, Scores], probs: np.ndarray) -> Verdict:
+def judge_against_constants(task, scores: Scores, constants: dict[str, Scores], probs: np.ndarray) -> Verdict:
     """Returns the Verdict.
 
-    Its ranking is better than theirs where the interval of the macro AUROC (of the common findings, where
-    that is known) lies above 0.5; its decisions are where the interval of the gain in accuracy or exact
+    The ranking is better than theirs where the interval of the macro AUROC (of the common findings, where
+    that is known) lies above 0.5; the decisions are where the interval of the gain in accuracy or exact
     match, paired on the same draws, lies above 0.
 
     Args:
+      task: kmed.tasks.Task.
       scores: the model's.
-      constants: of `constant_scores`, from the same pictures, clusters and seed.
+      constants: of `constant_scores`, from the same images, clusters and bootstrap.
       probs: (N, K), the model's probabilities.
     """
-    main = next(iter(scores.scores))
+    main = task.decision_score
     best = max(constants, key=lambda name: constants[name].scores[main].value)
     gain = scores.resamples.difference(scores.scores[main], constants[best].scores[main])
     common = scores.scores.get("auroc_macro_common")

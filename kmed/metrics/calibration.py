@@ -8,9 +8,7 @@ import scipy.special
 from kmed.errors import ScoreError
 
 MIN_POSITIVES = 10  # a label with fewer positives or negatives on validation keeps its probabilities
-
 _SMALLEST = 1e-7
-
 _TINY = float(np.finfo(np.float32).tiny)
 
 

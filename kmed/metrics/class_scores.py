@@ -5,16 +5,125 @@ holds a cluster twice counts its images twice, as `sample_weight` would.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 import sklearn.metrics
 
-from kmed.metrics.intervals import Score, divide, macro_score, mean_score
+from kmed.labels import negative_label
+from kmed.metrics.intervals import Resamples, Score, divide
 
 RATES = ("precision", "recall", "f1")
-
 CLASS_SCORES = (*RATES, "auroc", "average_precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """The images that are scored.
+
+    Attributes:
+      labels: float64 (N, K) in {0, 1}, NaN where unknown.
+      class_names: K names.
+      resamples: draws of the N images' clusters.
+      exclusive: whether each image has exactly one class.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    resamples: Resamples
+    exclusive: bool
+
+    @functools.cached_property
+    def actual(self) -> np.ndarray:
+        """bool (N, K), False where the label is unknown."""
+        return self.labels == 1
+
+    @functools.cached_property
+    def known(self) -> np.ndarray:
+        """bool (N, K)."""
+        return ~np.isnan(self.labels)
+
+    @functools.cached_property
+    def holding(self) -> list[int]:
+        """K numbers, the clusters that hold each class."""
+        return [self.resamples.clusters_with(column) for column in self.actual.T]
+
+    @functools.cached_property
+    def averaged(self) -> list[int]:
+        """The indices of the classes that macro means are made of: without "No Finding", which is not a finding."""
+        negative = None if self.exclusive else negative_label(self.class_names)
+        return [index for index in range(len(self.class_names)) if index != negative]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+    """Which classes the images were given.
+
+    Attributes:
+      sample: the images.
+      guesses: bool (N, K), False where the label is unknown.
+    """
+
+    sample: Sample
+    guesses: np.ndarray
+
+    @functools.cached_property
+    def _tallies(self) -> list[np.ndarray]:
+        """Three of (R, K): the images of each draw that were rightly given a class, given it, and of it."""
+        actual = self.sample.actual
+        return np.split(self.sample.resamples.sums(np.hstack([actual & self.guesses, self.guesses, actual])), 3, axis=1)
+
+    @functools.cached_property
+    def rates(self) -> dict[str, list[Score]]:
+        """Precision, recall and F1 -> K Scores."""
+        resamples, holding = self.sample.resamples, self.sample.holding
+        values = [_exact_rates(*columns) for columns in zip(self.sample.actual.T, self.guesses.T, strict=True)]
+        drawn = resampled_rates(*self._tallies)
+        return {
+            name: [resamples.score(value[name], drawn[name][:, k], holding[k]) for k, value in enumerate(values)]
+            for name in RATES
+        }
+
+    @functools.cached_property
+    def pooled_rates(self) -> dict[str, Score]:
+        """Precision, recall and F1 of all classes counted together."""
+        values = _exact_rates(self.sample.actual.ravel(), self.guesses.ravel())
+        drawn = resampled_rates(*(tally.sum(axis=1) for tally in self._tallies))
+        return {name: self.sample.resamples.score(values[name], drawn[name]) for name in RATES}
+
+
+@dataclasses.dataclass(frozen=True)
+class Probabilities:
+    """How probable the classes of the images were said to be.
+
+    Attributes:
+      sample: the images.
+      probs: float64 (N, K) in [0, 1].
+    """
+
+    sample: Sample
+    probs: np.ndarray
+
+    @functools.cached_property
+    def auroc(self) -> list[Score]:
+        """K Scores, NaN for a class that all images, or none, are known to hold."""
+        return self._ranking(self.sample.resamples.auroc, sklearn.metrics.roc_auc_score)
+
+    @functools.cached_property
+    def average_precision(self) -> list[Score]:
+        """K Scores, NaN where the AUROC is: without a negative it would be 1 whatever the model says."""
+        return self._ranking(self.sample.resamples.average_precision, sklearn.metrics.average_precision_score)
+
+    def _ranking(self, resampled, exact) -> list[Score]:
+        sample, scores = self.sample, []
+        for k, (truth, prob) in enumerate(zip(sample.labels.T, self.probs.T, strict=True)):
+            known = sample.known[:, k]
+            both = len(np.unique(truth[known])) == 2
+            value = exact(truth[known], prob[known]) if both else math.nan
+            fewest = min(sample.holding[k], sample.resamples.clusters_with(truth == 0))
+            scores.append(sample.resamples.score(value, resampled(truth, prob), fewest))
+        return scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +145,29 @@ class Confusion:
         return divide(self.counts, self.counts.sum(axis=1, keepdims=True), empty=np.nan)
 
 
-def rate_scores(actual, guesses, resamples, holding, findings=None) -> tuple[dict, dict]:
-    """Returns precision, recall and F1: {name_macro and name_micro: Score}, {name: K Scores}.
+def confusion_matrix(decisions: Decisions) -> Confusion:
+    """Returns the Confusion of decisions for one class per image."""
+    guesses, resamples = decisions.guesses, decisions.sample.resamples
+    num_classes = guesses.shape[1]
+    truth = decisions.sample.labels.argmax(axis=1)
+    counts = sklearn.metrics.confusion_matrix(truth, guesses.argmax(axis=1), labels=np.arange(num_classes))
+    bounds = np.empty((2, num_classes, num_classes))
+    for k in range(num_classes):  # row by row: all resampled matrices at once would not fit for many classes
+        row = resamples.sums(guesses & (truth == k)[:, None])  # (R, K)
+        row = row[row.any(axis=1)]  # draws without the class have no rates
+        rates = divide(row, row.sum(axis=1, keepdims=True))
+        bounds[:, k] = resamples.bounds(rates, resamples.clusters_with(truth == k))
+    return Confusion(counts, low=bounds[0], high=bounds[1])
 
-    Args:
-      actual, guesses: bool (N, K), False where the label is unknown.
-      resamples: kmed.metrics.intervals.Resamples of the N images.
-      holding: K numbers, the clusters that hold each class.
-      findings: the classes of the macro mean; None: all.
-    """
-    tallies = np.split(resamples.sums(np.hstack([actual & guesses, guesses, actual])), 3, axis=1)  # 3 of (R, K)
-    drawn = _rates(*tallies)
-    drawn_micro = _rates(*(tally.sum(axis=1) for tally in tallies))
-    values = [_exact_rates(actual[:, k], guesses[:, k]) for k in range(actual.shape[1])]
-    values_micro = _exact_rates(actual.ravel(), guesses.ravel())
-    overall, per_class = {}, {}
-    for name in RATES:
-        per_class[name] = [
-            resamples.score(value[name], drawn[name][:, k], holding[k]) for k, value in enumerate(values)
-        ]
-        overall[f"{name}_macro"] = macro_score(per_class[name], drawn[name], resamples, findings)
-        overall[f"{name}_micro"] = resamples.score(values_micro[name], drawn_micro[name])
-    return overall, per_class
+
+def resampled_rates(hits, guessed, actual) -> dict[str, np.ndarray]:
+    """Returns precision, recall and F1 from (weighted) counts of any one shape; NaN where `actual` is 0."""
+    undefined = np.where(actual > 0, 0.0, np.nan)
+    return {
+        "precision": divide(hits, guessed) + undefined,
+        "recall": divide(hits, actual) + undefined,
+        "f1": divide(2 * hits, guessed + actual) + undefined,
+    }
 
 
 def _exact_rates(actual, guesses) -> dict[str, float]:
@@ -68,62 +178,3 @@ def _exact_rates(actual, guesses) -> dict[str, float]:
         actual.astype(int), guesses.astype(int), average="binary", zero_division=0
     )
     return dict(zip(RATES, values[:3], strict=True))
-
-
-def _rates(hits, guessed, actual) -> dict[str, np.ndarray]:
-    """Returns precision, recall and F1 from (weighted) counts of any one shape; NaN where `actual` is 0."""
-    undefined = np.where(actual > 0, 0.0, np.nan)
-    return {
-        "precision": divide(hits, guessed) + undefined,
-        "recall": divide(hits, actual) + undefined,
-        "f1": divide(2 * hits, guessed + actual) + undefined,
-    }
-
-
-def ranking_scores(labels, probs, resamples, holding, findings=None) -> tuple[dict, dict]:
-    """Returns AUROC and average precision: {name_macro: Score}, {name: K Scores}.
-
-    Both are NaN for a class of which all images, or none, are known to hold it, and the macro mean
-    leaves it out: without a negative an average precision is 1 whatever the model says.
-
-    Args:
-      labels: (N, K) in {0, 1}, NaN where unknown.
-      probs: (N, K).
-      resamples, holding, findings: as in `rate_scores`.
-    """
-    overall, per_class = {}, {}
-    lacking = [resamples.clusters_with(truth == 0) for truth in labels.T]
-    for name, kernel, exact in (
-        ("auroc", resamples.auroc, sklearn.metrics.roc_auc_score),
-        ("average_precision", resamples.average_precision, sklearn.metrics.average_precision_score),
-    ):
-        drawn = np.stack([kernel(*columns) for columns in zip(labels.T, probs.T, strict=True)], axis=1)  # (R, K)
-        per_class[name] = []
-        for k, (truth, prob) in enumerate(zip(labels.T, probs.T, strict=True)):
-            known = ~np.isnan(truth)
-            both = len(np.unique(truth[known])) == 2
-            value = exact(truth[known], prob[known]) if both else math.nan
-            per_class[name].append(resamples.score(value, drawn[:, k], min(holding[k], lacking[k])))
-        overall[f"{name}_macro"] = macro_score(per_class[name], drawn, resamples, findings)
-    return overall, per_class
-
-
-def samples_scores(actual, guesses, resamples) -> dict[str, Score]:
-    """Returns precision, recall and F1 as means over images, 0 where undefined; `actual`, `guesses` bool (N, K)."""
-    of_image = _rates((actual & guesses).sum(axis=1), guesses.sum(axis=1), actual.sum(axis=1))  # name -> (N,)
-    of_image = {name: np.nan_to_num(values) for name, values in of_image.items()}
-    return {f"{name}_samples": mean_score(resamples, values.mean(), values) for name, values in of_image.items()}
-
-
-def confusion_matrix(labels, guesses, resamples) -> Confusion:
-    """Returns the Confusion of one-hot labels and guesses, (N, K) each."""
-    num_classes = labels.shape[1]
-    truth = labels.argmax(axis=1)
-    counts = sklearn.metrics.confusion_matrix(truth, guesses.argmax(axis=1), labels=np.arange(num_classes))
-    bounds = np.empty((2, num_classes, num_classes))
-    for k in range(num_classes):  # row by row: all resampled matrices at once would not fit for many classes
-        row = resamples.sums(guesses & (truth == k)[:, None])  # (R, K)
-        row = row[row.any(axis=1)]  # draws without the class have no rates
-        rates = divide(row, row.sum(axis=1, keepdims=True))
-        bounds[:, k] = resamples.bounds(rates, resamples.clusters_with(truth == k))
-    return Confusion(counts, low=bounds[0], high=bounds[1])

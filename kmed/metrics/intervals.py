@@ -9,10 +9,42 @@ import scipy.sparse
 from kmed.errors import ScoreError
 
 FEW_CLUSTERS = 20
-
 MIN_CLUSTERS = 2
-
 _CHUNK_NUMBERS = 2_000_000  # numbers held at once by a kernel: 16 MB, whatever the size of the data
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: whole clusters are drawn again, many times.
+
+    Attributes:
+      num_resamples: R, at least 1.
+      level: nominal coverage of the intervals, in (0, 1).
+      seed: of the draws.
+    Raises: ScoreError: a number out of its range.
+    Example:
+      >>> Bootstrap(num_resamples=200, seed=3).level
+      0.95
+    """
+
+    num_resamples: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.num_resamples < 1 or not 0 < self.level < 1:
+            raise ScoreError(
+                f"Intervals need num_resamples of 1 or more and level between 0 and 1. "
+                f"Received: num_resamples={self.num_resamples}, level={self.level}."
+            )
+
+    @classmethod
+    def from_config(cls, config) -> "Bootstrap":
+        """Returns the settings that a kmed.config.Config holds in its evaluate section and its seed."""
+        return cls(config.evaluate.num_resamples, config.evaluate.level, config.seed)
+
+
+DEFAULT_BOOTSTRAP = Bootstrap()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,34 +192,27 @@ class Resamples:
         return np.quantile(resampled, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
 
 
-def draw_resamples(clusters, num_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Resamples:
-    """Returns `num_resamples` draws of whole clusters; the order of the images does not change them.
+def draw_resamples(clusters, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Resamples:
+    """Returns draws of whole clusters; the order of the images does not change them.
 
     Args:
-      clusters: (N,) of strings or numbers, one value a patient, a slide or a photograph.
-      num_resamples: R, at least 1.
-      level: nominal coverage, in (0, 1).
-      seed: of the draws.
-    Raises: ScoreError: a missing cluster, or a number out of its range.
+      clusters: (N,) of strings or numbers, one value per patient, slide or photograph.
+      bootstrap: how many draws, and from which seed.
+    Raises: ScoreError: a missing cluster.
     """
-    if num_resamples < 1 or not 0 < level < 1:
-        raise ScoreError(
-            f"Intervals need num_resamples of 1 or more and level between 0 and 1. "
-            f"Received: num_resamples={num_resamples}, level={level}."
-        )
     clusters = np.asarray(clusters, dtype=object)
     missing = sum(value is None or value != value for value in clusters)
     if missing:
         raise ScoreError(f"Every image needs a cluster; give a lone image one of its own. Received: {missing} missing.")
     names, index = np.unique(clusters.astype(str), return_inverse=True)
-    generator = np.random.default_rng(seed)
-    draws = (generator.integers(len(names), size=len(names)) for _ in range(num_resamples))
+    generator = np.random.default_rng(bootstrap.seed)
+    draws = (generator.integers(len(names), size=len(names)) for _ in range(bootstrap.num_resamples))
     counts = np.stack([np.bincount(draw, minlength=len(names)).astype(np.uint16) for draw in draws])
-    return Resamples(index=index, counts=counts, level=level)
+    return Resamples(index=index, counts=counts, level=bootstrap.level)
 
 
 def check_clusters(clusters) -> None:
-    """Raises ScoreError where there are fewer than two clusters: no interval can be told."""
+    """Raises ScoreError where there are fewer than two clusters, of which no interval can be made."""
     num_clusters = len(set(clusters))
     if num_clusters < MIN_CLUSTERS:
         raise ScoreError(
@@ -198,23 +223,26 @@ def check_clusters(clusters) -> None:
 
 
 def mean_score(resamples: Resamples, value, summed, counted=None) -> Score:
-    """Returns the Score of sum(summed) / sum(counted), each (N,); `counted` is 1 an image, if None."""
+    """Returns the Score of sum(summed) / sum(counted), each (N,); `counted` is 1 per image, if None."""
     counted = np.ones(len(summed)) if counted is None else counted
     sums = resamples.sums(np.column_stack([summed, counted]))  # (R, 2)
     return resamples.score(value, divide(sums[:, 0], sums[:, 1], empty=np.nan))
 
 
-def macro_score(scores: list[Score], drawn: np.ndarray, resamples: Resamples, classes=None) -> Score:
-    """Returns the mean over the classes whose score is defined; `drawn` is (R, K).
+def macro_score(scores: list[Score], resamples: Resamples, classes=None) -> Score:
+    """Returns the mean over the classes whose score is defined.
 
     Args:
+      scores: K Scores of these resamples.
+      resamples: the draws.
       classes: the indices of those that may be part of the mean; None: all.
     """
     classes = range(len(scores)) if classes is None else classes
     defined = [k for k in classes if not math.isnan(scores[k].value)]
     if not defined:
-        return resamples.score(math.nan, np.full(len(drawn), np.nan), 0)
+        return resamples.score(math.nan, np.full(len(resamples.counts), np.nan), 0)
     value = np.mean([scores[k].value for k in defined])
+    drawn = np.stack([score.resampled for score in scores], axis=1)  # (R, K)
     return resamples.score(value, drawn[:, defined].mean(axis=1), min(scores[k].num_clusters for k in defined))
 
 

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import sklearn.metrics
 
-from kmed.metrics.intervals import Resamples, Score, divide, macro_score, mean_score
+from kmed.metrics.class_scores import Probabilities
+from kmed.metrics.intervals import Score, divide, macro_score, mean_score
 
 NUM_BINS = 15
 
@@ -32,28 +33,25 @@ class Reliability:
         return {field.name: getattr(self, field.name).tolist() for field in dataclasses.fields(self)}
 
 
-def brier_score(labels, probs, resamples: Resamples, *, exclusive: bool) -> Score:
+def brier_score(probabilities: Probabilities) -> Score:
     """Returns the mean squared error of probabilities; 0 is best (Brier, 1950).
 
-    Args:
-      labels: (N, K) in {0, 1}, NaN where unknown.
-      probs: (N, K) in [0, 1].
-      resamples: kmed.metrics.intervals.Resamples of the N images.
-      exclusive: whether an image has one class: the squares are then summed over the classes, as in
-        Brier's definition (0 to 2); otherwise they are averaged over all known labels (0 to 1).
+    With exclusive classes the squares are summed over the classes, as in Brier's definition (0 to 2);
+    otherwise they are averaged over all known labels (0 to 1).
     """
-    known = ~np.isnan(labels)
+    sample, probs = probabilities.sample, probabilities.probs
+    labels, known = sample.labels, sample.known
     squares = np.where(known, (probs - np.nan_to_num(labels)) ** 2, 0).sum(axis=1)  # (N,)
-    if exclusive:
-        told = probs / probs.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a hair, which scikit-learn minds
+    if sample.exclusive:
+        scaled = probs / probs.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a hair, which scikit-learn minds
         classes = np.arange(labels.shape[1])
-        value = sklearn.metrics.brier_score_loss(labels.argmax(axis=1), told, labels=classes, scale_by_half=False)
-        return mean_score(resamples, value, squares)
+        value = sklearn.metrics.brier_score_loss(labels.argmax(axis=1), scaled, labels=classes, scale_by_half=False)
+        return mean_score(sample.resamples, value, squares)
     value = sklearn.metrics.brier_score_loss(labels[known], probs[known], pos_label=1)
-    return mean_score(resamples, value, squares, known.sum(axis=1))
+    return mean_score(sample.resamples, value, squares, known.sum(axis=1))
 
 
-def calibration_error(labels, probs, resamples: Resamples, *, exclusive: bool) -> Score:
+def calibration_error(probabilities: Probabilities) -> Score:
     """Returns the expected calibration error over 15 bins of equal width; 0 is best (Guo et al., 2017).
 
     It is the mean distance of confidence and accuracy, each bin weighing as many predictions as it
@@ -62,28 +60,25 @@ def calibration_error(labels, probs, resamples: Resamples, *, exclusive: bool) -
 
     A resample holds clusters twice and looks worse calibrated than the data it was drawn from; that
     excess, the mean over the resamples, is taken off before the interval is made.
-
-    Args: as in `brier_score`.
     """
-    columns = _top(labels, probs) if exclusive else list(zip(labels.T, probs.T, strict=True))
-    values, drawn = [], []
-    for truth, prob in columns:
+    resamples, scores = probabilities.sample.resamples, []
+    for truth, prob in _columns(probabilities):
         known = ~np.isnan(truth)
         held = one_hot_bins(prob) * known[:, None]  # (N, B)
         gaps = held * (prob - np.nan_to_num(truth))[:, None]
         num_known = resamples.sums(known[:, None])[:, 0]  # (R,)
         errors = divide(np.abs(resamples.sums(gaps)).sum(axis=1), num_known, empty=np.nan)
         value = float(divide(np.abs(gaps.sum(axis=0)).sum(), known.sum(), empty=np.nan))
-        drawn.append(np.maximum(errors - (np.nanmean(errors) - value), 0) if known.any() else errors)
-        values.append(resamples.score(value, drawn[-1]))
-    return macro_score(values, np.stack(drawn, axis=1), resamples)
+        drawn = np.maximum(errors - (np.nanmean(errors) - value), 0) if known.any() else errors
+        scores.append(resamples.score(value, drawn))
+    return macro_score(scores, resamples)
 
 
-def reliability(labels, probs, resamples: Resamples, *, exclusive: bool) -> Reliability:
-    """Returns the reliability diagram's bins, all labels pooled. Args: as in `brier_score`."""
-    columns = _top(labels, probs) if exclusive else list(zip(labels.T, probs.T, strict=True))
+def reliability(probabilities: Probabilities) -> Reliability:
+    """Returns the reliability diagram's bins: of the most probable class, or of all labels pooled."""
+    resamples = probabilities.sample.resamples
     counts, trues, sums = 0, 0, 0
-    for truth, prob in columns:
+    for truth, prob in _columns(probabilities):
         held = one_hot_bins(prob) * ~np.isnan(truth)[:, None]  # (N, B)
         counts = counts + held
         trues = trues + held * np.nan_to_num(truth)[:, None]
@@ -104,8 +99,10 @@ def one_hot_bins(probs: np.ndarray) -> np.ndarray:
     return index[:, None] == np.arange(NUM_BINS)
 
 
-def _top(labels, probs):
-    """Returns [(whether the most probable class is right (N,), its probability (N,))]."""
-    best = probs.argmax(axis=1)
-    rows = np.arange(len(probs))
+def _columns(probabilities: Probabilities) -> list:
+    """Returns [(truth (N,), probability (N,))]: of the most probable class alone, or of each label."""
+    labels, probs = probabilities.sample.labels, probabilities.probs
+    if not probabilities.sample.exclusive:
+        return list(zip(labels.T, probs.T, strict=True))
+    rows, best = np.arange(len(probs)), probs.argmax(axis=1)
     return [(labels[rows, best], probs[rows, best])]

@@ -4,7 +4,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from kmed import figures, tasks
+from kmed import figures
 from kmed.evaluation import comparison as comparing
 from kmed.evaluation.comparison import Comparison, plot_scores
 from kmed.evaluation.result_rows import append_results, check_table
@@ -12,7 +12,7 @@ from kmed.metrics.intervals import FEW_CLUSTERS
 from kmed.progress import say
 from kmed.report.page import Told, inline_figure, words, write_page
 from kmed.runs import default_folder, judged_run
-from kmed.tasks import LOWER_IS_BETTER, STUDY_COLUMNS
+from kmed.tasks import LOWER_IS_BETTER
 
 _WIDE = 10.5
 
@@ -59,8 +59,6 @@ def write_comparison(comparison: Comparison, folder) -> pathlib.Path:
     """
     table = comparison.table.astype(object).where(comparison.table.notna(), None).to_dict("records")
     pairs = comparison.pairs.astype(object).where(comparison.pairs.notna(), None).to_dict("records")
-    study = STUDY_COLUMNS[comparison.task]
-    further = [name for name in tasks.PAIRED[comparison.task] if name not in study]
     scores = {run.name: run.scores for run in comparison.runs}
     scores |= {f"constant: {name}": constant for name, constant in comparison.runs[0].constants.items()}
     curves = figures.plot_histories({run.name: run.history for run in comparison.runs})
@@ -71,7 +69,7 @@ def write_comparison(comparison: Comparison, folder) -> pathlib.Path:
         pathlib.Path(folder) / "report.html",
         "comparison.html.j2",
         comparison=comparison,
-        columns=[*further[:1], *study, *further[1:]] if comparison.task == "multilabel" else [*study, *further],
+        columns=comparison.task.compared_scores,
         table=Told("comparison.csv", table),
         pairs=Told("pairs.csv", pairs),
         reach=_reach(comparison.pairs[["low", "high"]].abs().max(axis=None)),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from kmed.errors import ConfigError
 from kmed.evaluation import run_evaluation
-from kmed.evaluation.assessment import Judged
+from kmed.evaluation.assessment import Assessment
 from kmed.evaluation.result_rows import append_result, check_table
 from kmed.metrics.scores import Scores
 from kmed.report.run_page import write_report
@@ -31,7 +31,7 @@ def evaluate(
       run_folder: what `kmed train` made.
       split: a split of the run's data.
       format: which of the run's files predicts: "keras", or one that was exported.
-      quantize: of tflite: "none", "float16", "dynamic" or "int8".
+      quantize: one of the format's quantizations, such as "int8".
       data: the folder, CSV or npz to read instead of the one in the run's settings; the images' names must be
         the same.
       rescore: score predictions.csv again by other `settings`; no image and no weight is read, and the run's
@@ -58,16 +58,16 @@ def evaluate_run(
     rescore: bool = False,
     settings: Iterable[str] = (),
     append=None,
-) -> Judged:
+) -> Assessment:
     """Returns all that is said of the split; the arguments are those of `evaluate`."""
     arguments = {"format": format, "quantize": quantize, "data": data}
     check_arguments(split, **arguments, rescore=rescore, settings=settings, append=append)
     if append is not None:
         check_table(append, [judged_run(run_folder).read_config().task])
     if rescore:
-        assessment = run_evaluation.rescore_splits(run_folder, settings)
+        assessment = run_evaluation.rescore_split(run_folder, settings)
     else:
-        assessment = run_evaluation.judge(run_folder, split, **arguments)
+        assessment = run_evaluation.evaluate_split(run_folder, split, **arguments)
     if append is not None:
         append_result(judged_run(run_folder), append)
     if rescore:

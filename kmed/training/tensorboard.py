@@ -51,7 +51,7 @@ class Writer:
                 if name not in ("epoch", "seconds"):
                     group = "validation" if name.startswith("val_") else "training"
                     self.summary.scalar(f"{group}/{name.removeprefix('val_')}", value)
-            if self.task.name == "multiclass":
+            if self.task.exclusive:
                 counts = confusion_counts(validation.labels, self.task.decode(probs))
                 title = f"validation, epoch {row['epoch']}"
                 figure = figures.plot_confusion(counts, list(validation.class_names), title)

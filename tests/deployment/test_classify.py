@@ -22,6 +22,7 @@ from kmed.errors import DataError, RunError
 from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.predictions import read_predictions
 from kmed.runs import Run
+from kmed.tasks import get_task
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def files(small_npz, tmp_path_factory):
 
 def test_files_are_predicted_as_the_run_predicted_them(short_run, files):
     answers = list(kmed.classify_files(short_run.folder, [files], batch_size=7))
-    known = read_predictions(short_run.predictions, ["red", "green", "blue"], "multiclass").split("test")
+    known = read_predictions(short_run.predictions, ["red", "green", "blue"], get_task("multiclass")).split("test")
     order = known.rows["path"].argsort()
     assert [answer.path for answer in answers] == [str(files / f"{path}.png") for path in known.rows["path"][order]]
     expected = read_fitted(short_run).calibration.apply(known.probs[order])

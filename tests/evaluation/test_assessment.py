@@ -9,15 +9,18 @@ import pytest
 from kmed.config import EvaluateConfig
 from kmed.data.table import Table
 from kmed.errors import RunError, ScoreError
-from kmed.evaluation.assessment import judge_split
+from kmed.evaluation.assessment import assess
 from kmed.evaluation.decisions import Fitted, fit_on_validation
 from kmed.evaluation.predictions import make_predictions, read_predictions
-from kmed.evaluation.summary import describe
+from kmed.evaluation.summary import summarize
 from kmed.files import write_json
 from kmed.metrics.baselines import count_prior
+from kmed.metrics.intervals import Bootstrap
+from kmed.tasks import get_task
 
 NAMES = {"multilabel": ("Mass", "Edema", "No Finding"), "multiclass": ("a", "b", "c")}
 SETTINGS = EvaluateConfig(num_resamples=60)
+BOOTSTRAP = Bootstrap(num_resamples=60)
 
 
 def draw(task="multilabel", seed=0, num_images=240):
@@ -52,19 +55,19 @@ def task(request):
     return request.param
 
 
-def judged_of(task, **changes):
+def assessment_of(task):
     table, probs = draw(task)
     predictions = make_predictions(table, probs)
     fitted = fit_on_validation(predictions.split("val"), SETTINGS)
     prior = count_prior(table.labels, table.class_names)
-    return judge_split(predictions.split("test"), prior, SETTINGS.model_copy(update=changes), 0, fitted)
+    return assess(predictions.split("test"), prior, BOOTSTRAP, fitted)
 
 
 def test_predictions_are_read_back_to_the_last_digit(task, tmp_path):
     table, probs = draw(task)
     made = make_predictions(table, probs)
     made.to_frame().to_csv(tmp_path / "predictions.csv", index=False)
-    read = read_predictions(tmp_path / "predictions.csv", NAMES[task], task)
+    read = read_predictions(tmp_path / "predictions.csv", NAMES[task], get_task(task))
     np.testing.assert_array_equal(read.labels, made.labels)
     np.testing.assert_array_equal(read.probs, made.probs)
     pd.testing.assert_frame_equal(read.rows, made.rows.astype(str))
@@ -75,9 +78,9 @@ def test_predictions_of_other_classes_are_refused(tmp_path):
     table, probs = draw()
     make_predictions(table, probs).to_frame().to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(RunError, match="cannot be read as predictions of Mass, Hernia"):
-        read_predictions(tmp_path / "p.csv", ["Mass", "Hernia"], "multilabel")
+        read_predictions(tmp_path / "p.csv", ["Mass", "Hernia"], get_task("multilabel"))
     with pytest.raises(RunError, match="cannot be read"):
-        read_predictions(tmp_path / "none.csv", ["Mass"], "multilabel")
+        read_predictions(tmp_path / "none.csv", ["Mass"], get_task("multilabel"))
 
 
 def test_the_table_reads_well(task):
@@ -111,8 +114,8 @@ def test_what_was_fitted_survives_json(task, tmp_path):
 
 
 def test_everything_is_told(task, tmp_path):
-    judged = judged_of(task)
-    write_json(tmp_path / "metrics.json", judged.to_dict())
+    assessment = assessment_of(task)
+    write_json(tmp_path / "metrics.json", assessment.to_dict())
     told = json.loads((tmp_path / "metrics.json").read_text())
     for name in ("brier", "brier_calibrated", "ece", "f1_macro_tuned", "auroc_macro", "average_precision_macro"):
         assert told["scores"][name]["low"] is not None
@@ -123,8 +126,8 @@ def test_everything_is_told(task, tmp_path):
     assert told["subgroups_too_small"] == ["View Position = LL"]  # one patient
     images = [part["num_images"] for part in told["subgroups"]["Patient Gender"].values()]
     assert sum(images) == told["num_images"]
-    lines = describe(judged, "test")
-    for word in ("label prevalence", "Patient Gender", "Prediction sets", judged.verdict.sentence, "_tuned"):
+    lines = summarize(assessment, "test")
+    for word in ("label prevalence", "Patient Gender", "Prediction sets", assessment.verdict.sentence, "_tuned"):
         assert word in lines
 
 
@@ -133,23 +136,23 @@ def test_subgroups_are_scored_as_their_pictures_alone(task):
     predictions = make_predictions(table, probs).split("test")
     fitted = fit_on_validation(make_predictions(table, probs).split("val"), SETTINGS)
     prior = count_prior(table.labels, table.class_names)
-    whole = judge_split(predictions, prior, SETTINGS, 0, fitted)
+    whole = assess(predictions, prior, BOOTSTRAP, fitted)
     women = predictions.take((predictions.rows["subgroup_Patient Gender"] == "F").to_numpy())
-    alone = judge_split(women, prior, SETTINGS, 0, fitted)
+    alone = assess(women, prior, BOOTSTRAP, fitted)
     assert whole.subgroups["Patient Gender"]["F"].scores["brier"] == alone.scores.scores["brier"]
 
 
 def test_better_calibrated_than_before_on_test(task):
-    scores = judged_of(task).scores.scores
+    scores = assessment_of(task).scores.scores
     assert scores["ece_calibrated"].value < scores["ece"].value
 
 
 def test_validation_itself_has_no_tuned_scores(task):
     table, probs = draw(task)
     prior = count_prior(table.labels, table.class_names)
-    judged = judge_split(make_predictions(table, probs).split("val"), prior, SETTINGS, 0)
-    assert judged.sets is None
-    assert not [name for name in judged.scores.scores if "_tuned" in name or "_calibrated" in name]
+    assessment = assess(make_predictions(table, probs).split("val"), prior, BOOTSTRAP)
+    assert assessment.sets is None
+    assert not [name for name in assessment.scores.scores if "_tuned" in name or "_calibrated" in name]
 
 
 def test_one_cluster_cannot_be_judged(task):
@@ -157,4 +160,4 @@ def test_one_cluster_cannot_be_judged(task):
     predictions = make_predictions(table, probs)
     one = predictions.take((predictions.rows["cluster"] == "p40").to_numpy())
     with pytest.raises(ScoreError, match=r"pictures of 1 cluster\(s\)"):
-        judge_split(one, count_prior(table.labels, table.class_names), SETTINGS, 0)
+        assess(one, count_prior(table.labels, table.class_names), BOOTSTRAP)

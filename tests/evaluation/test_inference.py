@@ -11,7 +11,7 @@ from kmed.config import load_config
 from kmed.data.readers.load import load_table
 from kmed.errors import DataError, RunError, ScoreError
 from kmed.evaluation.predictions import make_predictions
-from kmed.evaluation.run_evaluation import judge
+from kmed.evaluation.run_evaluation import evaluate_split
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def finished(small_npz, tmp_path_factory):
 def test_data_may_have_moved(finished, small_npz, tmp_path):
     moved = tmp_path / "moved.npz"
     moved.write_bytes(small_npz.read_bytes())
-    judged = judge(finished.folder, data=moved)
-    assert judged.scores.flat() == kmed.evaluate(finished.folder).flat()
-    assert judged.constants["majority class"].scores["accuracy"].value == pytest.approx(1 / 3)
+    assessment = evaluate_split(finished.folder, data=moved)
+    assert assessment.scores.flat() == kmed.evaluate(finished.folder).flat()
+    assert assessment.constants["majority class"].scores["accuracy"].value == pytest.approx(1 / 3)
 
 
 def test_thresholds_of_other_labels_are_refused(finished, tmp_path):

@@ -12,7 +12,7 @@ import kmed
 from kmed.errors import ConfigError, RunError, WeightsError
 from kmed.evaluation.decisions import decision_rule, read_fitted
 from kmed.evaluation.predictions import read_predictions
-from kmed.evaluation.predictor import describe, export_path, open_model
+from kmed.evaluation.predictor import describe_run, export_path, open_model
 from kmed.files import write_json
 from kmed.formats.registry import check_format
 from kmed.metrics.calibration import Calibration
@@ -20,6 +20,7 @@ from kmed.models.build import build_model
 from kmed.models.keras_file import load_model
 from kmed.models.weights import load_weights
 from kmed.runs import Run
+from kmed.tasks import get_task
 
 NAMES = ("a", "b", "c")
 
@@ -70,14 +71,14 @@ def test_the_keras_model_predicts_the_calibrated_probabilities_of_the_run(short_
     with np.load(short_run.read_config().data.path) as data:
         images, paths = data["images"], list(data["path"])
     names = short_run.read_json(short_run.classes)["class_names"]
-    known = read_predictions(short_run.predictions, names, "multiclass").split("test")
+    known = read_predictions(short_run.predictions, names, get_task("multiclass")).split("test")
     rows = [paths.index(path) for path in known.rows["path"]]
     found = open_model(short_run).predict(images[rows])
     np.testing.assert_allclose(found, read_fitted(short_run).calibration.apply(known.probs), atol=1e-6)
 
 
 def test_the_description_holds_what_a_program_needs(short_run):
-    told = describe(short_run)
+    told = describe_run(short_run)
     assert told["class_names"] == ["red", "green", "blue"] and told["image_size"] == [32, 40]
     assert told["task"] == "multiclass" and told["thresholds"] is None
     score = told["test_score"]

@@ -7,14 +7,15 @@ from kmed.errors import ScoreError
 from kmed.metrics.baselines import (
     LEARNT_NOTHING,
     Prior,
-    constant_predictors,
     constant_scores,
     count_prior,
     judge_against_constants,
 )
-from kmed.metrics.scores import score_multiclass, score_multilabel
+from kmed.metrics.intervals import Bootstrap
+from kmed.tasks import get_task
 
 NAMES = ("a", "b", "No Finding")
+BOOTSTRAP = Bootstrap(num_resamples=200)
 
 
 def draw(num_images=300, seed=0):
@@ -25,12 +26,11 @@ def draw(num_images=300, seed=0):
     return labels, rng.integers(0, 80, num_images)
 
 
-def verdict(labels, probs, clusters, score=score_multilabel, names=NAMES):
-    task = "multiclass" if score is score_multiclass else "multilabel"
-    prior = count_prior(labels, names)
-    scores = score(labels, probs, clusters, names, num_resamples=200)
-    constants = constant_scores(score, task, prior, labels, clusters, names, num_resamples=200)
-    return judge_against_constants(scores, constants, probs)
+def verdict(labels, probs, clusters, task="multilabel", names=NAMES):
+    task, prior = get_task(task), count_prior(labels, names)
+    scores = task.score(labels, probs, clusters, names, bootstrap=BOOTSTRAP)
+    constants = constant_scores(task, prior, labels, clusters, names, BOOTSTRAP)
+    return judge_against_constants(task, scores, constants, probs)
 
 
 def test_predictors_by_hand():
@@ -38,14 +38,14 @@ def test_predictors_by_hand():
     prior = count_prior(labels, NAMES, num_groups=2)
     assert (prior.positives, prior.known, prior.num_images, prior.num_groups) == ((3, 1, 2), (5, 4, 5), 5, 2)
     assert Prior.from_dict(prior.to_dict()) == prior
-    told = constant_predictors("multilabel", prior)
+    told = get_task("multilabel").constant_predictors(prior)
     assert {name: list(probs) for name, probs in told.items()} == {
         "empty set": [0, 0, 0],
         "always 'No Finding'": [0, 0, 1],
         "label prevalence": [0.6, 0.25, 0.4],
     }
-    assert "always 'No Finding'" not in constant_predictors("multilabel", count_prior(labels, "abc"))
-    told = constant_predictors("multiclass", count_prior(np.array([2, 2, 0]), "abc"))
+    assert "always 'No Finding'" not in get_task("multilabel").constant_predictors(count_prior(labels, "abc"))
+    told = get_task("multiclass").constant_predictors(count_prior(np.array([2, 2, 0]), "abc"))
     assert list(told["majority class"]) == [0, 0, 1]
     with pytest.raises(ScoreError, match="0 training images"):
         count_prior(np.zeros((0, 3)), NAMES)
@@ -53,9 +53,8 @@ def test_predictors_by_hand():
 
 def test_constants_reach_what_the_labels_tell():
     labels, clusters = draw()
-    told = constant_scores(
-        score_multilabel, "multilabel", count_prior(labels, NAMES), labels, clusters, NAMES, num_resamples=20
-    )
+    task, prior = get_task("multilabel"), count_prior(labels, NAMES)
+    told = constant_scores(task, prior, labels, clusters, NAMES, Bootstrap(num_resamples=20))
     assert told["empty set"].scores["exact_match_ratio"].value == 0
     share = labels[:, 2].mean()
     assert told["always 'No Finding'"].scores["exact_match_ratio"].value == pytest.approx(share)
@@ -103,7 +102,7 @@ def test_multiclass():
     rng = np.random.default_rng(0)
     labels, clusters = np.eye(3)[rng.choice(3, 200, p=[0.6, 0.3, 0.1])], rng.integers(0, 60, 200)
     names = ("a", "b", "c")
-    nothing = verdict(labels, rng.dirichlet([6, 3, 1], 200), clusters, score_multiclass, names)
+    nothing = verdict(labels, rng.dirichlet([6, 3, 1], 200), clusters, "multiclass", names)
     assert not nothing.learnt and nothing.main == "accuracy"
-    good = verdict(labels, 0.7 * labels + 0.1, clusters, score_multiclass, names)
+    good = verdict(labels, 0.7 * labels + 0.1, clusters, "multiclass", names)
     assert good.learnt and good.ranking == "auroc_macro"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from kmed.metrics.intervals import draw_resamples
+from kmed.metrics.class_scores import Probabilities, Sample
+from kmed.metrics.intervals import Bootstrap, draw_resamples
 from kmed.metrics.reliability import NUM_BINS, brier_score, calibration_error, one_hot_bins, reliability
 
 
@@ -17,14 +18,20 @@ def draw(num_images=400, num_classes=3, unknown=0.2, seed=0):
     return labels, probs, rng.integers(0, 50, num_images)
 
 
+def given(labels, probs, clusters, num_resamples=10, exclusive=False) -> Probabilities:
+    """What the scores take; the classes have numbers for names."""
+    resamples = draw_resamples(clusters, Bootstrap(num_resamples))
+    return Probabilities(Sample(labels, tuple(range(labels.shape[1])), resamples, exclusive), probs)
+
+
 def test_error_of_one_label_by_scikit_learns_curve():
     labels, probs, clusters = draw(num_classes=1, unknown=0)
     observed, predicted = calibration_curve(labels[:, 0], probs[:, 0], n_bins=NUM_BINS)
     counts = np.bincount((probs[:, 0] * NUM_BINS).astype(int), minlength=NUM_BINS)
     expected = np.sum(counts * np.abs(observed - predicted)) / len(labels)
-    score = calibration_error(labels, probs, draw_resamples(clusters, 50), exclusive=False)
+    score = calibration_error(given(labels, probs, clusters, 50))
     assert score.value == pytest.approx(expected)
-    bins = reliability(labels, probs, draw_resamples(clusters, 50), exclusive=False)
+    bins = reliability(given(labels, probs, clusters, 50))
     np.testing.assert_allclose(bins.observed, observed)
     np.testing.assert_allclose(bins.predicted, predicted)
     np.testing.assert_array_equal(bins.counts, counts)
@@ -36,38 +43,36 @@ def test_top_class_by_hand():
     probs = np.array([[0.9, 0.1], [0.92, 0.08], [0.2, 0.8], [0.3, 0.7]])
     # Confidence 0.9 and 0.92 share a bin: one of two is right; 0.8 and 0.7 are alone and right.
     expected = (abs(1 - 0.9 - 0.92) + (1 - 0.8) + (1 - 0.7)) / 4
-    score = calibration_error(labels, probs, draw_resamples(range(4), 10), exclusive=True)
+    score = calibration_error(given(labels, probs, range(4), exclusive=True))
     assert score.value == pytest.approx(expected)
-    brier = brier_score(labels, probs, draw_resamples(range(4), 10), exclusive=True)
+    brier = brier_score(given(labels, probs, range(4), exclusive=True))
     assert brier.value == pytest.approx(np.mean(np.sum((labels - probs) ** 2, axis=1)))
 
 
 def test_several_labels_are_averaged_and_unknown_ones_left_out():
     labels, probs, clusters = draw()
-    resamples = draw_resamples(clusters, 20)
     alone = []
     for k in range(3):
         known = ~np.isnan(labels[:, k])
-        parts = labels[known][:, [k]], probs[known][:, [k]], draw_resamples(clusters[known], 20)
-        alone.append(calibration_error(*parts, exclusive=False).value)
-    assert calibration_error(labels, probs, resamples, exclusive=False).value == pytest.approx(np.mean(alone))
+        parts = labels[known][:, [k]], probs[known][:, [k]], clusters[known]
+        alone.append(calibration_error(given(*parts, 20)).value)
+    assert calibration_error(given(labels, probs, clusters, 20)).value == pytest.approx(np.mean(alone))
     known = ~np.isnan(labels)
-    brier = brier_score(labels, probs, resamples, exclusive=False)
+    brier = brier_score(given(labels, probs, clusters, 20))
     assert brier.value == pytest.approx(np.mean((labels[known] - probs[known]) ** 2))
 
 
 def test_the_interval_holds_the_error():
     labels, probs, clusters = draw()
     for sharpened in (probs, probs**2, np.full_like(probs, 0.5)):
-        score = calibration_error(labels, sharpened, draw_resamples(clusters, 200), exclusive=False)
+        score = calibration_error(given(labels, sharpened, clusters, 200))
         assert 0 <= score.low <= score.value <= score.high
 
 
 def test_believable_probabilities_have_a_small_error_and_sharpened_ones_a_large():
     labels, probs, clusters = draw(num_images=20_000, num_classes=1, unknown=0)
-    resamples = draw_resamples(clusters, 10)
-    assert calibration_error(labels, probs, resamples, exclusive=False).value < 0.02
-    assert calibration_error(labels, probs**3, resamples, exclusive=False).value > 0.15
+    assert calibration_error(given(labels, probs, clusters)).value < 0.02
+    assert calibration_error(given(labels, probs**3, clusters)).value > 0.15
 
 
 def test_bins_hold_their_lower_end():

@@ -9,10 +9,12 @@ import sklearn.metrics
 
 from kmed.errors import ScoreError
 from kmed.files import write_json
-from kmed.metrics.intervals import draw_resamples
-from kmed.metrics.scores import score_multiclass, score_multilabel
+from kmed.metrics.intervals import Bootstrap, draw_resamples
+from kmed.metrics.scores import FinalScore
+from kmed.tasks import TASKS
 
 NAMES = ("a", "b", "c")
+score_multiclass, score_multilabel = TASKS["multiclass"].score, TASKS["multilabel"].score
 RATES = ("precision", "recall", "f1")
 
 
@@ -100,11 +102,11 @@ CASES = {
 def test_values_and_intervals_equal_a_loop_of_scikit_learn(case, seed):
     draw, score, oracle = CASES[case]
     labels, probs, clusters = draw(seed=seed)
-    scores = score(labels, probs, clusters, NAMES, num_resamples=40, seed=seed)
+    scores = score(labels, probs, clusters, NAMES, bootstrap=Bootstrap(40, seed=seed))
     assert set(scores.scores) - NOT_SCIKIT_LEARNS == set(oracle(labels, probs))
     values = {name: value for name, value in values_of(scores).items() if name not in NOT_SCIKIT_LEARNS}
     assert values == pytest.approx(oracle(labels, probs))
-    resamples = draw_resamples(clusters, 40, seed=seed)
+    resamples = draw_resamples(clusters, Bootstrap(40, seed=seed))
     loop = [oracle(labels, probs, counts[resamples.index]) for counts in resamples.counts]
     for name in values:
         value = scores.scores[name]
@@ -117,9 +119,9 @@ def test_values_and_intervals_equal_a_loop_of_scikit_learn(case, seed):
 def test_class_scores_equal_a_loop_of_scikit_learn(case):
     draw, score, _ = CASES[case]
     labels, probs, clusters = draw()
-    scores = score(labels, probs, clusters, NAMES, num_resamples=40)
+    scores = score(labels, probs, clusters, NAMES, bootstrap=Bootstrap(40))
     guesses = np.eye(3)[probs.argmax(axis=1)] if case == "multiclass" else probs >= 0.5
-    resamples = draw_resamples(clusters, 40)
+    resamples = draw_resamples(clusters, Bootstrap(40))
     weights = [None, *(counts[resamples.index] for counts in resamples.counts)]
     for k, name in enumerate(NAMES):
         rows = [oracle_rates(labels[:, k], guesses[:, k], "binary", weight) for weight in weights]
@@ -141,10 +143,10 @@ def test_class_scores_equal_a_loop_of_scikit_learn(case):
 def test_confusion_equals_scikit_learn():
     labels, probs, clusters = draw_multiclass()
     truth, guess = labels.argmax(axis=1), probs.argmax(axis=1)
-    confusion = score_multiclass(labels, probs, clusters, NAMES, num_resamples=50).confusion
+    confusion = score_multiclass(labels, probs, clusters, NAMES, bootstrap=Bootstrap(50)).confusion
     np.testing.assert_array_equal(confusion.counts, sklearn.metrics.confusion_matrix(truth, guess))
     np.testing.assert_allclose(confusion.rates, sklearn.metrics.confusion_matrix(truth, guess, normalize="true"))
-    resamples = draw_resamples(clusters, 50)
+    resamples = draw_resamples(clusters, Bootstrap(50))
     loop = [
         sklearn.metrics.confusion_matrix(truth, guess, normalize="true", sample_weight=counts[resamples.index])
         for counts in resamples.counts
@@ -157,8 +159,8 @@ def test_order_of_images_does_not_matter(case):
     draw, score, _ = CASES[case]
     labels, probs, clusters = draw()
     order = np.random.default_rng(9).permutation(len(labels))
-    first = score(labels, probs, clusters, NAMES, num_resamples=30)
-    second = score(labels[order], probs[order], clusters[order], NAMES, num_resamples=30)
+    first = score(labels, probs, clusters, NAMES, bootstrap=Bootstrap(30))
+    second = score(labels[order], probs[order], clusters[order], NAMES, bootstrap=Bootstrap(30))
     assert values_of(first) == pytest.approx(values_of(second), nan_ok=True)
     np.testing.assert_allclose(ends_of(first), ends_of(second))
 
@@ -169,42 +171,44 @@ def test_order_of_classes_does_not_matter(case):
     labels, probs, clusters = draw()
     probs = probs + np.random.default_rng(0).random(probs.shape) * 1e-6  # the first of tied classes would win
     probs = np.clip(probs, 0, 1) if case == "multilabel" else probs / probs.sum(axis=1, keepdims=True)
-    first = score(labels, probs, clusters, NAMES, num_resamples=30)
-    second = score(labels[:, ::-1], probs[:, ::-1], clusters, NAMES[::-1], num_resamples=30)
+    first = score(labels, probs, clusters, NAMES, bootstrap=Bootstrap(30))
+    second = score(labels[:, ::-1], probs[:, ::-1], clusters, NAMES[::-1], bootstrap=Bootstrap(30))
     assert values_of(first) == pytest.approx(values_of(second), nan_ok=True)
     assert first.per_class["a"] == second.per_class["a"]
 
 
 def test_integers_equal_one_hot():
     labels, probs, clusters = draw_multiclass()
-    first = score_multiclass(labels, probs, clusters, NAMES, num_resamples=20)
-    second = score_multiclass(labels.argmax(axis=1), probs, clusters, NAMES, num_resamples=20)
+    first = score_multiclass(labels, probs, clusters, NAMES, bootstrap=Bootstrap(20))
+    second = score_multiclass(labels.argmax(axis=1), probs, clusters, NAMES, bootstrap=Bootstrap(20))
     assert json.dumps(first.to_dict()) == json.dumps(second.to_dict())
 
 
 def test_masked_equals_filtered():
     labels, probs, clusters = draw_multilabel(unknown=0.3)
-    scores = score_multilabel(labels, probs, clusters, NAMES, num_resamples=20)
+    scores = score_multilabel(labels, probs, clusters, NAMES, bootstrap=Bootstrap(20))
     known = ~np.isnan(labels)
     hamming = sklearn.metrics.hamming_loss(labels[known], probs[known] >= 0.5)
     assert scores.scores["hamming_loss"].value == pytest.approx(hamming)
     for k, name in enumerate(NAMES):
         kept = known[:, k]
-        alone = score_multilabel(labels[kept][:, [k]], probs[kept][:, [k]], clusters[kept], [name], num_resamples=20)
+        alone = score_multilabel(
+            labels[kept][:, [k]], probs[kept][:, [k]], clusters[kept], [name], bootstrap=Bootstrap(20)
+        )
         expected = {key: score.value for key, score in alone.per_class[name].items()}
         assert {key: score.value for key, score in scores.per_class[name].items()} == pytest.approx(expected)
 
 
 def test_probs_of_unknown_labels_and_rows_without_labels_do_not_matter():
     labels, probs, clusters = draw_multilabel()
-    first = score_multilabel(labels, probs, clusters, NAMES, num_resamples=20)
+    first = score_multilabel(labels, probs, clusters, NAMES, bootstrap=Bootstrap(20))
     other = np.where(np.isnan(labels), 1 - probs, probs)
     more = (
         np.vstack([labels, np.full((4, 3), np.nan)]),
         np.vstack([other, np.ones((4, 3))]),
         [*clusters, 90, 91, 92, 93],
     )
-    second = score_multilabel(*more, NAMES, num_resamples=20)
+    second = score_multilabel(*more, NAMES, bootstrap=Bootstrap(20))
     assert first.scores == second.scores
     assert first.num_images == second.num_images == np.sum(~np.isnan(labels).all(axis=1))
 
@@ -212,7 +216,7 @@ def test_probs_of_unknown_labels_and_rows_without_labels_do_not_matter():
 def test_multilabel_by_hand():
     labels = np.array([[1, 0], [1, 1], [np.nan, 0], [0, 0]])
     probs = np.array([[0.9, 0.6], [0.8, 0.7], [0.9, 0.1], [0.2, 0.3]])
-    values = values_of(score_multilabel(labels, probs, range(4), ["a", "b"], num_resamples=5))
+    values = values_of(score_multilabel(labels, probs, range(4), ["a", "b"], bootstrap=Bootstrap(5)))
     assert values["exact_match_ratio"] == pytest.approx(3 / 4)
     assert values["hamming_loss"] == pytest.approx(1 / 7)
     assert values["precision_macro"] == pytest.approx((1 + 1 / 2) / 2)
@@ -224,8 +228,8 @@ def test_multilabel_by_hand():
 
 def test_tuned_thresholds_have_names_of_their_own():
     labels, probs, clusters = draw_multilabel(unknown=0)
-    plain = score_multilabel(labels, probs, clusters, NAMES, num_resamples=20)
-    scores = score_multilabel(labels, probs, clusters, NAMES, thresholds=[0.2, 0.5, 0.8], num_resamples=20)
+    plain = score_multilabel(labels, probs, clusters, NAMES, bootstrap=Bootstrap(20))
+    scores = score_multilabel(labels, probs, clusters, NAMES, thresholds=[0.2, 0.5, 0.8], bootstrap=Bootstrap(20))
     guesses = probs >= [0.2, 0.5, 0.8]
     assert scores.scores["f1_macro_tuned"].value == pytest.approx(oracle_rates(labels, guesses, "macro")["f1"])
     assert scores.scores["hamming_loss_tuned"].value == pytest.approx(sklearn.metrics.hamming_loss(labels, guesses))
@@ -233,13 +237,13 @@ def test_tuned_thresholds_have_names_of_their_own():
         sklearn.metrics.recall_score(labels[:, 0], guesses[:, 0])
     )
     assert {name: score for name, score in scores.scores.items() if not name.endswith("_tuned")} == plain.scores
-    same = score_multilabel(labels, probs, clusters, NAMES, thresholds=[0.5] * 3, num_resamples=20)
+    same = score_multilabel(labels, probs, clusters, NAMES, thresholds=[0.5] * 3, bootstrap=Bootstrap(20))
     assert same.scores["exact_match_ratio_tuned"] == same.scores["exact_match_ratio"]
 
 
 def test_tuned_thresholds_of_one_class_weigh_the_probabilities():
     labels, probs, clusters = draw_multiclass()
-    scores = score_multiclass(labels, probs, clusters, NAMES, thresholds=[0.6, 0.3, 0.1], num_resamples=5)
+    scores = score_multiclass(labels, probs, clusters, NAMES, thresholds=[0.6, 0.3, 0.1], bootstrap=Bootstrap(5))
     guess = (probs / [0.6, 0.3, 0.1]).argmax(axis=1)
     expected = sklearn.metrics.accuracy_score(labels.argmax(axis=1), guess)
     assert scores.scores["accuracy_tuned"].value == pytest.approx(expected)
@@ -250,8 +254,8 @@ def test_calibrated_probabilities_have_names_of_their_own(case):
     draw, score, _ = CASES[case]
     labels, probs, clusters = draw()
     other = probs**2 if case == "multilabel" else probs**2 / np.sum(probs**2, axis=1, keepdims=True)
-    scores = score(labels, probs, clusters, NAMES, calibrated=other, num_resamples=20)
-    alone = score(labels, other, clusters, NAMES, num_resamples=20)
+    scores = score(labels, probs, clusters, NAMES, calibrated=other, bootstrap=Bootstrap(20))
+    alone = score(labels, other, clusters, NAMES, bootstrap=Bootstrap(20))
     assert scores.scores["brier_calibrated"] == alone.scores["brier"]
     assert scores.scores["ece_calibrated"] == alone.scores["ece"]
     assert set(scores.reliability) == {"raw", "calibrated"}
@@ -260,8 +264,8 @@ def test_calibrated_probabilities_have_names_of_their_own(case):
 def test_no_finding_is_a_label_but_no_finding():
     labels, probs, clusters = draw_multilabel(unknown=0)
     names = ["a", "No Finding", "c"]
-    scores = score_multilabel(labels, probs, clusters, names, num_resamples=20)
-    findings = score_multilabel(labels[:, [0, 2]], probs[:, [0, 2]], clusters, ["a", "c"], num_resamples=20)
+    scores = score_multilabel(labels, probs, clusters, names, bootstrap=Bootstrap(20))
+    findings = score_multilabel(labels[:, [0, 2]], probs[:, [0, 2]], clusters, ["a", "c"], bootstrap=Bootstrap(20))
     for name in ("auroc_macro", "average_precision_macro", "f1_macro"):
         assert scores.scores[name] == findings.scores[name]
     guesses = probs >= 0.5
@@ -269,14 +273,14 @@ def test_no_finding_is_a_label_but_no_finding():
     assert scores.scores["hamming_loss"].value == pytest.approx(np.mean(guesses != labels))
     assert scores.num_labels == scores.to_dict()["num_labels"] == 3
     labels[:, 1] = 1
-    assert score_multilabel(labels, probs, clusters, names, num_resamples=5).left_out == ()
+    assert score_multilabel(labels, probs, clusters, names, bootstrap=Bootstrap(5)).left_out == ()
 
 
 def test_common_findings_are_those_of_twenty_clusters():
     labels, probs, clusters = draw_multilabel(num_images=400, num_clusters=60, unknown=0.1)
     rare = np.flatnonzero(labels[:, 2] == 1)[10:]
     labels[rare, 2] = 0
-    scores = score_multilabel(labels, probs, clusters, NAMES, num_resamples=20)
+    scores = score_multilabel(labels, probs, clusters, NAMES, bootstrap=Bootstrap(20))
     assert scores.per_class["c"]["auroc"].few_clusters
     expected = np.mean([scores.per_class[name]["auroc"].value for name in ("a", "b")])
     assert scores.scores["auroc_macro_common"].value == pytest.approx(expected)
@@ -286,7 +290,7 @@ def test_common_findings_are_those_of_twenty_clusters():
 
 def test_counts_beside_each_class():
     labels, probs, clusters = draw_multilabel()
-    counts = score_multilabel(labels, probs, clusters, NAMES, num_resamples=5).counts
+    counts = score_multilabel(labels, probs, clusters, NAMES, bootstrap=Bootstrap(5)).counts
     for k, name in enumerate(NAMES):
         held = labels[:, k] == 1
         known = int((~np.isnan(labels[:, k])).sum())
@@ -297,7 +301,7 @@ def test_absent_class_is_undefined_left_out_and_told():
     labels, probs, clusters = draw_multiclass()
     kept = labels[:, 2] == 0
     labels, probs, clusters = labels[kept], probs[kept], clusters[kept]
-    scores = score_multiclass(labels, probs, clusters, NAMES, num_resamples=20)
+    scores = score_multiclass(labels, probs, clusters, NAMES, bootstrap=Bootstrap(20))
     assert scores.left_out == ("c",)
     for score in scores.per_class["c"].values():
         assert math.isnan(score.value) and math.isnan(score.low)
@@ -312,7 +316,7 @@ def test_absent_class_is_undefined_left_out_and_told():
 
 def test_never_predicted_class_has_precision_zero():
     probs = np.tile([0.6, 0.3, 0.1], (6, 1))
-    scores = score_multiclass([0, 1, 2, 0, 1, 2], probs, range(6), NAMES, num_resamples=10)
+    scores = score_multiclass([0, 1, 2, 0, 1, 2], probs, range(6), NAMES, bootstrap=Bootstrap(10))
     assert scores.per_class["c"]["precision"].value == scores.per_class["c"]["f1"].value == 0
 
 
@@ -320,7 +324,7 @@ def test_resamples_without_a_class_are_counted_for_it_and_for_the_macro():
     labels = np.array([0] * 10 + [1] * 10 + [2, 2])
     clusters = [*range(20), "last", "last but one"]
     probs = np.eye(3)[labels] * 0.8 + 0.05
-    scores = score_multiclass(labels, probs, clusters, NAMES, num_resamples=500)
+    scores = score_multiclass(labels, probs, clusters, NAMES, bootstrap=Bootstrap(500))
     undefined = scores.per_class["c"]["recall"].num_undefined
     assert undefined / 500 == pytest.approx((20 / 22) ** 22, abs=0.05)
     assert scores.scores["recall_macro"].num_undefined >= undefined
@@ -332,7 +336,7 @@ def test_resamples_without_a_class_are_counted_for_it_and_for_the_macro():
 
 def test_one_cluster_gives_values_without_intervals():
     labels, probs, _ = draw_multiclass()
-    scores = score_multiclass(labels, probs, ["one"] * len(labels), NAMES, num_resamples=10)
+    scores = score_multiclass(labels, probs, ["one"] * len(labels), NAMES, bootstrap=Bootstrap(10))
     assert scores.num_clusters == 1
     expected = oracle_multiclass(labels, probs)
     assert {name: values_of(scores)[name] for name in expected} == pytest.approx(expected)
@@ -344,9 +348,15 @@ def test_one_cluster_gives_values_without_intervals():
 def test_wider_level_and_same_seed(case):
     draw, score, _ = CASES[case]
     arguments = (*draw(), NAMES)
-    first, again = score(*arguments, num_resamples=50, seed=5), score(*arguments, num_resamples=50, seed=5)
+    first, again = (
+        score(*arguments, bootstrap=Bootstrap(50, seed=5)),
+        score(*arguments, bootstrap=Bootstrap(50, seed=5)),
+    )
     np.testing.assert_array_equal(ends_of(first), ends_of(again))
-    wide, narrow = np.array(ends_of(first)), np.array(ends_of(score(*arguments, num_resamples=50, seed=5, level=0.5)))
+    wide, narrow = (
+        np.array(ends_of(first)),
+        np.array(ends_of(score(*arguments, bootstrap=Bootstrap(50, level=0.5, seed=5)))),
+    )
     defined = ~np.isnan(wide).any(axis=1)
     assert (wide[defined, 0] <= narrow[defined, 0]).all() and (narrow[defined, 1] <= wide[defined, 1]).all()
 
@@ -354,7 +364,7 @@ def test_wider_level_and_same_seed(case):
 @pytest.mark.parametrize("case", CASES)
 def test_dictionaries_are_json_and_rows(case, tmp_path):
     draw, score, _ = CASES[case]
-    scores = score(*draw(), NAMES, num_resamples=10)
+    scores = score(*draw(), NAMES, bootstrap=Bootstrap(10))
     write_json(tmp_path / "metrics.json", scores.to_dict())
     told = json.loads((tmp_path / "metrics.json").read_text())
     assert told["scores"]["f1_macro"]["low"] == scores.scores["f1_macro"].low
@@ -366,7 +376,7 @@ def test_dictionaries_are_json_and_rows(case, tmp_path):
 
 
 def test_multiclass_row_has_the_promised_columns():
-    names = list(score_multiclass(*draw_multiclass(), NAMES, num_resamples=5).flat())[::3]
+    names = list(score_multiclass(*draw_multiclass(), NAMES, bootstrap=Bootstrap(5)).flat())[::3]
     assert names == [
         "accuracy",
         *(f"{rate}_{average}" for rate in RATES for average in ("macro", "micro")),
@@ -410,3 +420,8 @@ def test_multilabel_needs_known_labels_and_fitting_thresholds():
         score_multilabel(np.full((2, 3), np.nan), probs, [0, 1], NAMES)
     with pytest.raises(ScoreError, match="thresholds"):
         score_multilabel(np.ones((2, 3)), probs, [0, 1], NAMES, thresholds=[0.5, 0.5])
+
+
+def test_a_score_of_an_unknown_kind_is_refused():
+    with pytest.raises(ScoreError, match="The kind of a score is decisions, ranking, probabilities. Received: kind='d"):
+        FinalScore("decision", lambda decisions: None)

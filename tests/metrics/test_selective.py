@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kmed.errors import ScoreError
-from kmed.metrics.intervals import draw_resamples
+from kmed.metrics.intervals import Bootstrap, draw_resamples
 from kmed.metrics.selective import confidence, conformal_thresholds, prediction_sets, risk_coverage
 
 
@@ -18,7 +18,7 @@ def draw(num_images, seed=0, num_classes=4):
 
 def test_risk_by_hand():
     wrong = np.array([False, True, False, True])
-    curve = risk_coverage(wrong, np.array([0.9, 0.8, 0.7, 0.6]), draw_resamples(range(4), 20))
+    curve = risk_coverage(wrong, np.array([0.9, 0.8, 0.7, 0.6]), draw_resamples(range(4), Bootstrap(20)))
     assert curve.risk[-1] == pytest.approx(1 / 2)
     at = {round(float(share), 2): risk for share, risk in zip(curve.coverage, curve.risk)}
     assert at[0.5] == pytest.approx(1 / 2)
@@ -29,7 +29,7 @@ def test_risk_by_hand():
 def test_equally_sure_pictures_are_answered_together():
     wrong = np.array([True, False, False, True])
     curves = [
-        risk_coverage(wrong[order], np.full(4, 0.5), draw_resamples(range(4), 20)).area.value
+        risk_coverage(wrong[order], np.full(4, 0.5), draw_resamples(range(4), Bootstrap(20))).area.value
         for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 0, 3])
     ]
     assert curves == pytest.approx([0.5] * 3)
@@ -38,7 +38,7 @@ def test_equally_sure_pictures_are_answered_together():
 def test_a_model_that_knows_what_it_knows_has_less_risk_when_it_may_abstain():
     labels, probs = draw(600)
     wrong = probs.argmax(axis=1) != labels.argmax(axis=1)
-    curve = risk_coverage(wrong, confidence(probs, exclusive=True), draw_resamples(range(600), 50))
+    curve = risk_coverage(wrong, confidence(probs, exclusive=True), draw_resamples(range(600), Bootstrap(50)))
     assert curve.risk[24] < curve.risk[-1] - 0.1
     assert (curve.low <= curve.risk + 0.02).all() and (curve.risk <= curve.high + 0.02).all()
     assert curve.area.low < curve.area.value < curve.area.high
@@ -86,7 +86,7 @@ def test_the_promised_coverage_is_reached(exclusive):
         fitted, judged = slice(0, 150), slice(150, 300)
         thresholds = conformal_thresholds(labels[fitted], probs[fitted], 0.9, exclusive=exclusive)
         sets = prediction_sets(
-            labels[judged], probs[judged], thresholds, "abcd", 0.9, draw_resamples(range(150), 2, seed=seed)
+            labels[judged], probs[judged], thresholds, "abcd", 0.9, draw_resamples(range(150), Bootstrap(2, seed=seed))
         )
         reached.append(sets.coverage.value)
     assert 0.89 <= np.mean(reached) <= 0.93
@@ -95,7 +95,9 @@ def test_the_promised_coverage_is_reached(exclusive):
 def test_sets_by_hand():
     labels = np.array([[1, 0, np.nan], [1, 1, 0]])
     probs = np.array([[0.9, 0.4, 0.9], [0.2, 0.6, 0.1]])
-    sets = prediction_sets(labels, probs, np.array([0.5, 0.5, 0.0]), "abc", 0.9, draw_resamples(range(2), 20))
+    sets = prediction_sets(
+        labels, probs, np.array([0.5, 0.5, 0.0]), "abc", 0.9, draw_resamples(range(2), Bootstrap(20))
+    )
     assert sets.coverage.value == pytest.approx(2 / 3)
     assert sets.size.value == pytest.approx((2 + 2) / 2)
     assert [score.value for score in sets.per_class.values()] == pytest.approx([1 / 2, 1, np.nan], nan_ok=True)

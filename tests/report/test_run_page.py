@@ -21,6 +21,7 @@ from kmed.evaluation.predictions import read_predictions
 from kmed.report import comparison_page, gallery, run_page
 from kmed.report.page import Told
 from kmed.runs import Run
+from kmed.tasks import get_task
 from kmed.training import fit
 
 HOSTILE = "<script>alert(1)</script>"
@@ -323,14 +324,14 @@ def test_pictures_and_explanations(multiclass, multilabel):
         page = Page(run.report)
         names = json.loads(run.classes.read_text())["class_names"]
         task = run.read_config().task
-        predictions = read_predictions(run.predictions, names, task).split("test")
+        predictions = read_predictions(run.predictions, names, get_task(task)).split("test")
         errors = gallery.confident_errors(predictions)
         explained = len(gallery.confident_answers(predictions)) + min(len(errors), gallery.NUM_EXPLAINED)
         assert sum(tag == "img" for tag, _ in page.tags) == len(errors) + 2 * explained
 
 
 def test_confident_errors_are_the_surest_one_a_cluster(multilabel):
-    predictions = read_predictions(multilabel.predictions, ["Mass", "Edema"], "multilabel").split("test")
+    predictions = read_predictions(multilabel.predictions, ["Mass", "Edema"], get_task("multilabel")).split("test")
     errors = gallery.confident_errors(predictions, number=100)
     surest = {}
     for row in range(len(predictions)):
@@ -406,7 +407,7 @@ def test_the_same_run_gives_the_same_page(constant):
 def test_a_run_that_is_not_judged(multiclass, tmp_path):
     shutil.copytree(multiclass.folder, tmp_path / "run")
     (tmp_path / "run" / "result.csv").unlink()
-    with pytest.raises(RunError, match="is not judged yet"):
+    with pytest.raises(RunError, match="has no result.csv: it is not finished"):
         run_page.write_report(Run(tmp_path / "run"))
 
 

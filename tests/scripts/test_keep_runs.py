@@ -6,11 +6,10 @@ import pathlib
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from test_compare import make_run
+from drawn_runs import make_run
 
 from kmed.evaluation import comparison
 from kmed.runs import Run
-from kmed.tasks import STUDY_COLUMNS
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEPT = [ROOT / "results" / name for name in ("blood_cells_six", "nih_cxr_six")]
@@ -76,14 +75,14 @@ def test_a_mistake_is_one_line_and_leaves_the_runs_alone(keep_runs, tmp_path, mo
 def test_the_kept_runs_have_the_scores_of_the_table(folder):
     table = pd.read_csv(folder.parent / f"{folder.name.removesuffix('_six')}.csv", dtype=str)
     comparison = compared(folder)
-    names = [f"{name}{end}" for name in STUDY_COLUMNS[comparison.task] for end in ("", "_low", "_high")]
+    names = [f"{name}{end}" for name in comparison.task.study_scores for end in ("", "_low", "_high")]
     for run in comparison.runs:
         row = table[table["command"] == run.row["command"]].iloc[0]
         scores = run.scores.flat()
         assert [scores[name] for name in names] == pytest.approx([float(row[name]) for name in names])
 
 
-def test_the_readme_tells_the_pairs_that_the_kept_x_ray_runs_tell_apart():
+def test_the_page_names_the_pairs_that_the_kept_x_ray_runs_tell_apart():
     pairs = compared(ROOT / "results" / "nih_cxr_six").pairs
     apart = pairs[pairs["told_apart"]]
     told = {
@@ -97,20 +96,20 @@ def test_the_readme_tells_the_pairs_that_the_kept_x_ray_runs_tell_apart():
         "exact_match_ratio": from_the_vit | {("efficientnetb0", "resnet18")},
         "hamming_loss": from_the_vit | {("resnet152", "resnet18")},
     }
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
     for words in (
         "tells four of the five from the ViT (not efficientnetb0), and none of the five from another",
         "resnet152 from resnet18 by 0.001 of Hamming loss, resnet18 from efficientnetb0 by 0.014 of exact match",
     ):
-        assert words in readme
+        assert words in page
 
 
-def test_the_readme_tells_the_pairs_that_the_kept_blood_cell_runs_tell_apart():
+def test_the_page_names_the_pairs_that_the_kept_blood_cell_runs_tell_apart():
     pairs = compared(ROOT / "results" / "blood_cells_six").pairs
     pairs = pairs[pairs["score"] == "accuracy"]
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
     apart = pairs[pairs["told_apart"]]
-    assert (len(apart), len(pairs)) == (3, 15) and "Accuracy tells three of 15 pairs apart" in readme
+    assert (len(apart), len(pairs)) == (3, 15) and "Accuracy tells three of 15 pairs apart" in page
     for pair in apart.to_dict("records"):
         first, second = (pair[name].replace("vit", "the ViT") for name in ("first", "second"))
-        assert f"{first} from {second} by {pair['difference']:.3f} ({pair['low']:.3f} to {pair['high']:.3f})" in readme
+        assert f"{first} from {second} by {pair['difference']:.3f} ({pair['low']:.3f} to {pair['high']:.3f})" in page
