@@ -54,14 +54,15 @@ setup(
     extras_require={
         "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
         "dicom": ["pydicom>=3.0"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
             "playwright>=1.49",  # speaks to the system's Chromium; its own browsers are not downloaded
-            "ruff>=0.9",
+            "ruff==0.17.6",  # as in .pre-commit-config.yaml
             "jax>=0.5",
             "mapie>=1.0",
-            "kmed[onnx,dicom]",
+            "kmed[onnx,dicom,docs]",
         ],
     },
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},

@@ -182,6 +182,9 @@ def test_the_top_level_is_the_agreed_one():
         "docs",
         "setup.py",
         "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "mkdocs.yml",
         "LICENSE",
         "NOTICE",
     ):

@@ -1,4 +1,7 @@
-"""scripts/study.py: the tables of the README are those of results/, and the intervals lie to the study as they say."""
+"""scripts/study.py: the tables of the README and docs/results.md are those of results/.
+
+The intervals contain the study's figures, or lie above or below them, as the tables say.
+"""
 
 import pathlib
 
@@ -17,9 +20,19 @@ def study(script):
 
 
 @pytest.mark.parametrize("data", ["blood_cells", "nih_cxr"])
-def test_the_readme_holds_the_tables_of_the_results(study, data):
+def test_the_page_holds_the_tables_of_the_results(study, data):
+    page = (ROOT / "docs/results.md").read_text()
+    assert study.insert(page, data) == page
+
+
+def test_the_readme_holds_the_overview(study):
     readme = (ROOT / "README.md").read_text()
-    assert study.insert(readme, data) == readme
+    assert study.insert_overview(readme) == readme
+
+
+def test_the_overview_has_all_six_models_and_the_constant(study):
+    lines = study.markdown_overview().splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == [*study.read_study().index, "best constant"]
 
 
 @pytest.mark.parametrize("data", ["blood_cells", "nih_cxr"])
@@ -64,21 +77,30 @@ def test_the_figure_shows_every_model_and_the_study(study):
     assert not [line for line in axes[1].lines if line.get_marker() == "x"]  # the study gives no AUROC
 
 
-def test_a_readme_without_the_marks_is_named(study, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing\n")
-    outcome = CliRunner().invoke(study.main, [str(readme), str(tmp_path)])
-    assert outcome.exit_code == 1 and "the text lacks the marks <!-- six blood_cells -->" in outcome.output
-    assert readme.read_text() == "nothing\n" and list(tmp_path.iterdir()) == [readme]
-
-
-def test_both_tables_and_figures_are_written(study, tmp_path):
-    readme = tmp_path / "README.md"
+@pytest.fixture
+def pages(tmp_path):
+    """A README and a page with the marks, and old tables between them."""
+    readme, page = tmp_path / "README.md", tmp_path / "results.md"
+    readme.write_text("above\n<!-- six models -->\nold\n<!-- /six models -->\n")
     marks = [f"<!-- six {data} -->\nold\n<!-- /six {data} -->" for data in ("nih_cxr", "blood_cells")]
-    readme.write_text("\nbetween\n".join(marks))
-    outcome = CliRunner().invoke(study.main, [str(readme), str(tmp_path)])
+    page.write_text("\nbetween\n".join(marks))
+    return readme, page
+
+
+@pytest.mark.parametrize(("number", "mark"), [(0, "six models"), (1, "six blood_cells")])
+def test_a_page_without_the_marks_is_named(study, tmp_path, pages, number, mark):
+    pages[number].write_text("nothing\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    outcome = CliRunner().invoke(study.main, [*map(str, pages), str(tmp_path)])
+    assert outcome.exit_code == 1 and f"the text lacks the marks <!-- {mark} -->" in outcome.output
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before  # no page is written by halves
+
+
+def test_all_tables_and_figures_are_written(study, tmp_path, pages):
+    readme, page = pages
+    outcome = CliRunner().invoke(study.main, [str(readme), str(page), str(tmp_path)])
     assert outcome.exit_code == 0, outcome.output
-    text = readme.read_text()
-    assert "old" not in text and "\nbetween\n" in text
-    assert text.count("| resnet18 ") == 2
+    overview, tables = readme.read_text(), page.read_text()
+    assert "old" not in overview + tables and "\nbetween\n" in tables and overview.startswith("above\n")
+    assert (overview.count("| resnet18 "), tables.count("| resnet18 ")) == (1, 2)
     assert {path.name for path in tmp_path.glob("*.png")} == {"six_blood_cells.png", "six_nih_cxr.png"}
