@@ -355,6 +355,6 @@ def _free_memory() -> int:
     free = psutil.virtual_memory().available
     group = pathlib.Path("/sys/fs/cgroup")
     limit, used = group / "memory.max", group / "memory.current"
-    if limit.is_file() and used.is_file() and (told := limit.read_text().strip()) != "max":
-        free = min(free, max(int(told) - int(used.read_text()), 0))
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, max(int(most) - int(used.read_text()), 0))
     return free

@@ -29,7 +29,7 @@ MAX_DEPTH = 5
 
 
 def read_split_layout(source: DataSource) -> Table | None:
-    """Returns the Table of SPLIT/CLASS/picture, or None where there is none, or a CSV is asked for.
+    """Returns the Table of SPLIT/CLASS/picture, or None where there is none or a CSV is asked for.
 
     Raises: DataError: as `read_split_folders`; or labels are wanted that class folders cannot hold.
     """
