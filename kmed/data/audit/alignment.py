@@ -1,4 +1,4 @@
-"""Two fingerprints side by side: do they show one scene, how much of it, and do the pixels agree?"""
+"""Aligns two fingerprints: do they show the same scene, how much of it, and do the pixels agree?"""
 
 import dataclasses
 
@@ -6,33 +6,33 @@ import numpy as np
 
 from kmed.data.audit.fingerprints import MIRRORED, Fingerprint, products, squared_distances
 
-# Lowe's ratio; 0.8 is usual. The geometric check below is strict, so a loose one finds small overlaps.
+# Lowe's ratio; 0.8 is usual. The geometric check below is strict, so a looser ratio can find small overlaps.
 RATIO = 0.85
 MIN_INLIERS = 7
 REPROJECTION = 3.0  # pixels
-# A copy is turned, sheared and zoomed, but not beyond this: area and aspect of what a unit square becomes.
+# Limits on how a copy may be zoomed and sheared: the area and the aspect ratio of the image of a unit square.
 MAX_ZOOM = 4.0
 MAX_STRETCH = 2.0
 REFINEMENTS = 6
 MIN_PIXELS = 300
-# Blurs, in pixels: the small one takes away what interpolation and JPEG change, the wide one what light changes.
+# Blurs, in pixels: the small one removes the effects of interpolation and JPEG, the wide one those of lighting.
 REACH = 31
 SMALL_BLUR, WIDE_BLUR = 1.0, 4.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alignment:
-    """How one picture lies on another.
+    """How one picture maps onto another.
 
     Attributes:
-      inliers: matched features that one affine map explains.
-      share: part of the smaller picture that the other one shows too, 0 to 1.
-      spread: part of the smaller picture that the matched features span, 0 to 1.
-      agreement: correlation of the slightly blurred pixels where matched features span both, -1 to 1.
-      detail: the same of fine detail alone, from which light and shade are taken away.
+      inliers: number of matched features that one affine map explains.
+      share: fraction of the smaller picture that the other one also shows, 0 to 1.
+      spread: fraction of the smaller picture that the matched features span, 0 to 1.
+      agreement: correlation of the slightly blurred pixels in the region that the matched features span, -1 to 1.
+      detail: the same correlation for fine detail alone, with light and shade removed.
       mirrored: whether one is a mirror image of the other.
-      outlines: where the matched features lie, two polygons float32 (P, 2): x and y as parts of the first and
-        of the second picture's width and height.
+      outlines: two polygons around the matched features, float32 (P, 2): x and y as fractions of the width and
+        height of the first and of the second picture.
     """
 
     inliers: int
@@ -45,10 +45,10 @@ class Alignment:
 
 
 def align(first: Fingerprint, second: Fingerprint, mirrored: bool) -> Alignment | None:
-    """Returns how `first` lies on `second`, or None where too few features agree on one affine map.
+    """Returns how `first` maps onto `second`, or None if too few features agree on one affine map.
 
     Args:
-      mirrored: look for `first` in a mirror image of `second`; the two cases are looked for apart.
+      mirrored: whether to look for `first` in a mirror image of `second`; each call looks for one case only.
     """
     import cv2
 
@@ -67,13 +67,13 @@ def align(first: Fingerprint, second: Fingerprint, mirrored: bool) -> Alignment 
 
 
 def align_either(first: Fingerprint, second: Fingerprint) -> Alignment | None:
-    """Returns the better of the plain and the mirrored alignment, or None where there is neither."""
-    found = [made for mirrored in (False, True) if (made := align(first, second, mirrored)) is not None]
-    return max(found, key=lambda made: made.inliers, default=None)
+    """Returns the better of the plain and the mirrored alignment, or None if there is neither."""
+    found = [one for mirrored in (False, True) if (one := align(first, second, mirrored)) is not None]
+    return max(found, key=lambda one: one.inliers, default=None)
 
 
 def _matches(first, second):
-    """Returns two index arrays of features that are each other's nearest, and clearly so."""
+    """Returns two index arrays of features that are clearly each other's nearest."""
     if len(first) < 2 or len(second) < 2:
         return np.zeros(0, int), np.zeros(0, int)
     squared = squared_distances(first.astype(np.float32), second.astype(np.float32))  # (F, G)
@@ -125,11 +125,11 @@ def _warp(picture, matrix, shape, nearest=False):
 
 
 def _refine(moving, fixed, matrix, moving_inside, region):
-    """Returns the affine map after a few Gauss-Newton steps on the pixels, or the one given where they do not help.
+    """Returns the affine map after a few Gauss-Newton steps on the pixels, or the given map if they do not help.
 
-    Features place a picture to about half a pixel, which is too coarse to tell two exposures of one
-    spot from two copies of one exposure. Baker & Matthews, 2004, inverse compositional; brightness and
-    contrast are normalised in each step.
+    Features locate a picture to within about half a pixel, which is too coarse to tell two exposures of one
+    spot from two copies of one exposure. The method is inverse compositional (Baker & Matthews, 2004);
+    brightness and contrast are normalised in each step.
     """
     import cv2
 
@@ -169,10 +169,10 @@ def _compose(outer, inner):
 
 
 def _agreement(warped, fixed, shown, region, wide_blur):
-    """Returns the correlation of pixels in `region`, without what is broader than `wide_blur`; 0 if it is small."""
+    """Returns the correlation of the pixels in `region`, without structures broader than `wide_blur`; 0 if too few."""
     import cv2
 
-    # A blur carries the black around a turned copy inwards: stay away from the edges of what both show.
+    # A blur spreads the black around a rotated copy inwards, so keep away from the edges of the shared area.
     margin = round(2 * max(SMALL_BLUR, wide_blur))
     framed = cv2.copyMakeBorder(shown, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     framed = cv2.erode(framed, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))[1:-1, 1:-1]

@@ -1,4 +1,4 @@
-"""Fingerprints: a small grey picture, where it shows something, and its local features."""
+"""Fingerprints of pictures: a small grey copy, a mask of its content, and its local features."""
 
 import collections
 import concurrent.futures
@@ -12,32 +12,32 @@ from kmed.data.images import read_row
 from kmed.data.table import Table
 from kmed.runtime import num_cores
 
-# Pictures are compared at this length of their longer side: larger ones are shrunk, ones below half of it
-# are enlarged twice, as SIFT finds too little on a thumbnail.
+# The length of the longer side at which pictures are compared. Larger ones are shrunk; those below half of it are
+# doubled in size, because SIFT finds too little on a thumbnail.
 LONGER_SIDE = 320
 NUM_FEATURES = 300
-OCTAVE_LAYERS = 2  # 3 is usual, and takes half as long again
-# SIFT's usual 0.04 leaves 80 features on a blood smear, 50 on an X-ray of 128 x 128; weak ones repeat in copies too.
+OCTAVE_LAYERS = 2  # 3 is usual, but takes 50 % longer
+# SIFT's usual 0.04 leaves 80 features on a blood smear, 50 on an X-ray of 128 x 128; weak ones recur in copies too.
 CONTRAST = 0.01
-# Turned and shifted copies bring a black or white fill. Features this near to it belong to the frame, not the scene.
+# Rotated and shifted copies have a black or white fill. Features this close to it belong to the frame, not the scene.
 DARK, BRIGHT = 12, 253
 MARGIN = 6
-# A mirrored picture's SIFT descriptors are those of the picture in another order: 4 columns of cells
-# reversed, and 8 directions reflected.
+# The SIFT descriptors of a mirror image are those of the picture in another order: the 4 columns of cells are
+# reversed, and the 8 directions are reflected.
 MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What is kept of one picture.
+    """What is stored for one picture.
 
     Attributes:
-      grey: uint8 (H, W), its longer side at most LONGER_SIDE.
+      grey: uint8 (H, W), with the longer side at most LONGER_SIDE.
       inside: uint8 (H, W), 1 where the picture shows something, 0 in a black or white fill at its edge.
       points: float32 (F, 2), x and y of each feature in pixels of `grey`.
-      descriptors: uint8 (F, 128): square roots of SIFT's shares, of length about 512. Their products are
-        whole numbers below 2**24, so float32 sums them exactly, whatever the order: the same files give
-        the same answer on any machine.
+      descriptors: uint8 (F, 128): square roots of SIFT's normalised values, scaled to a length of about 512.
+        Their products are whole numbers below 2**24, so float32 sums them exactly in any order, and the same
+        files give the same answer on any machine.
     """
 
     grey: np.ndarray
@@ -47,9 +47,9 @@ class Fingerprint:
 
 
 class Fingerprints:
-    """The fingerprints of a table's pictures by row, computed when asked for; the last `kept` stay in memory.
+    """The fingerprints of a table's pictures by row, computed on demand; the `kept` last used ones stay in memory.
 
-    One takes about 0.2 MB, so 4,000 stay below 1 GB.
+    One takes about 0.2 MB, so 4,000 take less than 1 GB.
     """
 
     def __init__(self, table: Table, kept: int = 4000):
@@ -62,22 +62,22 @@ class Fingerprints:
             if row in self._held:
                 self._held.move_to_end(row)
                 return self._held[row]
-        made = fingerprint(read_grey(self._table, row))
+        computed = fingerprint(read_grey(self._table, row))
         with self._lock:
-            self._held[row] = made
+            self._held[row] = computed
             while len(self._held) > self._kept:
                 self._held.popitem(last=False)
-        return made
+        return computed
 
     def forget(self, row: int) -> None:
-        """Frees a row's fingerprint, which is not likely to be asked for again."""
+        """Frees the fingerprint of a row that is unlikely to be needed again."""
         with self._lock:
             self._held.pop(row, None)
 
 
 @contextlib.contextmanager
 def worker_pool():
-    """Yields a pool of one thread a core. OpenCV works outside Python's lock, and starts no threads meanwhile."""
+    """Yields a pool with one thread per core. OpenCV releases Python's lock, and is kept from starting threads."""
     import cv2
 
     threads_before = cv2.getNumThreads()
@@ -91,9 +91,9 @@ def worker_pool():
 
 
 def read_grey(table: Table, row: int) -> np.ndarray:
-    """Returns uint8 (H, W), a picture of the table in grey, its longer side between LONGER_SIDE / 2 and LONGER_SIDE.
+    """Returns a picture of the table in grey, uint8 (H, W), its longer side between LONGER_SIDE / 2 and LONGER_SIDE.
 
-    Smaller thumbnails are enlarged twice only, so they stay smaller. Raises DataError where it cannot be read.
+    Thumbnails are only doubled in size, so they may stay smaller. Raises DataError if the picture cannot be read.
     """
     import cv2
 
@@ -125,8 +125,8 @@ def fingerprint(grey: np.ndarray) -> Fingerprint:
 def products(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
     """Returns first @ second.T, float32 (F, G), of float32 (F, D) and (G, D); `second` defaults to `first`.
 
-    OpenCV's product stays on the calling thread. NumPy's starts threads of its own, and a pool of
-    callers then takes a hundred times as long for matrices of this size.
+    OpenCV multiplies on the calling thread. NumPy starts threads of its own, which makes a pool of callers a
+    hundred times slower for matrices of this size.
     """
     import cv2
 
@@ -134,12 +134,12 @@ def products(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
 
 
 def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns float32 (F, G), the squared distance of each of `first` (F, D) to each of `second` (G, D)."""
+    """Returns float32 (F, G), the squared distance from each row of `first` (F, D) to each row of `second` (G, D)."""
     return (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * products(first, second)
 
 
 def _inside(grey):
-    """Returns 1 but for dark or bright regions that touch the picture's edge."""
+    """Returns uint8 (H, W): 0 in dark or bright regions that touch the picture's edge, 1 elsewhere."""
     import cv2
 
     inside = np.ones(grey.shape, np.uint8)

@@ -15,23 +15,23 @@ from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 from kmed.progress import say
 
-# Two photographs that share half of their frame and carry different labels contradict each other; with
-# less in common each may well show what it is labelled for.
+# Two photographs that share half of their frame and carry different labels contradict each other. If they share
+# less, each may well show what its label says.
 CONTRADICTING_SHARE = 0.5
 EVIDENCE_TRIES = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """Two pictures, as rows of the table, that are evidence of something.
+    """Two pictures, given as rows of the table, that are evidence of a problem.
 
     Attributes:
       first, second: rows.
       kind: "identical files", "one photograph" or "one spot".
-      alignment: how the first lies on the second; None for identical files, or where only others link the two.
+      alignment: how the first maps onto the second; None for identical files, or if only others link the two.
       sides: whether the two lie in splits that must not share pictures.
       labels: whether their labels contradict each other.
-      share: median part of the frame that their photographs have in common, 0 to 1; NaN where not measured.
+      share: median fraction of the frame that their photographs have in common, 0 to 1; NaN if not measured.
     """
 
     first: int
@@ -45,20 +45,20 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Audit:
-    """What an audit found; the rows are those of `table`.
+    """What an audit found; rows are those of `table`.
 
     Attributes:
-      table: what was audited.
-      files: one row a picture, as inspect_files returns them.
-      photograph, group: (N,) names; pictures of one photograph are copies of one exposure, those of one group
-        are linked by photographs that share a spot. An unreadable picture is alone.
-      identical: lists of rows whose files have the same bytes, each of two or more.
-      on_two_sides: {group: Pair that crosses the sides} of the found groups.
-      contradictions: Pairs of identical files, copies, or photographs that share half of their frame, with
-        different labels.
-      overlaps: Pairs of photographs with different labels that share less.
+      table: the table that was audited.
+      files: one row per picture, as returned by inspect_files.
+      photograph, group: (N,) names. Pictures of one photograph are copies of one exposure; those of one group are
+        linked by photographs that share a spot. An unreadable picture forms a photograph and a group by itself.
+      identical: lists of two or more rows whose files have the same bytes.
+      on_two_sides: {group: Pair that crosses the sides}, for the found groups that lie on two sides.
+      contradictions: Pairs with different labels: identical files, copies, or photographs that share half of
+        their frame.
+      overlaps: Pairs of photographs with different labels that share less than that.
       links: the verified Links.
-      featureless: rows that show too little to be compared; only their bytes were.
+      featureless: rows with too little detail to compare; only their bytes were compared.
       seconds: how long it took.
     """
 
@@ -78,20 +78,20 @@ class Audit:
 def audit(table: Table, splits=None, seed: int = 0) -> Audit:
     """Returns what the pictures of a table show about its splits, groups and labels.
 
-    Told groups are not used: photographs and groups are found from the pixels alone.
+    Given groups are not used: photographs and groups are found from the pixels alone.
 
     Args:
-      table: any table; its splits are the sides. No split is drawn.
-      splits: names of the splits to audit; default: all.
-      seed: of the draw of visual words.
-    Raises: DataError: an unknown split, or no readable picture.
+      table: any table; its splits are the sides, and no new split is drawn.
+      splits: names of the splits to audit; None: all.
+      seed: random seed for the visual words.
+    Raises: DataError: there is no such split, or no picture can be read.
     """
     start = time.monotonic()
     table = choose_splits(table, splits)
     files = inspect_files(table)
     readable = (files["reason"] == "").to_numpy()
     if not readable.any():
-        raise DataError(f"None of the {len(table)} pictures can be read, such as {files['path'].iloc[0]}.")
+        raise DataError(f"None of the {len(table)} pictures can be read; the first is {files['path'].iloc[0]}.")
     identical = [rows for rows in _by_value(files["digest"].where(readable, "")).values() if len(rows) > 1]
     repeated = {row: rows[0] for rows in identical for row in rows[1:]}
     unique = np.flatnonzero(readable & ~np.isin(np.arange(len(table)), list(repeated)))
@@ -108,9 +108,10 @@ def audit(table: Table, splits=None, seed: int = 0) -> Audit:
         _names(ids, prefix, len(table), unique, repeated)
         for ids, prefix in ((near.photograph, "photograph"), (near.group, "group"))
     )
-    judge = _Judge(table, photograph, group, links, repeated, {row: i for i, row in enumerate(unique)}, fingerprints)
-    on_two_sides = judge.on_two_sides()
-    contradictions, overlaps = judge.contradictions()
+    compared_rows = {row: i for i, row in enumerate(unique)}
+    evidence = _Evidence(table, photograph, group, links, repeated, compared_rows, fingerprints)
+    on_two_sides = evidence.on_two_sides()
+    contradictions, overlaps = evidence.contradictions()
     return Audit(
         table, files, photograph, group, identical, on_two_sides, contradictions, overlaps, links,
         unique[near.featureless], time.monotonic() - start,
@@ -118,20 +119,20 @@ def audit(table: Table, splits=None, seed: int = 0) -> Audit:
 
 
 def choose_splits(table: Table, splits=None) -> Table:
-    """Returns the rows of the named splits, or the table. Raises DataError where there is no such split."""
+    """Returns the rows of the named splits, or the whole table for None. Raises DataError if there is no such split."""
     if splits is None:
         return table
     present = sorted(set(table.rows["split"]) - {""})
     for name in splits:
         if name not in present:
             raise DataError(
-                f"There is no split {name!r}; the data bring {', '.join(present) or 'none'}." + suggest(name, present)
+                f"There is no split {name!r}; the data have {', '.join(present) or 'none'}." + suggest(name, present)
             )
     return table.take(table.rows["split"].isin(list(splits)).to_numpy())
 
 
 def must_differ(first: str, second: str) -> bool:
-    """Returns whether two splits must not share a group: train and val share with none, those that judge may."""
+    """Returns whether two splits must not share a group: train and val share none, two test splits may share some."""
     return first != second and "" not in (first, second) and bool({first, second} & {"train", "val"})
 
 
@@ -141,14 +142,14 @@ def groups_on_two_sides(table: Table, group) -> list[str]:
     return sorted(name for name, found in splits.items() if any(must_differ(a, b) for a in found for b in found))
 
 
-class _Judge:
-    """Turns what was linked into evidence about sides and labels."""
+class _Evidence:
+    """Derives evidence about sides and labels from the links."""
 
     def __init__(self, table, photograph, group, links, repeated, compared, fingerprints):
         self.table, self.photograph, self.group, self.links = table, photograph, group, links
         self.repeated, self.compared, self.fingerprints = repeated, compared, fingerprints
         self.splits = table.rows["split"].to_numpy()
-        self.shares = collections.defaultdict(list)  # of two photographs
+        self.shares = collections.defaultdict(list)  # two photographs -> shared fractions
         for link in links:
             self.shares[self._key(link.first, link.second)].append(link.alignment.share)
 
@@ -187,7 +188,7 @@ class _Judge:
         return certain, slight
 
     def _search(self, pairs):
-        """Returns (first, second, alignment) of the first of some pairs that is identical or aligns, else the first."""
+        """Returns (first, second, alignment) of the first pair that is identical or aligns, else of the first pair."""
         fallback = None
         for tried, (first, second) in enumerate(pairs):
             rows = [self.repeated.get(row, row) for row in (first, second)]
@@ -220,11 +221,11 @@ class _Judge:
 
     def _differ(self, first, second):
         one, other = self.table.labels[[first, second]]
-        return (np.abs(one - other) > 0).any()  # a comparison with NaN, an unknown label, is no difference
+        return (np.abs(one - other) > 0).any()  # comparing with NaN, an unknown label, gives False
 
 
 def _by_value(values):
-    """Returns {value: rows} in the order of the first row; "" is no value."""
+    """Returns {value: rows}, ordered by the first row; rows with the value "" are left out."""
     found = collections.defaultdict(list)
     for row, value in enumerate(values):
         if value != "":

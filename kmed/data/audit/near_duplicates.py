@@ -1,7 +1,7 @@
-"""Which pictures are copies of one photograph, and which photographs show one spot: by what they show alone.
+"""Finds pictures that are copies of one photograph, and photographs that show one spot, from the pixels alone.
 
-Pictures come one after the other: each is compared with the photographs found so far that share
-rare visual words, and joins one or founds a new one. Then representatives of the photographs are
+Pictures are taken one after the other. Each is compared with the photographs found so far that share
+rare visual words, and joins one of them or starts a new one. Then representatives of the photographs are
 compared with each other. Every link is a geometric match with agreeing pixels; labels, names and
 folders play no part.
 """
@@ -20,24 +20,24 @@ from kmed.data.audit.visual_words import Index, Vocabulary
 from kmed.data.table import Table
 from kmed.progress import bar, track
 
-# Copies of one exposure agree to 0.9962 and more (1st percentile, blood cells), two exposures of one spot to 0.9935
-# (99th). Two crops of one exposure that share less than SAME_SHARE count as two photographs of one spot.
+# Copies of one exposure agree by 0.9962 or more (1st percentile, blood cells), two exposures of one spot by 0.9935
+# or less (99th). Two crops of one exposure that share less than SAME_SHARE count as two photographs of one spot.
 SAME_AGREEMENT = 0.995
 SAME_DETAIL = 0.9
 SAME_SHARE = 0.6
 SAME_INLIERS = 20
-# Shared spots. X-rays of different patients align with up to 20 inliers or a detail of 0.74, never with both so
-# high. A strong link stands alone; a weak one, which might be chance, needs a second between other pictures.
+# Shared spots. X-rays of different patients align with up to 20 inliers or a detail of 0.74, never with both that
+# high. A strong link is enough; a weak one, which might be chance, needs a second one between other pictures.
 SPOT_AGREEMENT = 0.85
 SPOT_DETAIL = 0.65
-STRONG_LINKS = ((16, 0.8), (30, 0.65))  # (inliers, detail), both at least
+STRONG_LINKS = ((16, 0.8), (30, 0.65))  # minimum (inliers, detail)
 STRONG_SPREAD = 0.03
 WEAK_DETAIL = 0.75
 MIN_FEATURES = 20
 MAX_REPRESENTATIVES = 6
 FIRST_CANDIDATES = 3
 SECOND_CANDIDATES = 40
-# Where thousands of pictures are all different, each gets fewer candidates, so that the work does not run away.
+# If thousands of pictures all differ, each gets fewer candidates, so that the work stays within bounds.
 ALL_CANDIDATES, FEWEST_CANDIDATES = 100_000, 10
 BATCH = 64
 SAMPLE = 300
@@ -45,7 +45,7 @@ SAMPLE = 300
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Link:
-    """Two pictures, as rows of the table, that show one scene; `first` < `second`."""
+    """Two pictures, given as rows of the table, that show the same scene; `first` < `second`."""
 
     first: int
     second: int
@@ -55,12 +55,12 @@ class Link:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NearDuplicates:
-    """What was found.
+    """The result of a search.
 
     Attributes:
-      photograph: int64 (N,): pictures with one number are copies of one exposure.
-      group: int64 (N,): pictures with one number are linked by photographs that share a spot.
-      links: the verified Links, best first, at most a few a pair of photographs.
+      photograph: int64 (N,): pictures with the same number are copies of one exposure.
+      group: int64 (N,): pictures with the same number are linked by photographs that share a spot.
+      links: the verified Links, best first, at most a few per pair of photographs.
       featureless: rows with too few local features to be compared.
     """
 
@@ -75,15 +75,15 @@ def find_near_duplicates(table: Table, fingerprints: Fingerprints | None = None,
 
     Args:
       table: readable pictures, N >= 1.
-      fingerprints: those of `table`, where the caller wants to use them afterwards.
-      seed: of the draw of visual words; the same files and seed give the same answer.
+      fingerprints: the fingerprints of `table`, if the caller needs them afterwards; None: new ones.
+      seed: random seed for the visual words; the same files and seed give the same answer.
     Raises: DataError: a picture cannot be read.
     """
     fingerprints = Fingerprints(table) if fingerprints is None else fingerprints
     with worker_pool() as pool:
         sampled = np.unique(np.linspace(0, len(table) - 1, SAMPLE).astype(int))
-        taken = track(pool.map(fingerprints.__getitem__, sampled), "Learning visual words", len(sampled))
-        descriptors = [made.descriptors for made in taken]
+        found = track(pool.map(fingerprints.__getitem__, sampled), "Learning visual words", len(sampled))
+        descriptors = [one.descriptors for one in found]
         if not sum(map(len, descriptors)):
             alone = np.arange(len(table))
             return NearDuplicates(alone, alone, [], alone)
@@ -102,11 +102,11 @@ class _Search:
         self.representatives = []  # rows of each photograph
         self.index, self.entries = Index(), []  # entry -> (row, mirrored)
         self.links = {}  # (first, second) -> Alignment
-        self.refused = set()  # (first, second, mirrored) compared in vain
+        self.refused = set()  # (first, second, mirrored) compared without a match
         self.featureless = []
 
     def find_photographs(self):
-        """Puts each row to a photograph."""
+        """Assigns each row to a photograph."""
         rows = range(len(self.photograph))
         batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
         with bar("Finding copies", len(rows)) as advance:
@@ -116,7 +116,7 @@ class _Search:
                 known = self.pool.map(self._recognise, batch, similarity, itertools.repeat(self.entries))
                 fresh, entries = Index(), []
                 for row, words, (photograph, links) in zip(batch, described, list(known)):
-                    if photograph is None and entries:  # a copy may have been met a moment ago
+                    if photograph is None and entries:  # this batch may hold a copy too
                         photograph, more = self._recognise(row, fresh.similar(words)[0], entries)
                         links = [*links, *more]
                     self.links.update(links)
@@ -125,20 +125,20 @@ class _Search:
                 self.entries += entries
 
     def compare_photographs(self):
-        """Compares representatives of different photographs, which finds shared spots and copies met too early."""
+        """Compares representatives of different photographs, which finds shared spots and missed copies."""
         rows = [row for rows in self.representatives for row in rows]
         num_wanted = min(SECOND_CANDIDATES, max(FEWEST_CANDIDATES, ALL_CANDIDATES // max(1, len(rows))))
-        asked = []
+        pairs = []
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             described = list(self.pool.map(self._describe, batch))
             for row, similarity in zip(batch, self.index.similar(sparse.vstack(described, format="csr"))):
                 near = self._candidates(row, similarity, self.entries, num_wanted)
-                asked += [(row, other, mirrored) for other, _ in near for mirrored in (False, True)]
-        self._ask(asked, "Comparing photographs")
-        # A small overlap is seen by few of the pairs, and words find fewer still: look at all where one is.
+                pairs += [(row, other, mirrored) for other, _ in near for mirrored in (False, True)]
+        self._compare(pairs, "Comparing photographs")
+        # Few pairs show a small overlap, and visual words find even fewer of them: compare all where one was linked.
         linked = {tuple(sorted(self.photograph[list(pair)])) for pair in self.links}
-        self._ask(
+        self._compare(
             [
                 (row, other, mirrored)
                 for first, second in sorted(linked)
@@ -151,7 +151,7 @@ class _Search:
         )
 
     def result(self) -> NearDuplicates:
-        """Returns the verdict over all links."""
+        """Returns what follows from all links."""
         between = collections.defaultdict(list)
         for pair, alignment in self.links.items():
             between[tuple(sorted(self.photograph[list(pair)]))].append((pair, alignment))
@@ -171,7 +171,7 @@ class _Search:
         return self.vocabulary.describe(self.fingerprints[row].descriptors)
 
     def _recognise(self, row, similarity, entries):
-        """Returns (photograph or None, [((first, second), Alignment)]) of the most similar entries."""
+        """Returns (photograph or None, [((first, second), Alignment)]), found among the most similar entries."""
         links = []
         for other, mirrored in self._candidates(row, similarity, entries, FIRST_CANDIDATES):
             first, second = sorted((row, other))
@@ -183,7 +183,7 @@ class _Search:
         return None, links
 
     def _candidates(self, row, similarity, entries, num_wanted):
-        """Returns the (row, mirrored) most similar to a row in each of the most similar photographs but its own."""
+        """Returns the most similar (row, mirrored) of each of the photographs most similar to a row, except its own."""
         wanted = min(len(similarity), 2 * MAX_REPRESENTATIVES * (num_wanted + 1))
         nearest = np.argpartition(-similarity, wanted - 1)[:wanted]
         nearest = nearest[np.lexsort((nearest, -similarity[nearest]))]
@@ -196,13 +196,13 @@ class _Search:
                     break
         return list(found.values())
 
-    def _ask(self, asked, label):
-        """Adds the links among (row, other, mirrored), but for pairs that are linked already."""
-        ordered = ((min(row, other), max(row, other), mirrored) for row, other, mirrored in asked)
-        asked = [one for one in dict.fromkeys(ordered) if one[:2] not in self.links and one not in self.refused]
-        found = track(self.pool.map(self._link, *zip(*asked)), label, len(asked)) if asked else ()
-        for one, alignment in zip(asked, found):
-            known = self.links.get(one[:2])  # found both plain and mirrored: by chance one of them
+    def _compare(self, pairs, label):
+        """Adds the links among the pairs (row, other, mirrored), except for those that are already linked."""
+        ordered = ((min(row, other), max(row, other), mirrored) for row, other, mirrored in pairs)
+        pairs = [one for one in dict.fromkeys(ordered) if one[:2] not in self.links and one not in self.refused]
+        found = track(self.pool.map(self._link, *zip(*pairs)), label, len(pairs)) if pairs else ()
+        for one, alignment in zip(pairs, found):
+            known = self.links.get(one[:2])  # linked both plain and mirrored: one of the two is chance
             if alignment is None:
                 self.refused.add(one)
             elif known is None or known.inliers < alignment.inliers:
@@ -214,20 +214,20 @@ class _Search:
         return alignment if shared else None
 
     def _place(self, row, words, photograph, fresh, entries):
-        """Puts the row to a photograph or founds one; the first few of each become representatives."""
-        made = self.fingerprints[row]
+        """Assigns the row to a photograph or starts a new one; its first few rows become representatives."""
+        descriptors = self.fingerprints[row].descriptors
         if photograph is None:
             photograph = len(self.representatives)
             self.representatives.append([])
         self.photograph[row] = photograph
-        if len(made.descriptors) < MIN_FEATURES:
+        if len(descriptors) < MIN_FEATURES:
             self.featureless.append(row)
-        if len(self.representatives[photograph]) >= MAX_REPRESENTATIVES or len(made.descriptors) < MIN_FEATURES:
+        if len(self.representatives[photograph]) >= MAX_REPRESENTATIVES or len(descriptors) < MIN_FEATURES:
             self.fingerprints.forget(row)
             return
         self.representatives[photograph].append(row)
         for mirrored in (False, True):
-            described = self.vocabulary.describe(made.descriptors, mirrored) if mirrored else words
+            described = self.vocabulary.describe(descriptors, mirrored) if mirrored else words
             fresh.add(described)
             self.index.add(described)
             entries.append((row, mirrored))
@@ -243,7 +243,7 @@ def _same_exposure(alignment):
 
 
 def _is_one_exposure(links):
-    """Returns whether half or more of the links between two photographs say that they are one."""
+    """Returns whether at least half of the links between two photographs show one exposure."""
     return 2 * sum(_same_exposure(alignment) for _, alignment in links) >= len(links)
 
 
@@ -258,7 +258,7 @@ def _is_one_spot(links):
 
 
 def components(num_nodes, edges):
-    """Returns int64 (num_nodes,): the number of each node's connected component, in the order of the first node."""
+    """Returns int64 (num_nodes,): the number of each node's connected component, numbered by first node."""
     first, second = np.array(edges, int).reshape(-1, 2).T
     graph = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(num_nodes, num_nodes))
     return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)

@@ -26,14 +26,14 @@ def audit_data(
     config=None,
     settings: Iterable[str | tuple[str, object]] = (),
 ) -> tuple[Audit, list[pathlib.Path]]:
-    """Looks for copies, leaks between splits, contradictory labels and broken files, and writes what was found.
+    """Finds copies, leaks between splits, contradictory labels and broken files, and writes what was found.
 
-    The sides are the splits that the data bring (folders, a split column, data.splits); none is drawn.
+    The sides are the splits that come with the data (folders, a split column, data.splits); no new split is drawn.
 
     Args:
       path: a folder, a CSV or an npz.
-      out: the folder that the files go to; None: NAME_audit.
-      splits: only these of the data's own splits, as names or one text in which commas separate them; None: all.
+      out: the output folder; None: NAME_audit.
+      splits: the splits to audit, as names or as one comma-separated string; None: all.
       config: a YAML file whose data section is used.
       settings: overrides such as "data.splits=splits.csv".
     Returns: (Audit, the paths of the files written).
@@ -50,35 +50,35 @@ def audit_data(
 
 
 def write_audit(audit: Audit, out_dir) -> list[pathlib.Path]:
-    """Writes an audit into a folder and returns the paths: audit.json, groups.csv, and worst_pairs.png where any.
+    """Writes audit.json, groups.csv and, if there are pairs to show, worst_pairs.png; returns their paths.
 
     groups.csv has the columns path, photograph and group, as found from the pictures alone; training takes it
-    as data.group. Where groups were told (patients), groups_with_told.csv joins found and told groups:
-    pictures of one patient do not look alike, so the found ones alone would not keep them together.
+    as data.group. If groups were given (patients), groups_with_told.csv joins the found and the given groups:
+    pictures of one patient need not look alike, so the found groups alone would not keep them together.
 
     Raises: RunError: the folder cannot be written.
     """
     out_dir = pathlib.Path(out_dir)
-    made = [out_dir / "audit.json", out_dir / "groups.csv"]
-    write_json(made[0], to_json(audit))
-    _write_groups(audit, audit.group, made[1])
+    paths = [out_dir / "audit.json", out_dir / "groups.csv"]
+    write_json(paths[0], to_json(audit))
+    _write_groups(audit, audit.group, paths[1])
     if audit.table.grouped:
-        made.append(out_dir / "groups_with_told.csv")
-        _write_groups(audit, join_told(audit), made[-1])
+        paths.append(out_dir / "groups_with_told.csv")
+        _write_groups(audit, join_given_groups(audit), paths[-1])
     pairs = worst_pairs(audit)
     if pairs:
-        made.append(out_dir / "worst_pairs.png")
-        save_pairs(audit, pairs, made[-1])
-    return made
+        paths.append(out_dir / "worst_pairs.png")
+        save_pairs(audit, pairs, paths[-1])
+    return paths
 
 
-def join_told(audit: Audit) -> np.ndarray:
-    """Returns object (N,), the groups that join what was found with what was told: the group or the cluster."""
-    told = audit.table.rows[["group", "cluster"]].to_numpy()
-    found = [pd.factorize(column)[0] for column in (audit.group, told[:, 0], told[:, 1])]
+def join_given_groups(audit: Audit) -> np.ndarray:
+    """Returns object (N,), groups that keep together what shares a found group, a given group or a given cluster."""
+    given = audit.table.rows[["group", "cluster"]].to_numpy()
+    groupings = [pd.factorize(column)[0] for column in (audit.group, given[:, 0], given[:, 1])]
     rows = np.arange(len(audit.table))
     edges, start = [], len(rows)
-    for codes in found:
+    for codes in groupings:
         edges.append(np.stack([rows, start + codes], axis=1))
         start += codes.max() + 1
     joined = near_duplicates.components(start, np.concatenate(edges))[: len(rows)]
@@ -86,7 +86,7 @@ def join_told(audit: Audit) -> np.ndarray:
 
 
 def to_json(audit: Audit) -> dict:
-    """Returns what audit.json holds; lists of examples have at most MAX_LISTED entries, beside their full count."""
+    """Returns the content of audit.json; lists of examples have at most MAX_LISTED entries, and their full count."""
     table, files = audit.table, audit.files
     broken = files[files["reason"] != ""]
     sizes = collections.Counter(f"{row.height}x{row.width}" for row in files.itertuples(index=False))
@@ -114,7 +114,7 @@ def to_json(audit: Audit) -> dict:
         ],
         "contradictions": _some([describe_pair(audit, pair) for pair in audit.contradictions]),
         "small_overlaps_with_different_labels": _some([describe_pair(audit, pair) for pair in audit.overlaps]),
-        "told_groups": told_groups(audit) if table.grouped else None,
+        "told_groups": compare_given_groups(audit) if table.grouped else None,
         "settings": {
             **{name.lower(): value for name, value in vars(near_duplicates).items() if name.isupper()},
             "contradicting_share": CONTRADICTING_SHARE,
@@ -123,7 +123,7 @@ def to_json(audit: Audit) -> dict:
 
 
 def odd_files(audit: Audit) -> list[dict]:
-    """Returns {path, size, mode} of the readable files that differ in size or mode from nine tenths of the others."""
+    """Returns {path, size, mode} of the readable files whose size or mode differs from that of nine tenths of them."""
     files = audit.files[audit.files["reason"] == ""]
     kind = files["height"].astype(str) + "x" + files["width"].astype(str) + " " + files["mode"]
     usual = kind.value_counts()
@@ -135,21 +135,21 @@ def odd_files(audit: Audit) -> list[dict]:
     ]
 
 
-def told_groups(audit: Audit) -> dict:
-    """Returns how the found photographs and groups agree with the told ones (clusters and groups)."""
+def compare_given_groups(audit: Audit) -> dict:
+    """Returns how the found photographs and groups agree with the given ones (clusters and groups)."""
     from sklearn.metrics import adjusted_rand_score
 
     rows = audit.table.rows
-    told = rows["group"].to_numpy()
-    links = [link for link in audit.links if told[link.first] != told[link.second]]
+    given = rows["group"].to_numpy()
+    links = [link for link in audit.links if given[link.first] != given[link.second]]
     best = {}
     for link in links:  # best first
-        best.setdefault(tuple(sorted((told[link.first], told[link.second]))), link)
-    found = pd.Series(audit.group).groupby(told).nunique()
+        best.setdefault(tuple(sorted((given[link.first], given[link.second]))), link)
+    found = pd.Series(audit.group).groupby(given).nunique()
     return {
         "count": int(rows["group"].nunique()),
-        "on_two_sides": _some(groups_on_two_sides(audit.table, told)),
-        "rand_index_of_groups": float(adjusted_rand_score(told, audit.group)),
+        "on_two_sides": _some(groups_on_two_sides(audit.table, given)),
+        "rand_index_of_groups": float(adjusted_rand_score(given, audit.group)),
         "rand_index_of_photographs": float(adjusted_rand_score(rows["cluster"], audit.photograph)),
         "joined_by_the_pictures": _some(
             [{"told": list(pair), **describe_pair(audit, _as_pair(audit, link))} for pair, link in best.items()]
@@ -160,7 +160,7 @@ def told_groups(audit: Audit) -> dict:
 
 def describe_pair(audit: Audit, pair: Pair) -> dict:
     """Returns a pair as JSON: paths, splits, labels, what the two share, and the evidence."""
-    made = {
+    record = {
         "paths": _paths(audit, (pair.first, pair.second)),
         "splits": [audit.table.rows["split"].iloc[row] for row in (pair.first, pair.second)],
         "labels": [label_text(audit, row) for row in (pair.first, pair.second)],
@@ -168,15 +168,15 @@ def describe_pair(audit: Audit, pair: Pair) -> dict:
         "shared_part": round(pair.share, 3),
     }
     if pair.alignment is not None:
-        made["inliers"] = pair.alignment.inliers
-        made["agreement"] = round(pair.alignment.agreement, 4)
-        made["agreement_of_detail"] = round(pair.alignment.detail, 4)
-        made["mirrored"] = pair.alignment.mirrored
-    return made
+        record["inliers"] = pair.alignment.inliers
+        record["agreement"] = round(pair.alignment.agreement, 4)
+        record["agreement_of_detail"] = round(pair.alignment.detail, 4)
+        record["mirrored"] = pair.alignment.mirrored
+    return record
 
 
 def summarize(audit: Audit) -> str:
-    """Returns what was found, in words, for a person."""
+    """Returns what was found, as text for people."""
     table, files = audit.table, audit.files
     photographs, groups = len(set(audit.photograph)), len(set(audit.group))
     broken, odd = int((files["reason"] != "").sum()), len(odd_files(audit))
@@ -184,23 +184,23 @@ def summarize(audit: Audit) -> str:
     splits = ", ".join(f"{name} {count:,}" for name, count in _distinct(audit, audit.photograph).items() if name)
     lines = [
         f"{table.name}: {len(table):,} files show {photographs:,} photographs of {groups:,} groups "
-        f"(photographs that share a spot)." + (f" Photographs a split: {splits}." if splits else ""),
+        f"(photographs that share a spot)." + (f" Photographs per split: {splits}." if splits else ""),
         f"Files: {broken} unreadable, {repeats} byte for byte the same as another, {odd} of odd size or mode, "
         f"{len(audit.featureless)} with too little detail to compare.",
         f"Leaks: {_plural(len(audit.on_two_sides), 'group')} on two sides of a split"
-        + ("." if splits else ": the data bring no splits."),
+        + ("." if splits else ": the data have no splits."),
         *(f"  {_line(audit, pair)}" for pair in list(audit.on_two_sides.values())[:5]),
         f"Labels: {_plural(len(audit.contradictions), 'pair')} of copies or overlapping photographs contradict; "
         f"{len(audit.overlaps)} more with different labels share less than half of their frame.",
         *(f"  {_line(audit, pair)}" for pair in audit.contradictions[:5]),
     ]
     if table.grouped:
-        told = told_groups(audit)
+        given = compare_given_groups(audit)
         lines.append(
-            f"Told groups: {told['count']:,}, {told['on_two_sides']['count']} on two sides; the pictures join "
-            f"{_plural(told['joined_by_the_pictures']['count'], 'pair')} of them; adjusted Rand index "
-            f"{told['rand_index_of_groups']:.3f} (photographs against told clusters: "
-            f"{told['rand_index_of_photographs']:.3f})."
+            f"Given groups: {given['count']:,}, {given['on_two_sides']['count']} on two sides; the pictures join "
+            f"{_plural(given['joined_by_the_pictures']['count'], 'pair')} of them; adjusted Rand index "
+            f"{given['rand_index_of_groups']:.3f} (photographs against given clusters: "
+            f"{given['rand_index_of_photographs']:.3f})."
         )
     return "\n".join(lines)
 
@@ -237,18 +237,18 @@ def _paths(audit, rows):
 
 
 def _distinct(audit, names):
-    """Returns {split: how many different names its pictures have}."""
+    """Returns {split: number of different names among its pictures}."""
     return pd.Series(names).groupby(audit.table.rows["split"].to_numpy()).nunique().to_dict()
 
 
 def _joined(audit):
-    """Returns {group: photographs} of the groups of several photographs."""
+    """Returns {group: photographs} for the groups of several photographs."""
     found = pd.Series(audit.photograph).groupby(audit.group).unique()
     return {name: sorted(photographs) for name, photographs in found.items() if len(photographs) > 1}
 
 
 def _members(audit, mask):
-    """Returns how many pictures and which photographs of some rows each split has, with an example."""
+    """Returns, per split, how many pictures and which photographs the chosen rows have, with an example."""
     rows = audit.table.rows.assign(photograph=audit.photograph)[mask]
     return {
         split or "(no split)": {

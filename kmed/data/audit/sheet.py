@@ -18,11 +18,11 @@ OUTLINE, ALARM = "#009E73", "#B00020"
 
 
 def draw_pairs(audit: Audit, pairs: list[Pair]) -> Figure:
-    """Returns a Figure with two pairs a row, each titled by what is wrong; the shared region is outlined.
+    """Returns a Figure with two pairs per row, each titled with what is wrong; the shared region is outlined.
 
     Args:
-      audit: what the pairs are of.
-      pairs: those to draw, worst first, at least one.
+      audit: the audit that found the pairs.
+      pairs: the pairs to draw, worst first; at least one.
     Raises: DataError: one of the pictures cannot be read.
     """
     num_rows = -(-len(pairs) // 2)
@@ -54,9 +54,9 @@ def save_pairs(audit: Audit, pairs: list[Pair], path: pathlib.Path) -> None:
 
 
 def worst_pairs(audit: Audit) -> list[Pair]:
-    """Returns at most MAX_PAIRS pairs: two labels first, then two sides, then overlaps with two labels.
+    """Returns at most MAX_PAIRS pairs: first those with two labels, then two sides, then overlaps with two labels.
 
-    Both lists are shown where both are long: neither pushes the other off the sheet.
+    If the first two lists are both long, each gets half of the sheet.
     """
     labels = sorted(audit.contradictions, key=lambda pair: (-pair.sides, -pair.share))
     sides = sorted(audit.on_two_sides.values(), key=lambda pair: (-pair.labels, -pair.share))
@@ -80,7 +80,7 @@ def headline(pair: Pair) -> str:
 
 
 def caption(audit: Audit, row: int) -> str:
-    """Returns a picture's name, split and label in two lines."""
+    """Returns a picture's name, split and label on two lines."""
     path = audit.table.rows["path"].iloc[row]
     name = path if len(path) <= MAX_CAPTION else f"...{path[-MAX_CAPTION:]}"
     split = audit.table.rows["split"].iloc[row] or "no split"
@@ -89,7 +89,7 @@ def caption(audit: Audit, row: int) -> str:
 
 
 def label_text(audit: Audit, row: int) -> str:
-    """Returns a picture's labels as words: those that are 1, joined by |; "none" where all known ones are 0."""
+    """Returns a picture's labels as words: those that are 1, joined by |; "none" if all known ones are 0."""
     names = [name for name, value in zip(audit.table.class_names, audit.table.labels[row]) if value == 1]
     return "|".join(names) or ("unknown" if np.isnan(audit.table.labels[row]).all() else "none")
 

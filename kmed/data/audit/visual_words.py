@@ -1,7 +1,7 @@
-"""Which pictures may show what another shows: an index of visual words, asked before features are compared.
+"""An index of visual words: it finds pictures that may show the same scene, before features are compared.
 
-Descriptors are put to the nearest of a few thousand words; pictures that share rare words are
-candidates (Sivic & Zisserman, 2003). Asking costs a sparse product, not a comparison of features with every picture.
+Each descriptor is assigned to the nearest of a few thousand words; pictures that share rare words are candidates
+(Sivic & Zisserman, 2003). A query costs one sparse product instead of a comparison with the features of every picture.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import sparse
 from kmed.data.audit.fingerprints import MIRRORED, products
 
 MAX_WORDS = 4096
-DESCRIPTORS_A_WORD = 12
+DESCRIPTORS_PER_WORD = 12
 SAMPLED_DESCRIPTORS = 64 * 1024
 ITERATIONS = 4
 BLOCK = 2048
@@ -20,8 +20,8 @@ class Vocabulary:
     """Visual words learned from some of the pictures.
 
     Args:
-      descriptors: list of uint8 (F, 128), of pictures that stand for all; at least one descriptor in all.
-      seed: of the draw of the first words.
+      descriptors: list of uint8 (F, 128) from representative pictures; at least one descriptor in total.
+      seed: random seed for the initial words.
     """
 
     def __init__(self, descriptors: list[np.ndarray], seed: int = 0):
@@ -29,7 +29,7 @@ class Vocabulary:
         pool = np.concatenate(descriptors)
         if len(pool) > SAMPLED_DESCRIPTORS:
             pool = pool[np.sort(rng.choice(len(pool), SAMPLED_DESCRIPTORS, replace=False))]
-        num_words = max(min(MAX_WORDS, len(pool) // DESCRIPTORS_A_WORD), 1)
+        num_words = max(min(MAX_WORDS, len(pool) // DESCRIPTORS_PER_WORD), 1)
         self._place(pool[np.sort(rng.choice(len(pool), num_words, replace=False))])
         for _ in range(ITERATIONS):
             nearest = self._nearest(pool)
@@ -41,11 +41,11 @@ class Vocabulary:
         seen = np.zeros(len(self.words))
         for one in descriptors:
             seen[np.unique(self._nearest(one))] += 1
-        # Above 0 also for a word of every picture: two copies alone share all of their words.
+        # Above 0 even for a word that every picture has: two copies alone share all of their words.
         self.rarity = np.log((2 + len(descriptors)) / (1 + seen)).astype(np.float32)
 
     def describe(self, descriptors: np.ndarray, mirrored: bool = False) -> sparse.csr_array:
-        """Returns float32 (1, words) of length 1: how often each word occurs, the rare ones weighing more."""
+        """Returns float32 (1, words) of length 1: how often each word occurs, rare words weighted higher."""
         counts = np.bincount(self._nearest(descriptors[:, MIRRORED] if mirrored else descriptors), minlength=len(self))
         weights = np.sqrt(counts).astype(np.float32) * self.rarity
         return sparse.csr_array(weights[None] / max(float(np.linalg.norm(weights)), 1e-6))
@@ -67,7 +67,7 @@ class Vocabulary:
 
 
 class Index:
-    """Described pictures that can be asked for the most similar ones; each entry has a number, from 0 on."""
+    """An index of described pictures, which can be searched for similar ones; entries are numbered from 0."""
 
     def __init__(self):
         self._blocks, self._tail, self._sealed = [], [], 0
@@ -84,7 +84,7 @@ class Index:
             self._tail = []
 
     def similar(self, described: sparse.csr_array) -> np.ndarray:
-        """Returns float32 (Q, entries): the similarity, 0 to 1, of each row of (Q, words) to each entry."""
+        """Returns float32 (Q, entries): the similarity, 0 to 1, of each row of `described` (Q, words) to each entry."""
         blocks = [*self._blocks, *([sparse.vstack(self._tail, format="csr").T.tocsr()] if self._tail else [])]
         found = [(described @ block).toarray() for block in blocks]
         return np.concatenate(found, axis=1) if found else np.zeros((described.shape[0], 0), np.float32)

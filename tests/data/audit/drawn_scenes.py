@@ -1,4 +1,4 @@
-"""Drawn scenes for the tests of the audit: blobs of all sizes on a soft ground, and turned copies of them."""
+"""Drawn scenes for the tests of the audit: blobs of all sizes on a soft background, and rotated copies of them."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from kmed.data.table import Table
 
 
 def draw_scene(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
-    """Returns uint8 (height, width, 3): a scene that differs with the seed."""
+    """Returns uint8 (height, width, 3): a scene that depends on the seed."""
     import cv2
 
     rng = np.random.default_rng(seed)
@@ -22,7 +22,7 @@ def draw_scene(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
 
 
 def turn(picture: np.ndarray, angle: float = 0, shift=(0, 0), shear: float = 0, flip: bool = False) -> np.ndarray:
-    """Returns a turned (degrees), shifted (pixels), sheared and perhaps mirrored copy with black corners."""
+    """Returns a rotated (degrees), shifted (pixels), sheared and perhaps mirrored copy with black corners."""
     import cv2
 
     height, width = picture.shape[:2]
@@ -34,7 +34,7 @@ def turn(picture: np.ndarray, angle: float = 0, shift=(0, 0), shear: float = 0, 
 
 
 def save(picture: np.ndarray, path, quality: int = 92) -> None:
-    """Writes a JPEG; its folder is made."""
+    """Writes a JPEG and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path, quality=quality)
 

@@ -1,4 +1,4 @@
-"""An audit of drawn pictures finds each planted mistake, and nothing else; its files say the same."""
+"""An audit of drawn pictures finds each planted mistake and nothing else, and its files report the same."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from drawn_scenes import draw_scene, memory_table, save, turn
 
 from kmed.cli.main import main
 from kmed.data.audit.leaks import audit, choose_splits, groups_on_two_sides, must_differ
-from kmed.data.audit.report import join_told, summarize, to_json, write_audit
+from kmed.data.audit.report import join_given_groups, summarize, to_json, write_audit
 from kmed.data.audit.sheet import MAX_PAIRS, caption, headline, worst_pairs
 from kmed.data.readers.load import load_table
 from kmed.errors import DataError
@@ -99,20 +99,20 @@ def test_photographs_groups_and_files(found):
     assert made["told_groups"] is None
 
 
-def test_the_files_tell_it_and_training_takes_the_groups(found, folder, tmp_path):
-    made = write_audit(found, tmp_path / "out")
-    assert [path.name for path in made] == ["audit.json", "groups.csv", "worst_pairs.png"]
-    told = json.loads(made[0].read_text())
-    assert {tuple(sorted(entry["evidence"]["splits"])) for entry in told["groups_on_two_sides"]} == {("test", "train")}
-    with Image.open(made[2]) as sheet:
+def test_the_files_report_it_and_training_takes_the_groups(found, folder, tmp_path):
+    paths = write_audit(found, tmp_path / "out")
+    assert [path.name for path in paths] == ["audit.json", "groups.csv", "worst_pairs.png"]
+    saved = json.loads(paths[0].read_text())
+    assert {tuple(sorted(entry["evidence"]["splits"])) for entry in saved["groups_on_two_sides"]} == {("test", "train")}
+    with Image.open(paths[2]) as sheet:
         assert sheet.width >= 1000
-    table = load_table(folder, group=str(made[1]))
+    table = load_table(folder, group=str(paths[1]))
     np.testing.assert_array_equal(table.rows["group"], found.group)
     np.testing.assert_array_equal(table.rows["cluster"], found.photograph)
     assert table.grouped
     again = write_audit(audit(load_table(folder)), tmp_path / "again")
-    assert again[1].read_bytes() == made[1].read_bytes()
-    assert {**json.loads(again[0].read_text()), "seconds": 0} == {**told, "seconds": 0}
+    assert again[1].read_bytes() == paths[1].read_bytes()
+    assert {**json.loads(again[0].read_text()), "seconds": 0} == {**saved, "seconds": 0}
 
 
 def test_the_worst_come_first_and_say_why(found):
@@ -136,28 +136,29 @@ def test_the_summary_is_for_people(found):
     assert "1 unreadable, 2 byte for byte the same as another" in text
     assert "2 groups on two sides" in text
     assert "2 pairs of copies or overlapping photographs contradict" in text
-    assert "told" not in text.lower()
+    assert "given groups" not in text.lower()
 
 
-def test_told_groups_are_compared_and_joined(folder, tmp_path):
+def test_given_groups_are_compared_and_joined(folder, tmp_path):
     pattern = r"regex:(?:TRAIN|TEST|TEST_SIMPLE)/(./[a-z]+)"
     table = load_table(folder, group=pattern)
     found = audit(table)
-    told = to_json(found)["told_groups"]
-    assert told["count"] == table.rows["group"].nunique()
-    assert set(told["on_two_sides"]["first"]) == {"a/corner", "a/leaked", "b/same"}
-    assert {tuple(entry["told"]) for entry in told["joined_by_the_pictures"]["first"]} == {
+    compared = to_json(found)["told_groups"]
+    assert compared["count"] == table.rows["group"].nunique()
+    assert set(compared["on_two_sides"]["first"]) == {"a/corner", "a/leaked", "b/same"}
+    assert {tuple(entry["told"]) for entry in compared["joined_by_the_pictures"]["first"]} == {
         ("a/two", "b/two"), ("b/alone", "b/simple"),
     }  # fmt: skip
-    assert told["rand_index_of_groups"] < 1
-    joined = join_told(found)
+    assert compared["rand_index_of_groups"] < 1
+    assert f"Given groups: {compared['count']}, 3 on two sides" in summarize(found)
+    joined = join_given_groups(found)
     by_path = dict(zip(table.rows["path"], joined))
     assert by_path["TRAIN/a/two_labels.jpg"] == by_path["TRAIN/b/two_labels_turned.jpg"]
     assert by_path["TRAIN/a/alone.jpg"] == by_path["TRAIN/b/same_bytes_other_label.jpg"]
     assert len(set(zip(table.rows["group"], joined))) == table.rows["group"].nunique()
-    made = write_audit(found, tmp_path)
-    assert [path.name for path in made] == ["audit.json", "groups.csv", "groups_with_told.csv", "worst_pairs.png"]
-    assert load_table(folder, group=str(made[2])).grouped
+    paths = write_audit(found, tmp_path)
+    assert [path.name for path in paths] == ["audit.json", "groups.csv", "groups_with_told.csv", "worst_pairs.png"]
+    assert load_table(folder, group=str(paths[2])).grouped
 
 
 def test_a_clean_set_has_no_sheet(tmp_path):
@@ -205,7 +206,7 @@ def test_splits_are_chosen_by_name(folder):
     table = load_table(folder)
     assert set(choose_splits(table, ["train", "test"]).rows["split"]) == {"train", "test"}
     with pytest.raises(
-        DataError, match=r"no split 'tset'; the data bring test, test_simple, train\. Did you mean 'test'"
+        DataError, match=r"no split 'tset'; the data have test, test_simple, train\. Did you mean 'test'"
     ):
         choose_splits(table, ["tset"])
 

@@ -1,4 +1,4 @@
-"""Copies are found however they were turned, shared spots are told from copies, and strangers stay apart."""
+"""Copies are found however they were rotated, shared spots are not taken for copies, unrelated pictures stay apart."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from kmed.data.audit.visual_words import Index, Vocabulary
 
 WAYS = {
     "turned": {"angle": 17},
-    "on its head": {"angle": 180},
+    "upside down": {"angle": 180},
     "mirrored": {"flip": True},
     "mirrored and turned": {"flip": True, "angle": -25},
     "shifted": {"shift": (35, -20)},
@@ -41,7 +41,7 @@ def test_copies_align_and_agree(way):
     assert all((outline > -0.1).all() and (outline < 1.1).all() for outline in found.outlines)
 
 
-def test_strangers_do_not_align():
+def test_unrelated_pictures_do_not_align():
     made = [fingerprint(grey(small(seed))) for seed in range(5)]
     assert all(align_either(made[i], made[j]) is None for i in range(5) for j in range(i))
 
@@ -69,7 +69,7 @@ def test_products_are_exact():
     np.testing.assert_array_equal(found, first @ second.T)
 
 
-def test_the_black_fill_bears_no_features():
+def test_the_black_fill_has_no_features():
     blank = np.full((240, 320), 200, np.uint8)
     assert len(fingerprint(turn(blank[..., None].repeat(3, axis=2), angle=20)[..., 0]).points) == 0
     made = fingerprint(grey(turn(small(1), angle=20)))
@@ -111,14 +111,14 @@ def test_another_exposure_of_one_spot_is_another_photograph():
     np.testing.assert_array_equal(found.group, [0, 0, 0])
 
 
-def test_many_strangers_stay_apart():
+def test_many_unrelated_pictures_stay_apart():
     pictures = [small(seed) for seed in range(100, 190)]
     found = find_near_duplicates(memory_table([*pictures, turn(pictures[80], angle=15, flip=True)]))
     np.testing.assert_array_equal(found.photograph, [*range(90), 80])
     np.testing.assert_array_equal(found.group, found.photograph)
 
 
-def test_pictures_without_detail_are_told_and_stay_alone():
+def test_pictures_without_detail_are_listed_and_stay_alone():
     pictures = [np.full((240, 320, 3), 90 + 40 * shade, np.uint8) for shade in range(3)]
     for table in (memory_table(pictures), memory_table([*pictures, small(1)])):
         found = find_near_duplicates(table)
