@@ -39,81 +39,83 @@ class Section(pydantic.BaseModel):
 class ModelConfig(Section):
     """Which network, and what it starts from."""
 
-    name: str = "resnet18"
-    weights: str | None = None  # imagenet | a safetensors file or folder | an earlier run; none: random
-    # Of pixels in [0, 1], before the backbone; none: what belongs to the weights, else imagenet.
+    name: str = "resnet18"  # a network; `kmed models` lists them
+    weights: str | None = None  # imagenet, a safetensors file or folder, or an earlier run; none: random
+    # of pixels in [0, 1], before the backbone, or (means, deviations); none: that of the weights, else imagenet
     normalization: Literal["imagenet", "unit"] | tuple[list[float], list[float]] | None = None
-    dropout: Fraction | None = None  # before the head; none: as published for the model
-    options: dict[str, Any] = {}  # the builder's own, such as stochastic_depth_rate or patch_size
+    dropout: Fraction | None = None  # rate before the head; none: as published for the model
+    options: dict[str, Any] = {}  # the model's own, such as stochastic_depth_rate or patch_size
 
 
 class DataConfig(Section):
-    """Where the pictures are, how they are read, and how they are split."""
+    """Where the images are, how they are read, and how they are split."""
 
     path: str | None = None  # a folder, a CSV or an npz; none: the built-in demo data
-    name: str | None = None  # what results call it; none: told by the data
-    image_size: ImageSize = (120, 160)  # height, width
+    name: str | None = None  # what results call the data; none: the name of the folder or file
+    image_size: ImageSize = (120, 160)  # height and width that images are resized to
     fit: Literal["pad", "crop", "stretch"] = "pad"  # pad and crop keep the aspect ratio
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
-    split_folders: dict[str, str] = {}  # folder name -> split
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"  # how images are resized
+    split_folders: dict[str, str] = {}  # {folder name: split}, where a name does not say it
     class_names: list[str] | None = None  # the legal classes, in order; none: those that are found
-    labels_csv: str | None = None  # of a folder with several CSV files
-    path_column: str | None = None  # of a CSV; none: found by its name, as the three below
-    label_column: str | None = None
-    label_columns: list[str] | None = None  # of 0, 1 or empty
+    labels_csv: str | None = None  # which CSV has the labels, if the folder has several
+    path_column: str | None = None  # of a CSV; none: found by its name
+    label_column: str | None = None  # of a CSV, one column of words; none: found by its name
+    label_columns: list[str] | None = None  # of a CSV, columns of 0, 1 or empty; none: found
     no_finding: Literal["label", "empty"] = "label"  # multilabel: "No Finding" is a label, or the empty set
-    split_column: str | None = None
-    group: str | None = None  # a column, a CSV, or regex:...(...)...
-    cluster: str | None = None
+    split_column: str | None = None  # of a CSV; none: found by its name
+    group: str | None = None  # what a split keeps together: a column, a CSV, or regex:...(...)...
+    cluster: str | None = None  # what intervals resample, given in the same ways; none: the group
     splits: str | None = None  # a splits.csv to read instead of drawing a split
-    fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that file: the one tested on
-    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
-    test_fraction: Fraction = 0.2  # where the data bring no test split; 0: none
-    skip_unreadable: bool = False
-    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+    fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that splits.csv, the fold that is tested on
+    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = (
+        0.2  # share of all that is not test, if there is no val yet
+    )
+    test_fraction: Fraction = 0.2  # share of all images, if there is no test split yet; 0: none
+    skip_unreadable: bool = False  # whether broken files are left out; otherwise they are an error
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"  # where decoded images stay
 
 
 class AugmentConfig(Section):
-    """What is changed in training pictures."""
+    """What is changed in training images."""
 
-    level: Literal["none", "light", "medium", "strong"] = "light"
+    level: Literal["none", "light", "medium", "strong"] = "light"  # how far training images are changed
     orientation: Literal["upright", "free"] = "upright"  # free: any rotation and flip, as for smears
     mixup: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
-    cutmix: NonNegative = 0.0
+    cutmix: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
 
 
 class TrainConfig(Section):
     """How the weights are found."""
 
-    epochs: Count = 10
+    epochs: Count = 10  # how often the training images are seen
     loss: str = "auto"  # one of the task's, see kmed.tasks; auto: its default
-    batch_size: Count = 32
+    batch_size: Count = 32  # images per step
     learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up
-    warmup_epochs: NonNegative = 1.0
+    warmup_epochs: NonNegative = 1.0  # epochs in which the learning rate rises
     weight_decay: NonNegative = 0.05  # not on biases and normalisation
-    label_smoothing: Fraction = 0.0
-    clip_norm: NonNegative = 1.0  # of the whole gradient; 0: off
-    ema: Fraction = 0.99  # decay a step of the averaged weights; 0: off
-    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: Fraction = 0.0  # how far labels move away from 0 and 1
+    clip_norm: NonNegative = 1.0  # largest norm of the whole gradient; 0: off
+    ema: Fraction = 0.99  # decay per step of the averaged weights; 0: off
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more in the loss
     freeze_epochs: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs in which only the head learns
-    backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the learning rate
+    backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the backbone's learning rate
     monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score
     patience: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs without improvement before a stop; 0: never
-    dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"  # auto: the faster one, as measured
     devices: list[str] | None = None  # such as [GPU:0, GPU:1]; none: every GPU there is
-    tensorboard: bool = True
+    tensorboard: bool = True  # whether logs for TensorBoard are written
 
 
 class EvaluateConfig(Section):
     """How the finished model is judged."""
 
-    batch_size: Count = 64
-    num_resamples: Annotated[int, pydantic.Field(ge=10)] = 1000
-    level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95
-    thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what the tuned ones aim at, on validation
+    batch_size: Count = 64  # images per step
+    num_resamples: Annotated[int, pydantic.Field(ge=10)] = 1000  # draws behind each interval
+    level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95  # nominal coverage of the intervals
+    thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what tuned thresholds aim at, on validation
     sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # wanted, where thresholds is sensitivity
-    coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # wanted of the prediction sets
-    novelty_false_alarms: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.01  # of validation pictures, at training
+    coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # wanted coverage of the prediction sets
+    novelty_false_alarms: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.01  # share of validation images flagged
     subgroups: list[str] | None = None  # columns of the data; none: sex, age and view, where there are any
 
 
@@ -121,7 +123,7 @@ class Config(Section):
     """Every setting of a run."""
 
     task: Literal["auto", "multiclass", "multilabel"] = "auto"  # auto: what the labels show
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0  # of the split, the weights and every draw
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
