@@ -1,4 +1,4 @@
-"""The folder of drawn demo data: marked as kmed's own, written whole or not at all, nobody else's files touched."""
+"""The folder of the demo data: marked as drawn by kmed, written whole or not at all, and never over other files."""
 
 import contextlib
 import json
@@ -11,23 +11,23 @@ MARKER = "demo.json"
 
 
 def is_drawn(folder, marker: dict) -> bool:
-    """Returns whether the folder holds what `marker` says: the same drawing with the same settings."""
+    """Returns whether the folder holds what `marker` describes: the same drawing with the same settings."""
     path = pathlib.Path(folder) / MARKER
     return path.is_file() and path.read_text(encoding="utf-8") == json.dumps(marker, indent=2) + "\n"
 
 
 @contextlib.contextmanager
 def drawing(folder, marker: dict):
-    """Yields an empty folder to draw into; on success it is marked and takes the place of `folder`.
+    """Yields an empty folder to draw into; on success it is marked and replaces `folder`.
 
     Args:
-      folder: what to write. Demo data drawn before are replaced.
-      marker: plain settings that decide every file, kept as demo.json.
+      folder: the folder to write. Earlier demo data in it are replaced.
+      marker: the settings that determine every file, stored as demo.json.
     Raises: DataError: the folder holds files that kmed did not draw.
     """
     folder = pathlib.Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise DataError(f"{folder} holds files that kmed did not draw, and is left as it is. Choose another folder.")
+        raise DataError(f"{folder} holds files that kmed did not draw, and was left unchanged. Choose another folder.")
     with replacing(folder) as temporary:
         temporary.mkdir()
         yield temporary

@@ -1,9 +1,9 @@
-"""Invents the patients of the demo X-rays: who they are, what is found, and in which view.
+"""Invents the patients of the demo X-rays: who they are, their findings, and the view of each picture.
 
 Five findings are drawn, and a model can see them: Cardiomegaly, Effusion, Nodule, Mass, Pneumothorax.
-The nine others are not drawn. They follow from the view, the patient's age and what else is found,
-as FOLLOWERS says, so a picture tells of them only through the drawn signs and the view: no model can
-be good at them, and none should be blamed for it.
+The nine others are not drawn. They depend on the view, the patient's age and the other findings, as
+defined in FOLLOWERS. A picture shows them only indirectly, through the drawn signs and the view, so no
+model can predict them well.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ DRAWN = ("Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumothorax")
 NO_FINDING = "No Finding"
 VIEWS = ("AP", "PA")
 OLD = 60  # years
-MAX_PICTURES = 8  # of one patient
+MAX_PICTURES = 8  # per patient
 
-# Finding -> (chance by itself, what each circumstance adds to it). A row may lean on the rows above it.
+# Finding -> (probability by itself, what each circumstance adds to it). A row may depend on the rows above it.
 FOLLOWERS = {
     "Atelectasis": (0.02, {"Effusion": 0.20, "AP": 0.05}),
     "Edema": (0.005, {"Cardiomegaly": 0.12, "AP": 0.04}),
@@ -28,25 +28,25 @@ FOLLOWERS = {
     "Pleural_Thickening": (0.02, {"Effusion": 0.08, "old": 0.05}),
     "Hernia": (0.015, {"old": 0.04}),
 }
-LASTING = ("Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")  # decided once a patient: they do not heal
+LASTING = ("Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")  # decided once per patient: they do not heal
 FINDINGS = tuple(sorted((*DRAWN, *FOLLOWERS)))  # the 14 of NIH ChestX-ray14
 
 
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-    """What all pictures of a patient share. Lengths are in halves of the picture's side, the middle is (0, 0).
+    """What all pictures of a patient share. The unit of length is half the picture's side; the middle is (0, 0).
 
     Attributes:
-      chest: half the width of the chest, inside.
-      apex, base: heights (downwards) of the lungs' tops and of the right dome of the diaphragm.
-      heart: the heart's width / the chest's, from 0.4 (slim) to 0.6 (large).
+      chest: half the inner width of the chest.
+      apex, base: y coordinates (downwards) of the lungs' tops and of the right dome of the diaphragm.
+      heart: width of the heart divided by that of the chest, from 0.4 (slim) to 0.6 (large).
       lung: opacity of the lungs; the body's is 0.6.
       breast: opacity of the breasts' shadows.
       rib_step: distance from rib to rib.
-      sign_side: -1 where Effusion and Pneumothorax show at the picture's left (the patient's right), else 1.
-      spots: (x, y, radius) of a Nodule and of a Mass, whether or not there is one.
-      grey: mean grey level, 0..255, and `spread` its deviation: the exposure, which tells nothing else.
-      blur: in pixels at a side of 128.
+      sign_side: -1 if Effusion and Pneumothorax show on the picture's left (the patient's right), else 1.
+      spots: (x, y, radius) of a Nodule and of a Mass, whether or not the patient has one.
+      grey, spread: mean and standard deviation of the grey levels, 0..255: the exposure, and nothing else.
+      blur: in pixels, for a side of 128 pixels.
     """
 
     chest: float
@@ -75,7 +75,7 @@ class Visit:
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-    """A patient, with number 1, 2, ... and sex "F" or "M", and the pictures that were taken."""
+    """A patient: number 1, 2, ... ; sex "F" or "M"; anatomy; and visits, one per picture."""
 
     number: int
     sex: str
@@ -84,12 +84,12 @@ class Patient:
 
 
 def invent_patient(rng: np.random.Generator, number: int) -> Patient:
-    """Returns a patient whose every trait is drawn from `rng`; 1 to 8 visits, more of the sick."""
+    """Returns a patient whose traits are all drawn from `rng`, with 1 to 8 visits; sick patients have more."""
     sex = str(rng.choice(["F", "M"]))
     age = int(np.clip(rng.normal(50, 17), 18, 88))
     large = rng.random() < (0.22 if age >= OLD else 0.09)
     prone = {
-        "Cardiomegaly": 1.0 if large else 0.0,  # chances a visit: a large heart stays, fluid and air come and go
+        "Cardiomegaly": 1.0 if large else 0.0,  # probability per visit: a large heart stays, fluid and air come and go
         "Effusion": 0.7 if rng.random() < (0.45 if large else 0.18) else 0.0,
         "Mass": float(rng.random() < 0.09),
         "Nodule": float(rng.random() < 0.12),
@@ -106,7 +106,7 @@ def invent_patient(rng: np.random.Generator, number: int) -> Patient:
 
 
 def _visit(rng, number, age, drawn, fate):
-    """Returns a Visit: the sick are more often pictured in bed (AP), and the followers join."""
+    """Returns a Visit; sick patients are more often imaged in bed (AP), and the findings of FOLLOWERS are added."""
     view = "AP" if rng.random() < 0.25 + 0.15 * len(set(drawn) - {"Nodule", "Mass"}) else "PA"
     given = {view, *drawn, *(["old"] if age >= OLD else [])}
     for finding, (chance, added) in FOLLOWERS.items():

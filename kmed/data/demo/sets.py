@@ -1,4 +1,4 @@
-"""The built-in demo data, one set a task: drawn when first needed, with nothing downloaded."""
+"""The built-in demo data, one set per task, drawn when first needed; nothing is downloaded."""
 
 import collections.abc
 import dataclasses
@@ -19,10 +19,10 @@ class Demo:
     """One set of demo data.
 
     Attributes:
-      folder: its name in data/, and what results call it.
+      folder: the name of its folder in data/, and its name in results.
       about: what is drawn, and how much, in a few words.
-      draw: (folder, *, seed=0) -> the folder, drawn.
-      marker: (seed=0) -> what the marker of such a folder says.
+      draw: function (folder, *, seed=0) that draws the data and returns the folder.
+      marker: function (seed=0) that returns the folder's marker.
     """
 
     folder: str
@@ -33,21 +33,21 @@ class Demo:
 
 DEMOS = {
     "multiclass": Demo("demo", "800 blood smears", draw_demo_smears, smears_marker),
-    "multilabel": Demo("demo_xrays", "some 1,100 chest X-rays of 400 patients", draw_demo_xrays, xrays_marker),
+    "multilabel": Demo("demo_xrays", "about 1,100 chest X-rays of 400 patients", draw_demo_xrays, xrays_marker),
 }
 
 
 def get_demo(task: str) -> Demo:
-    """Returns the demo data of a task. Raises ConfigError, naming the nearest, where there are none."""
+    """Returns the demo data of a task. Raises ConfigError, which suggests the nearest task, if there are none."""
     if task not in DEMOS:
         raise ConfigError(f"task must be one of {', '.join(DEMOS)}. Received: task={task!r}." + suggest(task, DEMOS))
     return DEMOS[task]
 
 
 def ensure_demo(seed: int = 0, task: str = "multiclass") -> pathlib.Path:
-    """Returns the folder of a task's demo data, in data/ here or in the user's cache; draws it where missing.
+    """Returns the folder of a task's demo data, in ./data or in the user's cache; draws them if missing.
 
-    Raises: DataError: the folder holds something else; ConfigError: an unknown task.
+    Raises: DataError: the folder holds other files; ConfigError: the task is unknown.
     """
     demo = get_demo(task)
     here = pathlib.Path("data")
@@ -55,7 +55,7 @@ def ensure_demo(seed: int = 0, task: str = "multiclass") -> pathlib.Path:
     folder = (here if writable else pathlib.Path.home() / ".cache" / "kmed") / demo.folder
     if is_drawn(folder, demo.marker(seed)):
         return folder
-    say(f"Drawing the demo data into {folder} ({demo.about}, some seconds) ...")
+    say(f"Drawing the demo data into {folder} ({demo.about}; takes a few seconds) ...")
     return demo.draw(folder, seed=seed)
 
 
@@ -63,22 +63,22 @@ def draw_demo(folder, *, seed: int = 0, task: str = "multiclass", **settings) ->
     """Draws a task's demo data into any folder, and returns it.
 
     Args:
-      folder: what to write; whole or not at all. Demo data drawn before are replaced.
-      seed: decides every file.
+      folder: the folder to write, whole or not at all. Earlier demo data in it are replaced.
+      seed: random seed, which determines every file.
       task: "multiclass" (smears) or "multilabel" (X-rays).
-      settings: those of draw_demo_smears or draw_demo_xrays, such as image_size.
-    Raises: DataError: the folder holds something else, or sizes that cannot be drawn; ConfigError: an unknown task.
+      settings: further arguments of draw_demo_smears or draw_demo_xrays, such as image_size.
+    Raises: DataError: the folder holds other files, or the sizes cannot be drawn; ConfigError: the task is unknown.
     """
     return get_demo(task).draw(folder, seed=seed, **settings)
 
 
 def demo_task(task: str) -> str:
-    """Returns the task of the demo data that stand in where no data are given: "auto" is multiclass."""
+    """Returns the task of the demo data used when no data are given; "auto" means multiclass."""
     return "multiclass" if task == "auto" else task
 
 
 def read_settings(config=None, overrides=()) -> Config:
-    """Returns the settings of a YAML file and overrides; those of the demo data where neither names data.
+    """Returns the settings of a YAML file and overrides, or those of the demo data if neither is given any data.
 
     Args:
       config: a YAML file; None: the defaults.
@@ -86,7 +86,7 @@ def read_settings(config=None, overrides=()) -> Config:
     """
     settings = load_config(config, overrides)
     if config is None and settings.data.path is None:
-        # The demo images are small and few, and need a longer training on a smaller size than the defaults.
+        # The demo images are small and few: they need more epochs and a smaller size than the defaults.
         demo_config = importlib.resources.files("kmed.data.demo").joinpath(f"demo_{demo_task(settings.task)}.yaml")
         settings = load_config(demo_config, overrides)
     return settings

@@ -1,9 +1,9 @@
-"""Draws the demo smears: blood cells of four cell types, the same pixels for the same seed.
+"""Draws the demo smears: blood cells of four types, with the same pixels for the same seed.
 
-The four types differ in the shape of the nucleus and in the grain of the cytoplasm, and in nothing
-else: nuclei and cells have the same sizes and colours in all types, so mean colours tell nothing.
-Stain, background and sharpness belong to the slide, and each slide shows all types: pictures of one
-slide look alike, and a split must not cut a slide.
+The four types differ only in the shape of the nucleus and in the grain of the cytoplasm. Nuclei and cells
+have the same sizes and colours in all types, so mean colours tell nothing about the type. Stain, background
+and sharpness belong to the slide, and each slide shows all types. Pictures of one slide look alike, so a
+split must keep each slide whole.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from kmed.errors import DataError
 from kmed.progress import track
 
 CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
-PICTURES_A_SLIDE = 8
-MIN_SLIDES = 24  # intervals resample slides, and need some twenty of them
+PICTURES_PER_SLIDE = 8
+MIN_SLIDES = 24  # intervals resample slides, and need about twenty of them
 NUM_TRAIN, NUM_TEST, IMAGE_SIZE = 600, 200, (120, 160)
-DRAWING_VERSION = 1  # part of the marker: raise it whenever the same seed would give other pixels
-GRAIN = {"EOSINOPHIL": 3.4, "LYMPHOCYTE": 9.0, "MONOCYTE": 6.0, "NEUTROPHIL": 1.1}  # pixels at a height of 120
+DRAWING_VERSION = 1  # part of the marker: increase it whenever the same seed would give other pixels
+GRAIN = {"EOSINOPHIL": 3.4, "LYMPHOCYTE": 9.0, "MONOCYTE": 6.0, "NEUTROPHIL": 1.1}  # in pixels, for a height of 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Stain:
 def smears_marker(
     seed: int = 0, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST, image_size: tuple[int, int] = IMAGE_SIZE
 ) -> dict:
-    """Returns what the folder's marker says of smears drawn with these settings."""
+    """Returns the folder's marker for smears drawn with these settings."""
     return {
         "drawn_by": "kmed", "version": DRAWING_VERSION, "seed": seed,
         "num_train": num_train, "num_test": num_test, "image_size": list(image_size),
@@ -59,15 +59,15 @@ def draw_demo_smears(
     """Draws images/{TRAIN,TEST}/CLASS/slide000_00.jpeg and groups.csv, and returns the folder.
 
     Args:
-      folder: what to write; whole or not at all. Demo data drawn before are replaced.
-      num_train, num_test: pictures, shared equally among the types.
-      seed: decides every pixel.
+      folder: the folder to write, whole or not at all. Earlier demo data in it are replaced.
+      num_train, num_test: numbers of pictures, divided equally among the types.
+      seed: random seed, which determines every pixel.
       image_size: (height, width) in pixels, at least 32.
-    Raises: DataError: the folder holds something else; sizes that cannot be drawn.
+    Raises: DataError: the folder holds other files, or the sizes cannot be drawn.
     """
     if min(num_train, num_test) < len(CLASS_NAMES) or min(image_size) < 32:
         raise DataError(
-            "The demo needs 4 pictures a split and 32 pixels a side or more. "
+            "The demo needs at least 4 pictures per split and 32 pixels per side. "
             f"Received: num_train={num_train}, num_test={num_test}, image_size={tuple(image_size)}."
         )
     plan = _plan(num_train, num_test, seed)
@@ -92,7 +92,7 @@ def draw_picture(rng: np.random.Generator, stain: Stain, kind: str, image_size: 
     canvas = canvas + (np.linspace(-1, 1, height)[:, None] * slope[0] + np.linspace(-1, 1, width) * slope[1])[..., None]
     for _ in range(rng.poisson(stain.num_red)):
         _draw_red_cell(canvas, rng, stain, scale)
-    for _ in range(rng.poisson(1.5)):  # platelets: specks in the nucleus' colour
+    for _ in range(rng.poisson(1.5)):  # platelets: specks in the colour of the nucleus
         _blend(canvas, rng.uniform(0, (height, width)), rng.uniform(1.5, 3.5) * scale, stain.nucleus, 0.7)
     _draw_white_cell(canvas, rng, stain, kind, scale)
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
@@ -102,10 +102,10 @@ def draw_picture(rng: np.random.Generator, stain: Stain, kind: str, image_size: 
 
 
 def _plan(num_train, num_test, seed):
-    """Returns one dict a picture; types are dealt evenly and slides hold mixed types."""
+    """Returns one dict per picture; the types are distributed evenly, and mixed on each slide."""
     plan, first = [], 0
     for split, count in (("TRAIN", num_train), ("TEST", num_test)):
-        num_slides = max(min(MIN_SLIDES, count), count // PICTURES_A_SLIDE)
+        num_slides = max(min(MIN_SLIDES, count), count // PICTURES_PER_SLIDE)
         types = np.random.default_rng([seed, count, first]).permutation(np.arange(count) % len(CLASS_NAMES))
         for index, kind in enumerate(types):
             slide, number = first + index % num_slides, index // num_slides
@@ -136,7 +136,7 @@ def _draw_red_cell(canvas, rng, stain, scale):
 
 
 def _blend(canvas, center, radius, colour, opacity, aspect=1.0, hollow=0.0):
-    """Lays a soft disc over the canvas; `hollow` makes its middle paler, as a red cell's is."""
+    """Draws a soft disc on the canvas; `hollow` makes its middle paler, like that of a red cell."""
     window, rows, columns = _window(canvas, center, radius * 1.4 + 2)
     if rows.size == 0 or columns.size == 0:
         return
@@ -146,7 +146,7 @@ def _blend(canvas, center, radius, colour, opacity, aspect=1.0, hollow=0.0):
 
 
 def _window(canvas, center, reach):
-    """Returns (slices, rows, columns) around `center`: offsets in pixels, shaped (h, 1) and (1, w)."""
+    """Returns (slices, rows, columns) around `center`; rows (h, 1) and columns (1, w) are offsets in pixels."""
     low = np.maximum(np.floor(np.asarray(center) - reach).astype(int), 0)
     high = np.minimum(np.ceil(np.asarray(center) + reach).astype(int), canvas.shape[:2])
     rows = np.arange(low[0], high[0])[:, None] - center[0]
@@ -155,7 +155,7 @@ def _window(canvas, center, reach):
 
 
 def _draw_white_cell(canvas, rng, stain, kind, scale):
-    """Draws cell and nucleus; sizes and colours come from the same distribution for all types."""
+    """Draws a white cell and its nucleus; sizes and colours come from the same distribution for all types."""
     height, width = canvas.shape[:2]
     radius = rng.uniform(25, 34) * scale
     center = np.array([height / 2, width / 2]) + rng.uniform(-1, 1, 2) * (0.16 * height, 0.24 * width)
@@ -167,7 +167,7 @@ def _draw_white_cell(canvas, rng, stain, kind, scale):
     area = rng.uniform(0.30, 0.46) * np.pi * radius**2
     nucleus = _nucleus(rng, kind, area, x, y) * cell
     grain = _texture(rng, cell.shape, GRAIN[kind] * scale, cell * (1 - nucleus))
-    # Granules are redder than what lies between them, which is bluer by as much: the mean stays.
+    # Granules are redder, and the space between them is bluer by as much, so the mean stays the same.
     cytoplasm = stain.cytoplasm + grain[..., None] * np.array([12.0, -9.0, -3.0])
     canvas[window] += cell[..., None] * 0.92 * (cytoplasm - canvas[window])
     chromatin = _texture(rng, cell.shape, 2.5 * scale, nucleus)
@@ -175,7 +175,7 @@ def _draw_white_cell(canvas, rng, stain, kind, scale):
 
 
 def _nucleus(rng, kind, area, x, y):
-    """Returns the soft mask of a nucleus of `area` square pixels, turned by the frame (x, y)."""
+    """Returns the soft mask of a nucleus of `area` square pixels, in the rotated frame (x, y)."""
     shape = _shape(rng, kind)
     grid = np.linspace(-6, 6, 97)
     inside = _distance(shape, grid[None, :], grid[:, None]) < 0
@@ -188,14 +188,14 @@ def _nucleus(rng, kind, area, x, y):
 
 
 def _shape(rng, kind):
-    """Returns (lobes, bridge, bite): circles (x, y, r), half a bridge's width, and a circle cut out or None."""
-    if kind == "LYMPHOCYTE":  # round, hardly dented
+    """Returns (lobes, bridge, bite): circles (x, y, r), half a bridge's width, and a circle to cut out or None."""
+    if kind == "LYMPHOCYTE":  # round, with hardly a dent
         return np.array([[0, 0, 1.0], [rng.uniform(0, 0.25), rng.uniform(0, 0.25), 0.95]]), 0.0, None
     if kind == "MONOCYTE":  # a kidney
         depth = rng.uniform(0.75, 0.95)
         return np.array([[0, 0.2, 1.0], [0, -0.2, 1.0]]), 0.9, np.array([depth, 0, rng.uniform(0.5, 0.62)])
     num_lobes = 2 if kind == "EOSINOPHIL" else int(rng.integers(3, 6))
-    reach = max(rng.uniform(1.5, 1.8), rng.uniform(0.42, 0.5) * num_lobes)  # more lobes, a wider arc: no closed ring
+    reach = max(rng.uniform(1.5, 1.8), rng.uniform(0.42, 0.5) * num_lobes)  # a wide arc, so that the ring stays open
     step = 2 * np.arcsin(min(rng.uniform(1.8, 2.05) / (2 * reach), 0.95))
     angles = (np.arange(num_lobes) - (num_lobes - 1) / 2) * step + rng.normal(0, 0.06, num_lobes)
     radii = rng.uniform(0.85, 1.1, num_lobes)
@@ -203,7 +203,7 @@ def _shape(rng, kind):
 
 
 def _distance(shape, x, y):
-    """Returns the signed distance to the nucleus, below 0 inside."""
+    """Returns the signed distance to the nucleus, negative inside."""
     lobes, bridge, bite = shape
     distance = np.min([np.hypot(x - cx, y - cy) - r for cx, cy, r in lobes], axis=0)
     for (ax, ay, _), (bx, by, _) in zip(lobes[:-1], lobes[1:]):
@@ -216,7 +216,7 @@ def _distance(shape, x, y):
 
 
 def _texture(rng, shape, size, mask):
-    """Returns grains about `size` pixels wide with mean 0 and deviation 1 where `mask` is 1."""
+    """Returns grains about `size` pixels wide with mean 0 and standard deviation 1 where `mask` is 1."""
     noise = Image.fromarray(rng.normal(0, 1, shape).astype(np.float32) * 80 + 128).convert("L")
     grain = np.asarray(noise.filter(ImageFilter.GaussianBlur(size / 2)), np.float32)
     weight = mask / max(mask.sum(), 1e-6)

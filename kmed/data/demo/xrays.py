@@ -1,9 +1,9 @@
 """Draws the demo X-rays: frontal chest radiographs with five visible findings, the same pixels for the same seed.
 
-A large heart is Cardiomegaly, a blunted base Effusion, a small round spot Nodule and a big one Mass, a
-dark rim without vessels Pneumothorax. AP pictures, taken in bed, show a magnified heart, high
-diaphragms, flat clavicles and the shoulder blades over the lungs. The exposure is set after drawing
-and belongs to the patient, so mean and spread of the grey levels tell nothing of the findings.
+Cardiomegaly is a large heart, Effusion a blunted lung base, Nodule a small round spot, Mass a big one, and
+Pneumothorax a dark rim without vessels. AP pictures, taken in bed, show a magnified heart, high diaphragms,
+flat clavicles and the shoulder blades over the lungs. The exposure is set after drawing and belongs to the
+patient, so the mean and spread of the grey levels tell nothing about the findings.
 """
 
 import pathlib
@@ -19,14 +19,14 @@ from kmed.progress import track
 
 NUM_PATIENTS = 400
 IMAGE_SIZE = (128, 128)
-DRAWING_VERSION = 1  # part of the marker: raise it whenever the same seed would give other pixels or labels
+DRAWING_VERSION = 1  # part of the marker: increase it whenever the same seed would give other pixels or labels
 LABELS_CSV = "sample_labels.csv"
-FILM = 430.0  # millimetres that the picture's shorter side stands for
-SOFT = 0.03  # width of an edge, in halves of the picture's side
+FILM = 430.0  # millimetres that the picture's shorter side covers
+SOFT = 0.03  # width of an edge; the unit is half the picture's side
 
 
 def xrays_marker(seed: int = 0, num_patients: int = NUM_PATIENTS, image_size: tuple[int, int] = IMAGE_SIZE) -> dict:
-    """Returns what the folder's marker says of X-rays drawn with these settings."""
+    """Returns the folder's marker for X-rays drawn with these settings."""
     return {
         "drawn_by": "kmed", "what": "xrays", "version": DRAWING_VERSION, "seed": seed,
         "num_patients": num_patients, "image_size": list(image_size),
@@ -36,18 +36,18 @@ def xrays_marker(seed: int = 0, num_patients: int = NUM_PATIENTS, image_size: tu
 def draw_demo_xrays(
     folder, *, num_patients: int = NUM_PATIENTS, seed: int = 0, image_size: tuple[int, int] = IMAGE_SIZE
 ) -> pathlib.Path:
-    """Draws images/00000001_000.png and sample_labels.csv, laid out as Kaggle's NIH sample; returns the folder.
+    """Draws images/00000001_000.png and sample_labels.csv, laid out like Kaggle's NIH sample; returns the folder.
 
     Args:
-      folder: what to write; whole or not at all. Demo data drawn before are replaced.
-      num_patients: each has 1 to 8 pictures, 2.7 in the mean.
-      seed: decides every pixel and label. A patient is the same however many there are.
+      folder: the folder to write, whole or not at all. Earlier demo data in it are replaced.
+      num_patients: number of patients; each has 1 to 8 pictures, 2.7 on average.
+      seed: random seed, which determines every pixel and label. A patient does not depend on how many there are.
       image_size: (height, width) in pixels, at least 32.
-    Raises: DataError: the folder holds something else; sizes that cannot be drawn.
+    Raises: DataError: the folder holds other files, or the sizes cannot be drawn.
     """
     if num_patients < 1 or min(image_size) < 32:
         raise DataError(
-            "The demo needs a patient and 32 pixels a side or more. "
+            "The demo needs at least one patient and 32 pixels per side. "
             f"Received: num_patients={num_patients}, image_size={tuple(image_size)}."
         )
     with drawing(folder, xrays_marker(seed, num_patients, image_size)) as temporary:
@@ -65,7 +65,7 @@ def draw_demo_xrays(
 
 
 def _row(patient, visit, image_size):
-    """Returns a line of the CSV, with Kaggle's columns."""
+    """Returns a row of the CSV, with Kaggle's columns."""
     height, width = image_size
     spacing = round(FILM / min(image_size), 3)
     return {
@@ -84,22 +84,22 @@ def _row(patient, visit, image_size):
 
 
 def draw_xray(rng: np.random.Generator, anatomy: Anatomy, visit: Visit, image_size: tuple[int, int]) -> Image.Image:
-    """Returns a grey picture of the patient at this visit; `rng` gives what differs from visit to visit."""
+    """Returns a grey picture of the patient at this visit; `rng` determines what differs between visits."""
     x, y = _stand(rng, image_size)
-    base = anatomy.base + rng.normal(0, 0.03) - (0.06 if visit.view == "AP" else 0)  # in bed, breath is short
+    base = anatomy.base + rng.normal(0, 0.03) - (0.06 if visit.view == "AP" else 0)  # in bed, breaths are shallow
     signs = {"side": anatomy.sign_side, "fluid": 0.0, "air": 0.0}
     fluid, air = rng.uniform(0.16, 0.36), rng.uniform(0.08, 0.17)
     signs["fluid"] = fluid if "Effusion" in visit.findings else 0.0
     signs["air"] = air if "Pneumothorax" in visit.findings else 0.0
 
     body = _body(x, y, anatomy)
-    wall = _wall(x, y, anatomy)  # distance to the lungs' outline, below 0 inside
-    floor = y - _floor(x, anatomy, base, signs)  # below 0 above diaphragm and fluid
+    wall = _wall(x, y, anatomy)  # distance to the lungs' outline, negative inside
+    floor = y - _floor(x, anatomy, base, signs)  # negative above diaphragm and fluid
     lung = _inside(wall) * _inside(floor)
     canvas = 0.60 * body
     canvas += lung * (anatomy.lung - canvas)
     canvas += _inside(wall) * _inside(-floor) * (0.84 - canvas)
-    edge = _wall(x, y, anatomy, lateral=True) + signs["air"]  # of a lung that air has pushed off the chest's wall
+    edge = _wall(x, y, anatomy, lateral=True) + signs["air"]  # of a lung that air has pushed off the chest wall
     aired = signs["air"] * (x * signs["side"] > 0)
     canvas += _vessels(rng, x, y, anatomy) * np.where(aired, _inside(edge), _inside(wall)) * _inside(floor)
     canvas += _air(y, wall, edge, aired) * _inside(floor)
@@ -115,7 +115,7 @@ def draw_xray(rng: np.random.Generator, anatomy: Anatomy, visit: Visit, image_si
 
 
 def _stand(rng, image_size):
-    """Returns x and y of each pixel, (H, W): nobody stands quite straight in the middle of the film."""
+    """Returns x and y of each pixel, (H, W), in a frame that is slightly off: no patient stands quite straight."""
     height, width = image_size
     half = min(height, width) / 2
     rows = (np.arange(height)[:, None] - (height - 1) / 2) / half
@@ -128,7 +128,7 @@ def _stand(rng, image_size):
 
 
 def _inside(distance, soft=SOFT):
-    """Returns 1 where a distance is below 0, 0 where above, and a soft edge between."""
+    """Returns 1 where a distance is negative and 0 where it is positive, with a soft edge between."""
     return np.clip(0.5 - distance / soft, 0, 1)
 
 
@@ -155,7 +155,7 @@ def _wall(x, y, anatomy, lateral=False):
 
 
 def _floor(x, anatomy, base, signs):
-    """Returns the height of the diaphragm's domes, and of fluid, which rises towards the chest's wall."""
+    """Returns the height of the diaphragm's domes, and of fluid, which rises towards the chest wall."""
     top = np.where(x < 0, base, base + 0.05)  # the liver lifts the right dome
     lateral = (np.abs(x) - 0.45 * anatomy.chest) / (0.55 * anatomy.chest)
     dome = top + 0.30 * np.clip(lateral, 0, None) ** 2.2 + 0.08 * np.clip(-lateral, 0, None) ** 2
@@ -183,7 +183,7 @@ def _vessels(rng, x, y, anatomy):
 
 
 def _air(y, wall, edge, aired):
-    """Returns what air beside the lung changes: a dark rim, and the lung's own edge as a fine line."""
+    """Returns what air beside the lung adds to the picture: a dark rim, and the lung's own edge as a fine line."""
     fade = (aired > 0) * _inside(y - 0.2, 0.4)  # air rises
     line = np.exp(-((edge / 0.018) ** 2)) * _inside(wall)
     return fade * (0.10 * line + 0.04 * _inside(edge) - 0.13 * _inside(wall) * _inside(-edge))
@@ -198,7 +198,7 @@ def _stomach(rng, x, y, base):
 
 
 def _middle(canvas, x, y, anatomy, view):
-    """Lays mediastinum, aorta, heart, spine and windpipe over the canvas."""
+    """Returns the canvas with mediastinum, aorta, heart, spine and windpipe added."""
     heart = anatomy.heart * anatomy.chest * (1.10 if view == "AP" else 1.0)  # half its width; AP magnifies
     tall, angle = 0.12 + 0.55 * heart, 0.45
     center_x, center_y = 0.35 * heart, anatomy.base - 0.6 * tall
@@ -233,7 +233,7 @@ def _bones(x, y, anatomy, wall, view):
 
 
 def _band(phase, half):
-    """Returns bands around the whole numbers of `phase`, brighter at their edges, as tubes are."""
+    """Returns bands around the whole numbers of `phase`, brighter at their edges, like tubes."""
     distance = np.abs(phase - np.round(phase)) / half
     return np.where(distance < 1, 0.6 + 0.4 * distance**2, np.clip(1 - (distance - 1) / 0.35, 0, 1))
 
@@ -244,7 +244,7 @@ def _breasts(x, y, anatomy):
 
 
 def _letter(rng, x, y):
-    """Returns the "L" of lead that marks the patient's left."""
+    """Returns the lead letter "L" that marks the patient's left side."""
     left, top = rng.uniform(0.82, 0.9), rng.uniform(-0.95, -0.8)
     upright = (np.abs(x - left) < 0.015) & (np.abs(y - top - 0.05) < 0.06)
     foot = (np.abs(x - left - 0.025) < 0.04) & (np.abs(y - top - 0.1) < 0.015)
@@ -252,7 +252,7 @@ def _letter(rng, x, y):
 
 
 def _expose(rng, canvas, anatomy):
-    """Returns the picture: blurred, grainy, its mean and spread set by the patient's exposure alone."""
+    """Returns the picture, blurred and grainy; its mean and spread depend only on the patient's exposure."""
     size = min(canvas.shape) / 128
     grey = anatomy.grey + rng.normal(0, 3)
     pixels = _blurred(canvas, anatomy.blur * size)

@@ -1,4 +1,4 @@
-"""The demo data of both tasks: drawn once, redrawn for another seed, and never over other people's files."""
+"""The demo data of both tasks: drawn once, redrawn for another seed, and never over other files."""
 
 import hashlib
 import importlib.resources
@@ -69,7 +69,7 @@ def test_a_run_without_data_opens_the_demo_of_its_task(few, task):
 
 
 @pytest.mark.parametrize("task", DEMOS)
-def test_a_folder_of_other_files_is_left_as_it_is(tmp_path, task):
+def test_a_folder_of_other_files_is_left_unchanged(tmp_path, task):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="did not draw"):

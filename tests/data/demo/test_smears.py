@@ -1,4 +1,4 @@
-"""The demo smears are the same for the same seed, in the real set's layout, and not solved by colours."""
+"""The demo smears are the same for the same seed, in the layout of the real set, and not solved by colours."""
 
 import hashlib
 import pathlib
@@ -58,8 +58,8 @@ def test_slides_hold_several_types_and_never_cross_the_split(drawn):
     assert not any("left out" in note for note in assign_splits(drawn).notes)
 
 
-def test_colours_do_not_tell_the_types(drawn):
-    """Mean colours and colour histograms, judged on other slides, stay far from what the shapes give."""
+def test_colours_do_not_reveal_the_types(drawn):
+    """Mean colours and colour histograms, tested on other slides, score far below what the shapes allow."""
     pixels = np.stack([np.asarray(Image.open(file)) for file in drawn.files])
     train = (drawn.rows["split"] == "train").to_numpy()
     labels = drawn.class_indices
@@ -73,7 +73,7 @@ def test_colours_do_not_tell_the_types(drawn):
 
 
 @pytest.mark.parametrize("kind", smears.CLASS_NAMES)
-def test_nuclei_have_the_area_asked_whatever_their_shape(kind):
+def test_nuclei_have_the_requested_area_whatever_their_shape(kind):
     y, x = np.mgrid[-60:61, -60:61].astype(float)
     for seed in range(5):
         mask = smears._nucleus(np.random.default_rng(seed), kind, 1500.0, x, y)

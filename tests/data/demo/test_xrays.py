@@ -44,7 +44,7 @@ def rows(folder):
 
 @pytest.fixture(scope="module")
 def findings(rows):
-    """One column of 0 and 1 a finding, "No Finding" among them."""
+    """One column of 0 and 1 per finding, including "No Finding"."""
     return rows["Finding Labels"].str.get_dummies("|")
 
 
@@ -89,7 +89,7 @@ def test_load_table_reads_it_with_patients_as_groups(folder):
     assert 250 <= table.rows["group"].nunique() <= 400
 
 
-def test_patients_come_several_times_and_grow_no_younger(rows):
+def test_patients_come_several_times_and_do_not_grow_younger(rows):
     visits = rows.groupby("Patient ID")["Follow-up #"].agg(list)
     assert visits.map(len).between(1, 8).all()
     assert visits.map(len).mean() > 2.3
@@ -100,7 +100,7 @@ def test_patients_come_several_times_and_grow_no_younger(rows):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_findings_are_as_frequent_as_in_a_teaching_set(seed):
-    """The shares of 400 patients, invented without drawing them."""
+    """The frequencies among 400 patients, who are invented but not drawn."""
     patients = [invent_patient(np.random.default_rng([seed, number, 0]), number) for number in range(1, 401)]
     visits = [set(visit.findings) for patient in patients for visit in patient.visits]
     share = {name: np.mean([name in found for found in visits]) for name in FINDINGS}
@@ -123,7 +123,7 @@ def test_the_other_findings_follow_from_age_view_and_company(rows, findings):
         assert findings[name][cause].mean() > 1.5 * findings[name][~cause].mean()
 
 
-def test_grey_levels_alone_do_not_tell_the_signs(folder, rows, findings):
+def test_grey_levels_alone_do_not_reveal_the_signs(folder, rows, findings):
     pixels = np.stack([np.asarray(Image.open(folder / "images" / name)) for name in rows["Image Index"]]).astype(float)
     moments = np.stack([pixels.mean((1, 2)), pixels.std((1, 2))], axis=1)
     for name in DRAWN:
@@ -150,11 +150,11 @@ def test_a_large_heart_is_wide():
     assert width(0.42, "AP") > slim
 
 
-def test_hearts_are_large_where_cardiomegaly_is_said():
+def test_hearts_are_large_where_cardiomegaly_is_a_finding():
     patients = [invent_patient(np.random.default_rng([0, number, 0]), number) for number in range(300)]
     for patient in patients:
-        said = {"Cardiomegaly" in visit.findings for visit in patient.visits}
-        assert said == {patient.anatomy.heart > 0.5}
+        found = {"Cardiomegaly" in visit.findings for visit in patient.visits}
+        assert found == {patient.anatomy.heart > 0.5}
 
 
 @pytest.mark.parametrize("number", range(1, 6))
@@ -173,12 +173,12 @@ def test_signs_change_the_picture_where_they_should(number, view):
         spot = change(number, name, view)
         row, column = np.unravel_index(spot.argmax(), spot.shape)
         x, y, radius = anatomy.spots[name]
-        assert np.hypot(column - 63.5 - 64 * x, row - 63.5 - 64 * y) < 64 * radius + 8  # it stands a little off
+        assert np.hypot(column - 63.5 - 64 * x, row - 63.5 - 64 * y) < 64 * radius + 8  # nobody stands quite straight
         assert spot.max() > 25
 
 
-def test_a_patient_looks_like_himself(folder, rows):
-    """Two pictures of one patient are nearer to each other than to anybody else's: files must not be split alone."""
+def test_pictures_of_one_patient_look_alike(folder, rows):
+    """Two pictures of one patient are nearer to each other than to any other, so a split must keep them together."""
     pixels = [np.asarray(Image.open(folder / "images" / name).resize((32, 32)), float) for name in rows["Image Index"]]
     pixels = np.stack(pixels[:300]).reshape(300, -1)
     distance = ((pixels[:, None] - pixels[None]) ** 2).sum(-1) + np.diag(np.full(300, np.inf))
