@@ -13,6 +13,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = pathlib.Path(__file__).parent.parent
+TIMEOUT = 120_000  # milliseconds that a page may take
 
 
 def real_data(name: str) -> pathlib.Path:
@@ -108,6 +109,7 @@ def browser():
     )
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    playwright.expect.set_options(timeout=TIMEOUT)
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=program, args=flags)
         yield chromium
@@ -118,7 +120,7 @@ def browser():
 def page(browser):
     """An empty page in a context of its own: no storage, no service worker of another test."""
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
-        context.set_default_timeout(120_000)  # milliseconds
+        context.set_default_timeout(TIMEOUT)
         yield context.new_page()
 
 

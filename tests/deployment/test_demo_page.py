@@ -306,16 +306,23 @@ RESULTS = """[...document.querySelectorAll('.result')].map(e => ({
 }))"""
 
 
+def expect(page, selector: str):
+    """Returns Playwright's assertions of what a selector finds: they wait until they hold, or fail."""
+    from playwright.sync_api import expect
+
+    return expect(page.locator(selector))
+
+
 def open_page(page, url: str) -> None:
     """Opens a page and waits for its model."""
     page.goto(url)
-    page.wait_for_function(f"{STATUS} == 'The model is ready.'")
+    expect(page, "#status").to_have_text("The model is ready.")
 
 
 def classify(page, paths) -> list[dict]:
     """Returns what the page says of picture files, in their order."""
     page.set_input_files("#files", paths)
-    page.wait_for_function(f"document.querySelectorAll('.result').length + {ERRORS}.length >= {len(paths)}")
+    expect(page, f":nth-match(.result, #errors p, {len(paths)})").to_be_attached()
     return page.evaluate(RESULTS)
 
 
@@ -493,7 +500,7 @@ def test_pictures_are_dropped_and_pasted(page, server):
         dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
         dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
     })()""")
-    page.wait_for_function("document.querySelectorAll('.result').length == 2")
+    expect(page, ".result").to_have_count(2)
 
 
 def test_what_is_no_picture_is_told(page, server, pictures, tmp_path):
@@ -507,7 +514,7 @@ def test_what_is_no_picture_is_told(page, server, pictures, tmp_path):
     assert [text.split()[0] for text in told] == ["notes.txt", "broken.png"]
     assert all("is not a picture that this browser can read" in text for text in told)
     classify(page, [pictures[1]])
-    page.wait_for_function("document.querySelectorAll('.result').length == 2")
+    expect(page, ".result").to_have_count(2)
     assert page.evaluate(ERRORS) == []  # they belong to what was chosen before
 
 
@@ -525,14 +532,15 @@ def test_what_is_no_picture_is_told(page, server, pictures, tmp_path):
 def test_a_browser_that_cannot_is_told_so(sabotage, told, page, server):
     page.add_init_script(sabotage)
     page.goto(server.url)
-    assert told in page.wait_for_function(f"{ERRORS}.join()").json_value()
+    expect(page, "#errors").to_contain_text(told)
 
 
 @pytest.mark.parametrize("broken", ["model.tflite", "model.json", "litert/litert_wasm_compat_internal.js"])
 def test_a_model_that_does_not_load_is_told(broken, page, demo):
     with served(demo, broken=[broken]) as server:
         page.goto(server.url)
-        told = page.wait_for_function(f"{ERRORS}.join()").json_value()
+        expect(page, "#errors p").to_have_count(1)
+        told = page.inner_text("#errors p")
         assert told.startswith("The model did not load") and "undefined" not in told
 
 
@@ -542,13 +550,13 @@ def test_half_a_model_is_refused(page, demo, tmp_path):
         file.truncate(1000)
     with served(tmp_path / "half") as server:
         page.goto(server.url)
-        assert "1000 bytes instead of" in page.wait_for_function(f"{ERRORS}.join()").json_value()
+        expect(page, "#errors").to_contain_text("1000 bytes instead of")
 
 
 def test_it_works_without_a_network(page, noted, demo, pictures, tflite, tmp_path):
     with served(shutil.copytree(demo, tmp_path / "page")) as server:
         open_page(page, server.url)
-        page.wait_for_function("document.getElementById('offline').textContent.startsWith('Saved on this device')")
+        expect(page, "#offline").to_have_text(re.compile("^Saved on this device"))
         assert {path for path in server.asked if ".wasm" in path} == {"/litert/litert_wasm_compat_internal.wasm"}
         errors = page.context.new_cdp_session(page).send("Page.getInstallabilityErrors")["installabilityErrors"]
         assert [error for error in errors if error["errorId"] != "in-incognito"] == []
@@ -560,19 +568,27 @@ def test_it_works_without_a_network(page, noted, demo, pictures, tflite, tmp_pat
         assert not noted.complaints
 
 
+# Whether one cache alone is left, within a thousand frames.
+OLDER_CACHES_GO = """(async () => {
+    for (let frame = 0; frame < 1000; frame++) {
+        if ((await caches.keys()).length == 1) return true;
+        await new Promise(requestAnimationFrame);
+    }
+    return false;
+})()"""
+
+
 def test_a_newer_page_is_taken_whole_and_when_wanted(page, demo, tflite, tmp_path):
     out = shutil.copytree(demo, tmp_path / "page")
     with served(out) as server:
         open_page(page, server.url)
-        page.wait_for_function("document.getElementById('offline').textContent.startsWith('Saved on this device')")
+        expect(page, "#offline").to_have_text(re.compile("^Saved on this device"))
         demo_page.write_page(tflite, DESCRIPTION, out, title="newer")
         open_page(page, server.url)
         assert page.evaluate("document.querySelector('h1').textContent") == "<i>blood</i>"
-        page.wait_for_function("Boolean(document.getElementById('newer'))")
-        page.evaluate("document.getElementById('newer').click()")
-        page.wait_for_function("document.querySelector('h1')?.textContent == 'newer'")
-        # A promise counts as true, so its result is kept and waited for.
-        page.wait_for_function("(caches.keys().then(names => globalThis.kept = names), globalThis.kept?.length == 1)")
+        page.click("#newer")
+        expect(page, "h1").to_have_text("newer")
+        assert page.evaluate(OLDER_CACHES_GO)
 
 
 def test_without_a_server_it_says_what_is_missing(page, demo):
