@@ -1,4 +1,4 @@
-"""`python -m kmed` is `kmed`."""
+"""Makes `python -m kmed` the same as `kmed`."""
 
 from kmed.cli import main
 

@@ -1,4 +1,4 @@
-"""DICOM files: stored values -> the grey or colour picture that a viewer would show, by pydicom's own functions."""
+"""Reads DICOM files with pydicom: stored values become the grey or colour picture that a viewer shows."""
 
 import io
 import os
@@ -10,22 +10,17 @@ import numpy as np
 from kmed.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
-
 _MAGIC_AT, _MAGIC = 128, b"DICM"
-
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-
-# What anonymisers leave empty; pydicom takes an element that is there for one that has a value.
+# Elements that anonymisers leave empty; pydicom expects every element that exists to have a value.
 _MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
-
-# Where enhanced multi-frame objects hold rescale and window, of all frames or of each.
+# Where enhanced multi-frame objects store rescale and window, for all frames or for each.
 _FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-
 _FRAME_VALUES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def is_dicom(source: str | os.PathLike | bytes) -> bool:
-    """Returns whether a file (by its suffix, or by "DICM" at byte 128) or its bytes (by "DICM") are DICOM."""
+    """Returns whether a file (by its suffix, or by "DICM" at byte 128) or its bytes (by "DICM" alone) are DICOM."""
     if isinstance(source, (bytes, bytearray)):
         return bytes(source[_MAGIC_AT : _MAGIC_AT + 4]) == _MAGIC
     path = pathlib.Path(source)
@@ -38,45 +33,45 @@ def is_dicom(source: str | os.PathLike | bytes) -> bool:
 
 
 def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
-    """Returns uint8 (H, W) or (H, W, 3), the picture of a DICOM file as a viewer shows it.
+    """Returns the picture of a DICOM file as a viewer shows it, uint8 (H, W) or (H, W, 3).
 
-    Grey: the modality LUT or rescale slope and intercept, then the first VOI LUT or window of the file (linear,
-    linear exact or sigmoid), or, where there is none, the range of its pixels without padding; MONOCHROME1, in
-    which low is bright, is inverted; padding is black. Colour: RGB, YBR and palettes become RGB. Of several frames
-    the first is read, with the rescale and window of its functional groups. Pixels that are not square are taken as
-    they are stored.
+    Grey pictures: the modality LUT or the rescale slope and intercept are applied, then the first VOI LUT or window
+    of the file (linear, linear exact or sigmoid). If there is none, the range of the pixels without padding is shown.
+    MONOCHROME1, in which low values are bright, is inverted. Padding is black. Colour pictures: RGB, YBR and palettes
+    become RGB. If there are several frames, the first is read, with the rescale and window of its functional groups.
+    Pixels that are not square are left unchanged.
 
     Args:
       source: a file's path, or its bytes.
-      name: what errors call it.
-    Raises: DataError: it is damaged, has no pixels, or is compressed in a way that cannot be read here.
+      name: how error messages refer to it.
+    Raises: DataError: the file is damaged, has no pixels, or is compressed in a way that cannot be read here.
       ConfigError: pydicom is not installed.
     """
     try:
         import pydicom
     except ModuleNotFoundError:
         raise ConfigError(f"{name} is a DICOM file, which pydicom reads: pip install kmed[dicom]") from None
-    # Its warnings on unusual values quote them; in a damaged file they may be a patient's name.
+    # Its warnings quote unusual values, which may be a patient's name in a damaged file.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
-        # By its suffix it is taken for DICOM even without the preamble, which old archives lack.
+        # force: a file may lack the preamble, as in old archives; its suffix then says that it is DICOM.
         dataset = pydicom.dcmread(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, force=True)
         if "PixelData" not in dataset:
-            raise DataError(f"{name} holds no pixels: it is no picture, or no DICOM file. Remove it.")
+            raise DataError(f"{name} holds no pixels: it is not a picture, or not a DICOM file. Remove it.")
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
         _tidy(dataset)
         return _shown(dataset, _decode(dataset, name), name)
     except (DataError, FileNotFoundError):
         raise
-    except Exception as error:  # of a damaged file pydicom raises whatever the damaged part leads to
+    except Exception as error:  # pydicom raises whatever error the damage leads to
         raise DataError(
             f"{name} cannot be read as DICOM: {_reason(str(error) or type(error).__name__)}. Repair or remove the file."
         ) from error
 
 
 def _decode(dataset, name: str) -> np.ndarray:
-    """Returns the stored values of the first frame. Raises DataError where nothing that is installed decodes them."""
+    """Returns the stored values of the first frame. Raises DataError if no installed decoder reads them."""
     from pydicom.pixels import get_decoder, pixel_array
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -84,23 +79,23 @@ def _decode(dataset, name: str) -> np.ndarray:
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:
-        raise DataError(f"{stored_as}, which pydicom does not read. Store it as images.") from None
+        raise DataError(f"{stored_as}, which pydicom does not read. Convert it to images.") from None
     if not available:
         raise DataError(
             f"{stored_as}, which no installed decoder reads: pip install pylibjpeg[all], or store it uncompressed."
         )
     try:
         return pixel_array(dataset, index=0)
-    except RuntimeError as error:  # each decoder that is installed gave up: on the damage, or on what it lacks
+    except RuntimeError as error:  # every installed decoder failed: the file is damaged, or they lack a feature
         reason = " ".join(_reason(line) for line in str(error).splitlines())
         raise DataError(
-            f"{stored_as} and cannot be decoded: {reason}. If other programs show it, pip install pylibjpeg[all]; else "
-            "repair or remove it."
+            f"{stored_as} and cannot be decoded: {reason}. If other programs can show it, pip install pylibjpeg[all]; "
+            "otherwise repair or remove it."
         ) from error
 
 
 def _tidy(dataset) -> None:
-    """Removes empty elements, and brings the first frame's rescale and window to where those of one frame are."""
+    """Removes empty elements, and copies the first frame's rescale and window to where single frames have them."""
     for keyword in _MAY_BE_EMPTY:
         if keyword in dataset and dataset[keyword].is_empty:
             delattr(dataset, keyword)
@@ -112,7 +107,7 @@ def _tidy(dataset) -> None:
 
 def _reason(text: str) -> str:
     """Returns the first line of an error's text, without the element's value that Python quotes at its end."""
-    first = text.strip().splitlines()[0].strip() if text.strip() else "an error without a text"
+    first = text.strip().splitlines()[0].strip() if text.strip() else "an error without a message"
     return re.sub(r"<\S+ object at 0x\w+>", "it", first).split(": '")[0].split(": b'")[0]
 
 
@@ -127,11 +122,11 @@ def _shown(dataset, stored: np.ndarray, name: str) -> np.ndarray:
         return _to_bytes(apply_color_lut(stored, dataset), 0, 2**bits - 1)
     if kind == "RGB" or kind.startswith("YBR"):  # pydicom turns YBR into RGB
         return _to_bytes(stored, 0, 2 ** int(dataset.BitsStored) - 1)
-    raise DataError(f"{name} has the photometric interpretation {kind}; read are grey, RGB, YBR and palettes.")
+    raise DataError(f"{name} has the photometric interpretation {kind}; only grey, RGB, YBR and palettes can be read.")
 
 
 def _grey(dataset, stored: np.ndarray) -> np.ndarray:
-    """Returns uint8 (H, W); what the window cuts off is black or white."""
+    """Returns uint8 (H, W); values outside the window are black or white."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     values = apply_modality_lut(stored, dataset)
@@ -140,7 +135,7 @@ def _grey(dataset, stored: np.ndarray) -> np.ndarray:
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         pixels = _to_bytes(apply_voi_lut(values, dataset, index=0), 0, 2**bits - 1)
     elif _first(dataset.get("WindowWidth")) is not None and _first(dataset.get("WindowCenter")) is not None:
-        # What lies far outside the window tells which values it gives to black and to white.
+        # Values far outside the window show what it maps to black and to white.
         center, width = float(_first(dataset.WindowCenter)), float(_first(dataset.WindowWidth))
         ends = np.array([center - 1e6 * width, center + 1e6 * width])
         with np.errstate(over="ignore"):
@@ -155,24 +150,24 @@ def _grey(dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def _is_padding(dataset, stored: np.ndarray) -> np.ndarray:
-    """Returns bool (H, W): pixels outside the picture, by Pixel Padding Value and Range Limit."""
+    """Returns bool (H, W): pixels outside the picture, as marked by Pixel Padding Value and Range Limit."""
     if "PixelPaddingValue" not in dataset:
         return np.zeros(stored.shape, bool)
     ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
-    # Some writers store it unsigned beside signed pixels: the bits are the same.
+    # Some programs store it as unsigned although the pixels are signed: the bits are the same.
     ends = np.array(ends, np.int64).astype(stored.dtype)
     return (stored >= ends.min()) & (stored <= ends.max())
 
 
 def _first(value):
-    """Returns the first of several values, as of windows; None where there is none."""
+    """Returns the first of several values, such as windows; None if there is none."""
     if value is None or value == "":
         return None
     return value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
 
 
 def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Returns uint8: low -> 0, high -> 255, rounded; all black where they are equal."""
+    """Returns uint8: low -> 0, high -> 255, rounded; all black if they are equal."""
     if high == low:
         return np.zeros(values.shape, np.uint8)
     scaled = (values.astype(np.float64) - low) * (255.0 / (float(high) - float(low)))

@@ -14,7 +14,7 @@ from kmed.data.table import Table
 from kmed.files import replacing, write_text
 
 MAX_CLASSES = 16
-COLUMNS_A_CLASS = 8
+COLUMNS_PER_CLASS = 8
 TILE_SIZE = (96, 128)
 
 
@@ -25,7 +25,7 @@ def show_data(
 
     Args:
       path: a folder, a CSV or an npz.
-      out: the folder that the files go to; None: NAME_shown.
+      out: the output folder; None: NAME_shown.
       config: a YAML file whose data section is used.
       settings: overrides such as "data.group=patient_id".
     Returns: (Table with its splits, paths of counts.txt, contact_sheet.png and splits.png).
@@ -53,10 +53,10 @@ def show(table: Table, out_dir, seed: int = 0) -> list[pathlib.Path]:
 
 
 def describe(table: Table) -> str:
-    """Returns the table's name, size, counts a class (rows) and split (columns), and notes, as text."""
+    """Returns the table's name, size, counts per class (rows) and split (columns), and notes, as text."""
     counts = table.counts().rename(index={"": "(no split)"}).T
     counts["all"] = counts.sum(axis=1)
-    # A group may be in several judging splits (test and test_simple), so these two do not add up.
+    # A group may be in several test splits (test and test_simple), so these two do not add up.
     counts.loc["groups", "all"] = table.rows["group"].nunique()
     counts.loc["clusters", "all"] = table.rows["cluster"].nunique()
     unknown = int(np.isnan(table.labels).sum())
@@ -72,11 +72,11 @@ def describe(table: Table) -> str:
 
 
 def draw_contact_sheet(table: Table, seed: int = 0) -> Figure:
-    """Returns a Figure with a row of pictures for each class (the first 16), titled by split, of differing groups."""
+    """Returns a Figure with one row of pictures per class (at most 16), titled by split, from different groups."""
     rng = np.random.default_rng(seed)
     names = table.class_names[:MAX_CLASSES]
-    figure = Figure(figsize=(1.35 * COLUMNS_A_CLASS + 1.2, 1.25 * len(names) + 0.5), layout="constrained")
-    axes = figure.subplots(len(names), COLUMNS_A_CLASS, squeeze=False)
+    figure = Figure(figsize=(1.35 * COLUMNS_PER_CLASS + 1.2, 1.25 * len(names) + 0.5), layout="constrained")
+    axes = figure.subplots(len(names), COLUMNS_PER_CLASS, squeeze=False)
     for row, name in enumerate(names):
         chosen = _pick(table, row, rng)
         for column, axis in enumerate(axes[row]):
@@ -92,7 +92,7 @@ def draw_contact_sheet(table: Table, seed: int = 0) -> Figure:
 
 
 def draw_splits(table: Table) -> Figure:
-    """Returns a Figure: images a class in each split, and groups a split."""
+    """Returns a Figure of the images per class in each split, and of the groups per split."""
     counts = table.counts().rename(index={"": "no split"})
     figure = Figure(figsize=(max(7.0, 0.7 * len(table.class_names) + 4), 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[3, 1])
@@ -103,22 +103,22 @@ def draw_splits(table: Table) -> Figure:
         right.bar(index, row["groups"], 0.7)
         right.annotate(f"{row['groups']:,}", (index, row["groups"]), ha="center", va="bottom", fontsize=8)
     left.set_xticks(positions, table.class_names, rotation=30, ha="right", fontsize=8)
-    left.set(ylabel="images", title=f"{table.name}: images a class")
+    left.set(ylabel="images", title=f"{table.name}: images per class")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(counts), frameon=False)
     right.set_xticks(range(len(counts)), counts.index, rotation=30, ha="right", fontsize=8)
-    right.set(ylabel="groups", title="groups a split")
+    right.set(ylabel="groups", title="groups per split")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _pick(table, index, rng):
-    """Returns up to 8 rows of a class: the splits in turn, and no group twice while there are others."""
+    """Returns up to 8 rows of a class, from the splits in turn; no group comes twice while there are others."""
     positive = np.flatnonzero(table.labels[:, index] == 1)
     rows = table.rows.iloc[rng.permutation(positive)]
     rows = rows.assign(again=rows.groupby(["split", "group"]).cumcount())
     rows = rows.sort_values("again", kind="stable")
-    rows = rows.assign(turn=rows.groupby("split").cumcount()).sort_values("turn", kind="stable").head(COLUMNS_A_CLASS)
+    rows = rows.assign(turn=rows.groupby("split").cumcount()).sort_values("turn", kind="stable").head(COLUMNS_PER_CLASS)
     order = {"train": 0, "val": 1, "test": 2}
     return sorted(rows.index, key=lambda row: (order.get(rows["split"][row], 3), rows["split"][row]))
 

@@ -1,4 +1,4 @@
-"""DICOM files that pydicom writes, and the pixels that a viewer would show, worked out by hand."""
+"""DICOM files written by pydicom, and the pixels that a viewer would show, worked out by hand."""
 
 import io
 
@@ -61,7 +61,7 @@ def test_low_is_bright_in_monochrome1(tmp_path):
     assert grey(write(tmp_path / "a.dcm", VALUES, kind="MONOCHROME1")) == [[255, 204, 153], [102, 51, 0]]
 
 
-def test_padding_is_black_and_takes_no_part(tmp_path):
+def test_padding_is_black_and_ignored_by_the_range(tmp_path):
     values = VALUES.copy()
     values[0, 0] = 4000
     for kind, expected in (("MONOCHROME2", [0, 0, 64]), ("MONOCHROME1", [0, 255, 191])):
@@ -189,7 +189,7 @@ def test_a_damaged_stream_is_not_taken_for_a_missing_decoder(tmp_path):
         assert "\n" not in str(caught.value) and "no installed decoder" not in str(caught.value)
 
 
-def test_what_no_decoder_exists_for_is_told(tmp_path):
+def test_a_syntax_without_any_decoder_is_named(tmp_path):
     path = write(tmp_path / "a.dcm", VALUES)
     dataset = pydicom.dcmread(path)
     dataset.PixelData = pydicom.encaps.encapsulate([bytes(64)])
@@ -203,7 +203,7 @@ def test_what_no_decoder_exists_for_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("name", "vr"), [("RescaleSlope", "DS"), ("RescaleIntercept", "DS"), ("PixelPaddingValue", "US")]
 )
-def test_elements_left_empty_are_as_if_absent(tmp_path, name, vr):
+def test_empty_elements_are_treated_as_absent(tmp_path, name, vr):
     path = write(tmp_path / "a.dcm", VALUES, RescaleSlope="1", RescaleIntercept="0")
     dataset = pydicom.dcmread(path)
     dataset.add_new(name, vr, None)
@@ -248,8 +248,8 @@ def test_a_uid_that_swallowed_the_patient_is_not_quoted(tmp_path, recwarn):
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_image(path)
-    told = "".join([str(caught.value), *(str(warning.message) for warning in recwarn)])
-    assert "secret" not in told and "Nobody" not in told
+    messages = "".join([str(caught.value), *(str(warning.message) for warning in recwarn)])
+    assert "secret" not in messages and "Nobody" not in messages
 
 
 def test_whatever_is_damaged_is_one_line_without_patient_data(tmp_path, recwarn):
@@ -265,8 +265,8 @@ def test_whatever_is_damaged_is_one_line_without_patient_data(tmp_path, recwarn)
         except DataError as error:
             errors.append(str(error))
     assert len(errors) > 20 and not any("\n" in line for line in errors)
-    told = "".join(errors + [str(warning.message) for warning in recwarn])
-    assert "secret" not in told and "Nobody" not in told
+    messages = "".join(errors + [str(warning.message) for warning in recwarn])
+    assert "secret" not in messages and "Nobody" not in messages
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture at all", b"\0" * 128 + b"DICM" + b"\0\1\2" * 50])
@@ -286,7 +286,7 @@ def test_a_truncated_file_is_one_line_without_patient_data(tmp_path):
     assert "\n" not in str(caught.value) and "secret-id" not in str(caught.value)
 
 
-def test_a_file_without_pixels_or_of_a_strange_kind_is_told(tmp_path):
+def test_a_file_without_pixels_or_of_a_strange_kind_is_refused(tmp_path):
     path = write(tmp_path / "a.dcm", VALUES)
     dataset = pydicom.dcmread(path)
     del dataset.PixelData
@@ -299,7 +299,7 @@ def test_a_file_without_pixels_or_of_a_strange_kind_is_told(tmp_path):
         read_image(tmp_path / "absent.dcm")
 
 
-def test_pydicom_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+def test_a_missing_pydicom_is_named_with_how_to_install_it(tmp_path, monkeypatch):
     path = write(tmp_path / "a.dcm", VALUES)
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(ConfigError, match=r"pip install kmed\[dicom\]"):

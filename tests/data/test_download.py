@@ -14,23 +14,23 @@ def answer(monkeypatch, function):
     monkeypatch.setattr(kagglehub, "dataset_download", function)
 
 
-def test_the_data_arrive_and_size_and_licence_are_said_first(tmp_path, monkeypatch):
-    lines, said = [], []
+def test_the_data_arrive_after_size_and_licence_are_printed(tmp_path, monkeypatch):
+    lines, printed = [], []
 
     def send(handle, output_dir):
-        said.append(" ".join(lines))
+        printed.append(" ".join(lines))
         (pathlib.Path(output_dir) / "images").mkdir()
         (pathlib.Path(output_dir) / "images" / "x.png").write_bytes(b"x")
         (pathlib.Path(output_dir) / ".complete").mkdir()
         return output_dir
 
     answer(monkeypatch, send)
-    monkeypatch.setattr("kmed.progress.say", lines.append)
+    monkeypatch.setattr("kmed.data.download.say", lines.append)
     assert download_data("nih-sample", tmp_path / "nih") == tmp_path / "nih"
     source = SOURCES["nih-sample"]
-    assert source.size in said[0]
-    assert source.licence in said[0]
-    assert source.handle in said[0]
+    assert source.size in printed[0]
+    assert source.licence in printed[0]
+    assert source.handle in printed[0]
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
         "nih",
         "nih/images",
@@ -54,7 +54,7 @@ def http_error(status):
         (OSError("strange\nmore"), "did not send paultimothymooney/blood-cells .strange.\\."),
     ],
 )
-def test_failures_are_said_and_leave_nothing(tmp_path, monkeypatch, error, message):
+def test_failures_are_reported_and_leave_nothing(tmp_path, monkeypatch, error, message):
     def fail(handle, output_dir):
         (pathlib.Path(output_dir) / "half").write_bytes(b"x")
         raise error
@@ -78,5 +78,5 @@ def test_unknown_names_and_folders_in_use(tmp_path):
     with pytest.raises(DataError, match="Did you mean 'blood-cells'"):
         download_data("blood_cells", tmp_path / "x")
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists and was left unchanged"):
         download_data("blood-cells", tmp_path)

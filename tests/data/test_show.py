@@ -14,7 +14,7 @@ from kmed.errors import DataError
 
 @pytest.fixture
 def table():
-    """Two classes, 24 pictures of one colour a class, 2 a group, three splits and one undecided."""
+    """24 pictures of two classes with one colour per class, 2 per group, in three splits or none yet."""
     number = np.arange(24)
     names = number.astype(str).astype(object)
     groups = np.array([f"g{index // 2}" for index in number], dtype=object)
