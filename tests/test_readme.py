@@ -1,4 +1,4 @@
-"""What the README tells is run: its main command, its Python example, its test command's form."""
+"""What the README says is run: its main command, its Python example, its test command's form."""
 
 import pathlib
 import re
