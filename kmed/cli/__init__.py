@@ -1,4 +1,4 @@
-"""The command line: it knows no logic, only how arguments are read and results printed."""
+"""The command line: it reads arguments and prints results; the work is done by the library."""
 
 from kmed.cli.main import main
 

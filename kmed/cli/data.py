@@ -1,4 +1,4 @@
-"""The commands of `kmed data`: look at, audit, draw, pack and download data."""
+"""The commands of `kmed data`: show, audit, draw, pack and download data."""
 
 import click
 
@@ -7,7 +7,7 @@ from kmed.cli.shared import PATH, Commands, one_line_errors
 
 @click.group(cls=Commands)
 def data():
-    """Look at, audit, draw, pack and download data.
+    """Show, audit, draw, pack and download data.
 
     \b
     Examples:
@@ -19,7 +19,7 @@ def data():
 @data.command()
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--task", default="multiclass", show_default=True, help="multiclass: smears; multilabel: chest X-rays.")
-@click.option("--seed", default=0, show_default=True, help="Of every draw.")
+@click.option("--seed", default=0, show_default=True, help="Random seed for the drawing.")
 def demo(folder, task, seed):
     """Draw the built-in demo data: blood smears of four cell types, or chest X-rays of 14 findings.
 
@@ -58,11 +58,11 @@ def table_options(command):
     "--out",
     metavar="DIR",
     type=PATH,
-    help="Where the pictures go.  [NAME_shown]",
+    help="The output folder.  [NAME_shown]",
 )
 @table_options
 def show(path, out, config, settings):
-    """Count classes, groups and splits; draw a contact sheet and the split's bar chart.
+    """Count classes, groups and splits; draw a contact sheet and a bar chart of the splits.
 
     \b
     Example:
@@ -79,19 +79,19 @@ def show(path, out, config, settings):
 
 @data.command()
 @click.argument("path", metavar="DATA")
-@click.option("--out", metavar="DIR", type=PATH, help="Where the files go.  [NAME_audit]")
-@click.option("--splits", metavar="NAMES", help="Only these of the data's own splits, such as train,test.  [all]")
+@click.option("--out", metavar="DIR", type=PATH, help="The output folder.  [NAME_audit]")
+@click.option("--splits", metavar="NAMES", help="The splits to audit, such as train,test.  [all]")
 @table_options
 def audit(path, out, splits, config, settings):
     """Find copies, overlapping photographs, leaks between splits, contradictory labels and broken files.
 
-    Pictures are compared by what they show: turned, mirrored and shifted copies are found, and photographs
-    that share a spot. Given groups are compared with what is found, never used for it. The sides are the splits that
-    the data bring (folders, a split column, data.splits); no split is drawn. Groups that only judging
-    splits share (test and test_simple) are no leak.
+    Images are compared by what they show: the audit finds rotated, mirrored and shifted copies, and photographs that
+    share a spot. Given groups are compared with the found ones, but not used to find them. The sides are the splits
+    that come with the data (folders, a split column, data.splits); no new split is drawn. A group that only test
+    splits share (test and test_simple) is not a leak.
 
-    The folder gets audit.json, worst_pairs.png and groups.csv, which training takes; audit all splits for
-    that. Where groups are given (patients), take groups_with_told.csv, which keeps both together.
+    The output folder holds audit.json, worst_pairs.png and groups.csv, which training takes as data.group; audit all
+    splits for this. If the data have groups (patients), take groups_with_told.csv, which keeps both kinds together.
 
     \b
     Examples:
@@ -115,7 +115,7 @@ def audit(path, out, splits, config, settings):
 @click.option("--image-size", metavar="HxW", required=True, help="Height and width to resize to.")
 @table_options
 def pack(path, out, image_size, config, settings):
-    """Put pictures, labels, groups and splits into one npz file, for training without TensorFlow.
+    """Pack images, labels, groups and splits into one npz file, for training without TensorFlow.
 
     \b
     Example:
@@ -133,7 +133,7 @@ def pack(path, out, image_size, config, settings):
 @click.argument("name", type=click.Choice(["blood-cells", "nih-sample"]))
 @click.argument("folder", metavar="DIR", type=PATH)
 def download(name, folder):
-    """Download a public data set from Kaggle, saying its size and licence first.
+    """Download a public data set from Kaggle; its size and licence are printed first.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The commands for a finished run in use: export, predict, benchmark, demo."""
+"""The commands that put a finished run to use: export, predict, benchmark and demo."""
 
 import shlex
 
@@ -21,7 +21,7 @@ from kmed.formats.registry import either, exported_formats
     default=0.5,
     show_default=True,
     metavar="POINTS",
-    help="Hundredths of accuracy, or of the macro AUROC of multilabel runs, that may be lost.",
+    help="Largest loss allowed, in hundredths of accuracy, or of macro AUROC for multilabel runs.",
 )
 @click.option(
     "--pictures",
@@ -30,17 +30,17 @@ from kmed.formats.registry import either, exported_formats
     default=200,
     show_default=True,
     metavar="N",
-    help="Training images that calibrate int8.",
+    help="Number of training images that calibrate int8.",
 )
 @THREADS
-@click.option("--append", metavar="CSV", help="Add a row, also where the export is refused, to a table of exports.")
+@click.option("--append", metavar="CSV", help="Add a row to a table of exports, even if the export is refused.")
 def export(run_folder, format, quantize, **arguments):
-    """Write the model for phones and other programs, and keep the file only if it says the same.
+    """Write the model for phones and other programs; the file is kept only if it agrees with the model.
 
-    The file takes raw 0-255 pixels and gives calibrated probabilities; labels, thresholds and the test score
-    travel with it. It is loaded back and compared with the Keras model on the run's test pictures: RUN/export holds
-    the file and a JSON of what was found. An export that loses more than the tolerance is refused and removed, and
-    the nearest one that holds is named.
+    The file takes raw 0-255 pixels and gives calibrated probabilities; labels, thresholds and the test score are
+    stored with it. It is loaded again and compared with the Keras model on the test images of the run. RUN/export
+    holds the file and a JSON with the results. An export that loses more than the tolerance is refused and removed,
+    and the nearest one that passes is named.
 
     \b
     Examples:
@@ -54,10 +54,10 @@ def export(run_folder, format, quantize, **arguments):
 
         check_format(format, quantize)
         open_finished(run_folder)
-        from kmed.deployment import exporting
+        from kmed.deployment import export_record, exporting
 
         exported = exporting.export(run_folder, format, quantize, **arguments)
-        click.echo(exporting.describe_record(exported.record))
+        click.echo(export_record.describe_record(exported.record))
         click.echo(f"Made: {exported.path}")
 
 
@@ -66,18 +66,18 @@ def export(run_folder, format, quantize, **arguments):
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE...")
 @FORMAT
 @QUANTIZE
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON a picture.")
-@click.option("--csv", "as_csv", is_flag=True, help="A table with a column a class.")
-@click.option("--out", metavar="FILE", type=PATH, help="Write there, whole or not at all.  [the terminal]")
-@click.option("--explain", metavar="DIR", type=PATH, help="Write PNGs of what spoke for each picture's class.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per image.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV table with one column per class.")
+@click.option("--out", metavar="FILE", type=PATH, help="Write to this file, whole or not at all.  [the terminal]")
+@click.option("--explain", metavar="DIR", type=PATH, help="Write a PNG per image that shows what supports its class.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step.")
 def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **arguments):
-    """Say what a model finds in pictures: files, folders with all below them, or globs.
+    """Classify images: files, folders with everything below them, or globs.
 
-    Told are the class, or the findings over their thresholds; calibrated probabilities; the conformal prediction set
-    where it differs; and whether a picture is unlike the training data (a photograph, a blank, another kind of
-    picture), so that nothing should be made of the answer. A file that cannot be read is named and the rest goes
-    on; the exit code is then 1.
+    The answer for each image has the class, or the findings above their thresholds; calibrated probabilities; the
+    conformal prediction set, if it differs; and a warning if the image is unlike the training data (a photograph, a
+    blank, another kind of image), in which case the answer means nothing. A file that cannot be read is named, and
+    the others are still classified; the exit code is then 1.
 
     \b
     Examples:
@@ -91,7 +91,7 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
         from kmed.formats.registry import check_format
 
         if as_json and as_csv:
-            raise ConfigError("--json and --csv are two forms of the same answers: give one of them.")
+            raise ConfigError("--json and --csv are two formats of the same answers: give only one of them.")
         check_format(format, quantize)
         run = open_finished(run_folder)
         from kmed.deployment import classify
@@ -106,7 +106,9 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
         _write(lines, out)
         if counts["broken"]:
             where = "above" if out is None else f"in {out}"
-            raise DataError(f"{counts['broken']} of {counts['all']} pictures could not be read; named {where}.")
+            raise DataError(
+                f"{counts['broken']} of {counts['all']} pictures could not be read. They are named {where}."
+            )
 
 
 def _counted(stream, counts: dict):
@@ -127,7 +129,7 @@ def _write(lines, out) -> None:
         temporary.open(
             "w",
             encoding="utf-8",
-            errors="surrogateescape",  # names of files may be any bytes
+            errors="surrogateescape",  # file names may contain any bytes
         ) as file,
     ):
         file.writelines(f"{line}\n" for line in lines)
@@ -139,16 +141,16 @@ def _write(lines, out) -> None:
 @click.option(
     "--format", "candidates", multiple=True, metavar="FORMAT[:KIND]", help="Only these, such as tflite:int8.  [all]"
 )
-@click.option("--batch", "batches", multiple=True, type=int, metavar="N", help="Pictures a call; repeatable.  [1, 32]")
+@click.option("--batch", "batches", multiple=True, type=int, metavar="N", help="Images per call; repeatable.  [1, 32]")
 @THREADS
-@click.option("--seconds", type=float, default=2.0, show_default=True, metavar="S", help="How long each is measured.")
+@click.option("--seconds", type=float, default=2.0, show_default=True, metavar="S", help="How long to measure each.")
 @DATA
 @click.option("--append", metavar="CSV", help="Add the rows to a table of benchmarks.")
 def benchmark(run_folder, candidates, batches, **arguments):
-    """Measure the model in every format: latency, images a second, peak memory, size.
+    """Measure the model in every format: latency, images per second, peak memory and size.
 
-    Each format is measured in a process of its own; one that was not exported yet is made for it and removed. The
-    table is stored as RUN/benchmark.csv.
+    Each format is measured in its own process; one that has not been exported yet is exported for this and removed
+    afterwards. The table is stored as RUN/benchmark.csv.
 
     \b
     Examples:
@@ -170,16 +172,15 @@ def benchmark(run_folder, candidates, batches, **arguments):
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=PATH)
-@click.option(
-    "--out", metavar="DIR", type=PATH, required=True, help="The folder that is made; an older demo is replaced."
-)
+@click.option("--out", metavar="DIR", type=PATH, required=True, help="The output folder; an older demo is replaced.")
 @QUANTIZE
 @DATA
 def demo(run_folder, out, quantize, data):
-    """Make a static page that runs the model in the browser, on a phone or a desktop, also without a network.
+    """Write a static page that runs the model in the browser, on a phone or a desktop, even without a network.
 
-    Pick, drop, paste or photograph a picture; it never leaves the device. Put the folder on any https host, or look
-    at it on this machine. The TFLite file is the run's exported one; where there is none it is exported and checked.
+    Its user picks, drops, pastes or photographs an image, which never leaves the device. Put the folder on any https
+    host, or open it on this machine. The page uses the exported TFLite file of the run; if there is none, the model is
+    exported and checked first.
 
     \b
     Examples:

@@ -11,9 +11,9 @@ from kmed.version import __version__
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="kmed")
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing but results and errors.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
 def main(quiet):
-    """Medical image classification: from a folder of pictures to an honestly judged model.
+    """Medical image classification: from a folder of images to an honestly judged model.
 
     \b
     Examples:

@@ -20,50 +20,50 @@ FORMAT = click.option(
     help=f"{either(FORMATS)}.",
 )
 QUANTIZE = click.option("--quantize", default="none", show_default=True, metavar="KIND", help=describe_quantizations())
-THREADS = click.option("--threads", type=int, metavar="N", help="Processor cores that may be used.  [all]")
+THREADS = click.option("--threads", type=int, metavar="N", help="How many processor cores to use.  [all]")
 DATA = click.option("--data", metavar="PATH", help="Where the run's images are now, if they have moved.")
 
 
 class Commands(click.Group):
-    """A group that lists its commands in the order of work, and names the nearest one to a misspelt one."""
+    """A group that lists its commands in the order of work, and suggests the nearest one for a misspelt name."""
 
     def list_commands(self, ctx):
-        """Returns the commands' names in the order they were added."""
+        """Returns the names of the commands in the order they were added."""
         return list(self.commands)
 
     def resolve_command(self, ctx, args):
-        """Finds a command, or says which one is near."""
+        """Finds a command, or fails and suggests the nearest one."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             ctx.fail(f"There is no command {args[0]!r}.{suggest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
 
 @contextlib.contextmanager
-def one_line_errors(go_on: str = ""):
+def one_line_errors(continue_with: str = ""):
     """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code.
 
     Args:
-      go_on: the command that goes on with what Ctrl-C has interrupted; "": none does.
+      continue_with: the command that continues what Ctrl-C interrupted; "": there is none.
     """
     try:
         yield
     except KmedError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # whoever read the output has had enough, as `head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains when it flushes at its end
+    except BrokenPipeError:  # the reader of the output has stopped, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains when it flushes at exit
         sys.exit(1)
-    except OSError as error:  # a full disk or a forbidden folder, met outside kmed's own writing
+    except OSError as error:  # a full disk or a folder without permission, outside kmed's own writing
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        hint = f" A run that has finished an epoch goes on by: {go_on}" if go_on else ""
+        hint = f" To continue a run that has finished an epoch: {continue_with}" if continue_with else ""
         click.echo(f"Interrupted.{hint}", err=True)
         sys.exit(130)
 
 
 def open_finished(run_folder):
-    """Returns the Run of a folder with a trained model, its backend loaded; a mistake is found before that."""
+    """Returns the Run of a folder with a trained model; mistakes are reported before the backend is loaded."""
     from kmed.runs import finished_run
     from kmed.runtime import load_backend
 
@@ -73,7 +73,7 @@ def open_finished(run_folder):
 
 
 def open_judged(run_folder):
-    """Returns the Run of a folder with scores, whose weights may be gone; the backend is loaded."""
+    """Returns the Run of a folder with scores, and loads the backend; its weights may be gone."""
     from kmed.runs import judged_run
     from kmed.runtime import load_backend
 

@@ -1,4 +1,4 @@
-"""The commands that train, and the list of what can be trained."""
+"""The commands that train, and the one that lists what can be trained."""
 
 import click
 
@@ -8,14 +8,14 @@ from kmed.progress import configure
 
 # What `kmed train` and `kmed sweep` share, in the order of their help.
 RECIPE = (
-    click.option("--task", metavar="TASK", help="multiclass, multilabel, or auto: what the labels show.  [auto]"),
+    click.option("--task", metavar="TASK", help="multiclass, multilabel, or auto: taken from the labels.  [auto]"),
     click.option("--data", metavar="PATH", help="A folder, a CSV or an npz.  [built-in demo data]"),
     click.option("--config", metavar="FILE", help="A YAML file of settings, such as configs/blood_cells.yaml."),
     click.option("--epochs", metavar="N", help="How often the training images are seen.  [10]"),
     click.option("--batch-size", metavar="N", help="Images per step.  [32]"),
     click.option("--image-size", metavar="HxW", help="Height and width that images are resized to.  [120x160]"),
     click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001]"),
-    click.option("--seed", metavar="N", help="Of the split, the weights and every draw.  [0]"),
+    click.option("--seed", metavar="N", help="Random seed for the split, the weights and all other draws.  [0]"),
     click.option("--weights", metavar="SOURCE", help="imagenet, a safetensors file, or an earlier run.  [random]"),
     click.option(
         "--set",
@@ -47,14 +47,14 @@ def recipe_options(command):
     "--resume",
     metavar="RUN",
     type=PATH,
-    help="Go on with an interrupted run, with its own settings.",
+    help="Continue an interrupted run with its own settings.",
 )
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
 def train(quiet, **arguments):
-    """Train a model, score it once on the test split, and leave a run folder.
+    """Train a model, score it once on the test split, and write a run folder.
 
-    Settings: the defaults, changed by --config, changed by --set and the flags.
+    Settings are taken from the defaults, then from --config, then from --set and the other options.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def train(quiet, **arguments):
     """
     if quiet:
         configure(True)
-    with one_line_errors(go_on="kmed train --resume RUN"):
+    with one_line_errors(continue_with="kmed train --resume RUN"):
         from kmed.training import recipe
 
         run = recipe.train(**arguments, finished=_print_run)
@@ -74,7 +74,7 @@ def train(quiet, **arguments):
 
 
 def _print_run(run) -> None:
-    """Prints what a finished run scored; before its row is added and its report drawn, which might fail."""
+    """Prints the scores of a finished run, before its row is added and its report drawn, which might fail."""
     click.echo(run.summary.read_text(encoding="utf-8"))
     click.echo(f"Run folder: {run.folder}")
 
@@ -83,16 +83,16 @@ def _print_run(run) -> None:
 @click.option("--models", metavar="NAME,NAME,...", help="The networks; `kmed models` lists them.")
 @recipe_options
 @click.option("--out", metavar="DIR", type=PATH, help="The folder of the sweep.  [saved_models/sweep-TIME]")
-@click.option("--resume", metavar="DIR", type=PATH, help="Go on with an interrupted sweep, with its own settings.")
+@click.option("--resume", metavar="DIR", type=PATH, help="Continue an interrupted sweep with its own settings.")
 @click.option("--append", metavar="CSV", help="Add each run's row to a table of results as soon as it is finished.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
 def sweep(quiet, append, **arguments):
     """Train several models with one recipe on the same split, and compare them.
 
-    Each model has a run folder in the sweep's, made by the `kmed train` command that its row of results names. The same
-    command, or --resume, goes on after an interruption: finished runs are skipped, the interrupted one goes on from its
-    last epoch. At the end stand `kmed compare`'s table, figures and page, in DIR/comparison. A run that fails is named,
-    and the others go on.
+    Each model gets a run folder inside the folder of the sweep; its row of results names the `kmed train` command that
+    makes the run. After an interruption, the same command or --resume continues the sweep: finished runs are skipped,
+    and the interrupted one continues after its last epoch. At the end, DIR/comparison holds the table, figures and page
+    of `kmed compare`. A run that fails is named, and the others are still trained.
 
     \b
     Examples:
@@ -102,7 +102,7 @@ def sweep(quiet, append, **arguments):
     """
     if quiet:
         configure(True)
-    with one_line_errors(go_on="kmed sweep --resume DIR"):
+    with one_line_errors(continue_with="kmed sweep --resume DIR"):
         from kmed.training import recipe
 
         swept = recipe.sweep(**arguments, append=append, quiet=quiet)
@@ -119,7 +119,7 @@ def sweep(quiet, append, **arguments):
 
 @click.command()
 def models():
-    """List the networks: parameters, multiply-adds, input size, ImageNet weights.
+    """List the networks with their parameters, multiply-adds, input size and ImageNet weights.
 
     \b
     Example:

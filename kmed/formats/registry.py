@@ -1,7 +1,7 @@
-"""FORMATS: what a trained model can be written as, one row per format.
+"""FORMATS: the formats in which a trained model can be written, one row per format.
 
-A new format is a module with `write` and `open`, and its row here. Keras and the converters are imported when a
-format is used, so that the command line may read the table and still start at once.
+A new format needs a module with `write` and `open`, and a row here. Keras and the converters are imported when a
+format is used, so that the command line can read the table and still start at once.
 """
 
 import dataclasses
@@ -20,18 +20,18 @@ class Format:
     """One format.
 
     Attributes:
-      name: what users call it; the key of its row.
-      suffix: of its file or folder.
-      module: where its functions are: `write(model, calibration, path, description)`, which also takes `quantize` and
-        `pictures` where there are several quantizations, and `open(path, threads)`, which returns a function from
-        float32 images (B, H, W, 3) in [0, 255] to calibrated probabilities (B, K). See `write` below for the
-        arguments. None: the Keras model itself, which every run folder holds already.
-      quantizations: "none" and any others it can be written with.
-      needs_pictures: those quantizations that are calibrated on training pictures.
-      max_batch: how many pictures a file takes at once; None: any number.
+      name: its name for users, and the key of its row.
+      suffix: that of its file or folder.
+      module: the module with its functions: `write(model, calibration, path, description)`, which also takes
+        `quantize` and `pictures` if there are several quantizations, and `open(path, threads)`, which returns a
+        function from float32 images (B, H, W, 3) in [0, 255] to calibrated probabilities (B, K). See `write` below
+        for the arguments. None: the Keras model itself, which every run folder already holds.
+      quantizations: "none" and any others with which it can be written.
+      needs_pictures: the quantizations that are calibrated on training pictures.
+      max_batch: the largest number of pictures that a file takes at once; None: any number.
       sets_threads: whether `open` can choose the number of threads.
-      nearest: {quantization: what is tried in its place, in this order, where an export is refused}.
-      benchmarked: the quantizations that `kmed benchmark` measures unless it is asked for others.
+      nearest: {quantization: the choices to try instead, in this order, if an export is refused}.
+      benchmarked: the quantizations that `kmed benchmark` measures unless others are requested.
     """
 
     name: str
@@ -50,7 +50,9 @@ class Format:
         return self.module is not None
 
     def load(self) -> ModuleType:
-        """Returns the module with its `write` and `open`."""
+        """Returns the module with its `write` and `open`. Raises ConfigError if it has none."""
+        if self.module is None:
+            raise ConfigError(f"{self.name} has no module: a run folder already holds this format.")
         return importlib.import_module(self.module)
 
 
@@ -60,7 +62,7 @@ _ROWS = (
         name="savedmodel",
         suffix=".savedmodel",
         module="kmed.formats.savedmodel",
-        sets_threads=False,  # it runs on TensorFlow's own, whose number cannot be changed once it has begun
+        sets_threads=False,  # it uses TensorFlow's threads, whose number cannot be changed after the start
         nearest={"none": (("onnx", "none"), ("tflite", "none"))},
     ),
     Format(
@@ -89,16 +91,18 @@ _ROWS = (
 FORMATS = {row.name: row for row in _ROWS}
 
 
-# ----- what the table says -----
+# ----- reading the table -----
 
 
 def check_format(format: str, quantize: str = "none") -> None:
     """Raises ConfigError unless the format is known and has this quantization."""
     if format not in FORMATS:
-        raise ConfigError(f"The format is {', '.join(FORMATS)}. Received: {format!r}.{suggest(format, FORMATS)}")
+        raise ConfigError(f"The format must be {either(FORMATS)}. Received: {format!r}.{suggest(format, FORMATS)}")
     legal = dict.fromkeys(kind for row in FORMATS.values() for kind in row.quantizations)
     if quantize not in legal:
-        raise ConfigError(f"The quantization is {', '.join(legal)}. Received: {quantize!r}.{suggest(quantize, legal)}")
+        raise ConfigError(
+            f"The quantization must be {either(legal)}. Received: {quantize!r}.{suggest(quantize, legal)}"
+        )
     own = FORMATS[format].quantizations
     if quantize not in own:
         quantized = either(row.name for row in _quantized())
@@ -117,7 +121,7 @@ def benchmarked_choices() -> list[Choice]:
 
 
 def either(names: Iterable[str]) -> str:
-    """Returns names as a choice.
+    """Returns the names as a choice.
 
     Example:
       >>> either(["keras", "savedmodel", "onnx"])
@@ -128,8 +132,8 @@ def either(names: Iterable[str]) -> str:
 
 
 def describe_quantizations() -> str:
-    """Returns which formats can be quantized and how, such as "Of tflite: none or int8."."""
-    return f"Of {'; of '.join(f'{row.name}: {either(row.quantizations)}' for row in _quantized())}."
+    """Returns which formats can be quantized and how, such as "For tflite: none or int8."."""
+    return f"For {'; for '.join(f'{row.name}: {either(row.quantizations)}' for row in _quantized())}."
 
 
 def _quantized() -> list[Format]:
@@ -140,13 +144,13 @@ def _quantized() -> list[Format]:
 
 
 def open_file(path: pathlib.Path, format: str, threads: int | None = None):
-    """Returns float32 images (B, H, W, 3) in [0, 255] -> calibrated probabilities (B, K) of an exported file.
+    """Opens an exported file as a function from float32 images (B, H, W, 3) in [0, 255] to probabilities (B, K).
 
     Args:
       path: the file or folder.
       format: its format, one that is exported.
-      threads: how many processor cores it may use, where the format can choose; None: all.
-    Raises: ConfigError: a package that is not installed. RunError: a damaged file.
+      threads: the number of processor cores, if the format can choose it; None: all.
+    Raises: ConfigError: a package is not installed. RunError: the file is damaged.
     """
     return FORMATS[format].load().open(path, threads)
 
@@ -167,21 +171,21 @@ def write(
       format: a name of FORMATS.
       model: keras.Model of raw pictures.
       calibration: kmed.metrics.calibration.Calibration of its probabilities.
-      path: the file or folder to make.
-      description: of `kmed.evaluation.predictor.describe_run`.
+      path: the file or folder to write.
+      description: what `kmed.evaluation.predictor.describe_run` returns.
       quantize: one of the format's quantizations.
-      pictures: uint8 (N, H, W, 3), of the training split, where the quantization needs them.
-    Raises: RunError: the converter failed. ConfigError: another format, or a package that is not installed.
+      pictures: uint8 (N, H, W, 3), from the training split, if the quantization needs them.
+    Raises: RunError: the converter failed. ConfigError: another format, or a package is not installed.
     """
     if format not in exported_formats():
-        raise ConfigError(f"What is written is {either(exported_formats())}. Received: {format!r}.")
+        raise ConfigError(f"The format must be {either(exported_formats())}. Received: {format!r}.")
     row = FORMATS[format]
     options = {"quantize": quantize, "pictures": pictures} if row in _quantized() else {}
     try:
         row.load().write(model, calibration, path, description, **options)
     except (KmedError, OSError):
         raise
-    except Exception as error:  # a converter raises whatever its insides lead to
+    except Exception as error:  # converters raise many kinds of errors
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(
             f"The converter to {format} failed: {words}. Another format may work; nothing was written."

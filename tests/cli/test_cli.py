@@ -36,7 +36,7 @@ def run(*arguments):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Class folders of 2 classes, 12 groups a class, 2 tiny pictures a group; and an empty folder to work in."""
+    """Class folders of 2 classes, with 12 groups per class and 2 tiny pictures per group."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(("dark", "light")):
         for group in range(12):

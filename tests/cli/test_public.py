@@ -28,9 +28,9 @@ FUNCTIONS = {
     "data pack": "pack_data",
     "data download": "download_data",
 }
-# How a terminal shows results: a library hands them over instead.
+# How a terminal shows results: a library returns them instead.
 OF_THE_TERMINAL = {"train": {"quiet"}, "predict": {"as_json", "as_csv", "out"}}
-# What only Python can hand over: objects that are open already, and functions to call.
+# What only Python can pass: objects that are already open, and functions to call.
 OF_PYTHON = {"train": {"finished"}, "report": {"table", "model"}, "data demo": {"settings"}}
 
 
@@ -46,7 +46,7 @@ def commands(group=main, prefix=""):
 
 
 def plain(default):
-    """Returns a default so that "none given" and "off" are one value, however click and Python write them."""
+    """Returns a default so that "not given" and "off" are one value, however click and Python write them."""
     return default if isinstance(default, (int, float, str)) and default is not False else None
 
 
@@ -76,11 +76,11 @@ def test_the_functions_are_public_and_documented(name):
     assert inspect.getdoc(getattr(kmed, name))
 
 
-def test_public_names_are_where_they_are_said_to_be():
+def test_public_names_come_from_the_listed_modules():
     assert set(kmed.__all__) == {"__version__", *kmed._EXPORTS}
     for name, module in kmed._EXPORTS.items():
         assert getattr(kmed, name) is getattr(importlib.import_module(module), name)
-        assert getattr(kmed, name).__module__ == module  # where it is written, not passed on
+        assert getattr(kmed, name).__module__ == module  # where it is defined, not re-exported
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -53,7 +53,7 @@ def test_what_the_table_says_of_itself():
     assert either(FORMATS) == "keras, savedmodel, tflite or onnx"
     assert either(["tflite"]) == "tflite"
     assert exported_formats() == ["savedmodel", "tflite", "onnx"]
-    assert describe_quantizations() == "Of tflite: none, float16, dynamic or int8."
+    assert describe_quantizations() == "For tflite: none, float16, dynamic or int8."
     assert benchmarked_choices() == [
         ("keras", "none"), ("savedmodel", "none"), ("tflite", "none"), ("tflite", "float16"), ("tflite", "dynamic"),
         ("tflite", "int8"), ("onnx", "none"),
@@ -68,7 +68,7 @@ def test_reading_the_table_imports_nothing_heavy():
 
 @pytest.mark.parametrize(("command", "words"), [
     ("export", "savedmodel, tflite or onnx."),
-    ("export", "Of tflite: none, float16, dynamic or int8."),
+    ("export", "For tflite: none, float16, dynamic or int8."),
     ("predict", "keras, savedmodel, tflite or onnx."),
     ("evaluate", "keras, savedmodel, tflite or onnx."),
 ])  # fmt: skip
@@ -150,7 +150,7 @@ def test_a_format_is_named_wherever_formats_are(boxed):
     with pytest.raises(ConfigError, match="Only tflite or boxed is quantized. Received: format 'onnx'"):
         check_format("onnx", "small")
     assert ("boxed", "none") in benchmarked_choices() and ("boxed", "small") not in benchmarked_choices()
-    assert describe_quantizations().endswith("; of boxed: none or small.")
+    assert describe_quantizations().endswith("; for boxed: none or small.")
 
 
 def test_a_format_is_exported_checked_opened_and_scored(boxed, run):
