@@ -1,4 +1,4 @@
-"""Typed settings: defaults < YAML file < command line, and the dump of the resolved whole."""
+"""Typed settings: the defaults, changed by a YAML file, changed by the command line; and their dump as YAML."""
 
 import pathlib
 import re
@@ -31,7 +31,7 @@ Positive = Annotated[float, pydantic.Field(gt=0)]
 
 
 class Section(pydantic.BaseModel):
-    """A group of settings that knows no other keys than its own."""
+    """A group of settings that accepts no other keys than its own."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -51,7 +51,7 @@ class DataConfig(Section):
     """Where the images are, how they are read, and how they are split."""
 
     path: str | None = None  # a folder, a CSV or an npz; none: the built-in demo data
-    name: str | None = None  # what results call the data; none: the name of the folder or file
+    name: str | None = None  # the name of the data in results; none: that of the folder or file
     image_size: ImageSize = (120, 160)  # height and width that images are resized to
     fit: Literal["pad", "crop", "stretch"] = "pad"  # pad and crop keep the aspect ratio
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"  # how images are resized
@@ -68,30 +68,30 @@ class DataConfig(Section):
     splits: str | None = None  # a splits.csv to read instead of drawing a split
     fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that splits.csv, the fold that is tested on
     val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # share of what is not test, if there is no val
-    test_fraction: Fraction = 0.2  # share of all images, if there is no test split yet; 0: none
+    test_fraction: Fraction = 0.2  # share of all images, if there is no test split; 0: none
     skip_unreadable: bool = False  # whether broken files are left out; otherwise they are an error
     cache: Literal["auto", "memory", "disk", "none"] = "auto"  # where decoded images stay
 
 
 class AugmentConfig(Section):
-    """What is changed in training images."""
+    """How training images are augmented."""
 
-    level: Literal["none", "light", "medium", "strong"] = "light"  # how far training images are changed
+    level: Literal["none", "light", "medium", "strong"] = "light"  # how strongly images are changed
     orientation: Literal["upright", "free"] = "upright"  # free: any rotation and flip, as for smears
     mixup: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
 
 
 class TrainConfig(Section):
-    """How the weights are found."""
+    """How the model is trained."""
 
     epochs: Count = 10  # how often the training images are seen
-    loss: str = "auto"  # one of the task's, see kmed.tasks; auto: its default
+    loss: str = "auto"  # one of the losses of the task, see kmed.tasks; auto: its default
     batch_size: Count = 32  # images per step
     learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up
     warmup_epochs: NonNegative = 1.0  # epochs in which the learning rate rises
-    weight_decay: NonNegative = 0.05  # not on biases and normalisation
-    label_smoothing: Fraction = 0.0  # how far labels move away from 0 and 1
+    weight_decay: NonNegative = 0.05  # not applied to biases and normalisation
+    label_smoothing: Fraction = 0.0  # how far labels are moved away from 0 and 1
     clip_norm: NonNegative = 1.0  # largest norm of the whole gradient; 0: off
     ema: Fraction = 0.99  # decay per step of the averaged weights; 0: off
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more in the loss
@@ -100,28 +100,28 @@ class TrainConfig(Section):
     monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score
     patience: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs without improvement before a stop; 0: never
     dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"  # auto: the faster one, as measured
-    devices: list[str] | None = None  # such as [GPU:0, GPU:1]; none: every GPU there is
+    devices: list[str] | None = None  # such as [GPU:0, GPU:1]; none: every available GPU
     tensorboard: bool = True  # whether logs for TensorBoard are written
 
 
 class EvaluateConfig(Section):
-    """How the finished model is judged."""
+    """How the finished model is evaluated."""
 
     batch_size: Count = 64  # images per step
-    num_resamples: Annotated[int, pydantic.Field(ge=10)] = 1000  # draws behind each interval
+    num_resamples: Annotated[int, pydantic.Field(ge=10)] = 1000  # bootstrap resamples per interval
     level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95  # nominal coverage of the intervals
-    thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what tuned thresholds aim at, on validation
-    sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # wanted, where thresholds is sensitivity
-    coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # wanted coverage of the prediction sets
+    thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what thresholds are tuned for, on validation
+    sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # the target, if thresholds is sensitivity
+    coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # target coverage of the prediction sets
     novelty_false_alarms: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.01  # share of validation images flagged
-    subgroups: list[str] | None = None  # columns of the data; none: sex, age and view, where there are any
+    subgroups: list[str] | None = None  # columns of the data; none: sex, age and view, if present
 
 
 class Config(Section):
     """Every setting of a run."""
 
-    task: Literal["auto", "multiclass", "multilabel"] = "auto"  # auto: what the labels show
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0  # of the split, the weights and every draw
+    task: Literal["auto", "multiclass", "multilabel"] = "auto"  # auto: taken from the labels
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0  # random seed for the split, the weights and all draws
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -137,19 +137,19 @@ class Config(Section):
         write_text(path, self.dump())
 
 
-def load_config(path=None, overrides: Iterable[str | tuple[str, str]] = ()) -> Config:
+def load_config(path=None, overrides: Iterable[str | tuple[str, Any]] = ()) -> Config:
     """Returns the settings of a YAML file, changed by overrides, on top of the defaults.
 
-    A file may name another one that it builds on, as `base: other.yaml`, relative to itself. That one is read first,
-    and with it its own base; a setting that the file gives then takes the place of the base's, whole: a list or a
-    mapping such as `model.options` is not joined with the base's.
+    A file may build on another one, which it names as `base: other.yaml`, relative to itself. The base is read first,
+    with its own base before it. Each setting in the file then replaces the one of the base as a whole: a list or a
+    mapping such as `model.options` is not merged with that of the base.
 
     Args:
       path: a YAML file, or None for the defaults.
-      overrides: strings "section.key=value", the value written as in YAML, or pairs (key, value),
-        the value taken as it is; later ones win.
+      overrides: strings "section.key=value", with the value written as in YAML, or pairs (key, value), with the
+        value used unchanged; later ones win.
     Raises: ConfigError: the file or a base is missing or not YAML, files are bases of each other, a key does not
-      exist (the nearest is named), a value has the wrong type.
+      exist (the nearest one is suggested), or a value has the wrong type.
     Example:
       >>> load_config(overrides=["train.epochs=3", "data.image_size=60x80"]).train.epochs
       3
@@ -167,7 +167,7 @@ def setting_names() -> list[str]:
 
 
 def _check(values: dict, path) -> Config:
-    """Returns the settings as a Config; `path` is the file that a complaint names, or None."""
+    """Returns the settings as a Config; `path` is the file that errors name, or None."""
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:
@@ -189,7 +189,7 @@ def _read_with_base(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) ->
     if not base.exists():
         raise ConfigError(f"{path}: there is no base {base}. A base is named relative to the file that builds on it.")
     inherited = _read_with_base(base, trail)
-    _check(inherited, base)  # so that a mistake in it is named as its own
+    _check(inherited, base)  # so that an error in the base names the base
     for key, value in values.items():
         both = isinstance(value, dict) and isinstance(inherited.get(key), dict)
         inherited[key] = {**inherited[key], **value} if both else value
@@ -236,7 +236,7 @@ def _set(values: dict, key: str, value: Any) -> None:
             values[section] = {}
         values = values[section]
         if not isinstance(values, dict):
-            raise ConfigError(f"{section!r} is no section, so {key!r} cannot be set.{suggest(key, setting_names())}")
+            raise ConfigError(f"{section!r} is not a section, so {key!r} cannot be set.{suggest(key, setting_names())}")
     values[last] = value
 
 
@@ -249,7 +249,7 @@ def _leaves(model: type[pydantic.BaseModel], prefix: tuple[str, ...] = ()):
 
 
 def _describe(error: dict) -> str:
-    """Returns one line for pydantic's first complaint."""
+    """Returns one line for pydantic's first error."""
     known = dict.fromkeys(setting_names())
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
