@@ -59,6 +59,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "playwright>=1.49",  # speaks to the system's Chromium; its own browsers are not downloaded
+            "mypy>=1.15",
             "ruff==0.17.6",  # as in .pre-commit-config.yaml
             "jax>=0.5",
             "mapie>=1.0",
