@@ -1,10 +1,11 @@
-"""Augmentation: named levels, drawn by NumPy from (seed, epoch, row), applied by Keras layers.
+"""Augmentation at named levels: NumPy draws the changes from (seed, epoch, row), and Keras layers apply them.
 
-NumPy draws the numbers and works out each row's matrices, so TensorFlow and JAX get the same order
-and the same pictures, in any batch size, with any number of parallel calls, in a resumed run too.
-The layers only apply them. Flip, turn, zoom, stretch and shift are one affine map, hence one
-interpolation: it costs what a single `keras.layers.RandomRotation` does, and blurs once.
-Brightness, contrast, saturation and hue are likewise one 3x3 matrix and an offset.
+NumPy draws the random numbers and computes the matrices of each row, so TensorFlow and JAX get the
+same order and the same pictures, with any batch size, with any number of parallel calls, and in a
+resumed run too. The layers only apply the matrices. Flip, rotation, zoom, stretch and shift form one
+affine map, so there is only one interpolation: it costs as much as a single
+`keras.layers.RandomRotation`, and blurs once. Likewise, brightness, contrast, saturation and hue
+form one 3x3 matrix and an offset.
 """
 
 import dataclasses
@@ -21,16 +22,16 @@ ORIENTATIONS = ("upright", "free")
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """How far a picture may be changed; each number is the largest change, in both directions.
+    """How much a picture may be changed; each number is the largest change in either direction.
 
     Attributes:
-      rotation: degrees; only where the orientation is "upright" ("free" turns by any angle).
+      rotation: degrees; only used if the orientation is "upright" ("free" rotates by any angle).
       zoom: log of the scale: 0.1 zooms by 0.90 to 1.11.
-      stretch: log of the ratio of the scales across and down.
-      shift: share of the picture's height and width.
-      brightness: grey levels of 0..255, added.
-      contrast: share, about mid-grey.
-      saturation: share.
+      stretch: log of the ratio of the horizontal and vertical scales.
+      shift: fraction of the picture's height and width.
+      brightness: grey levels of 0..255 that are added.
+      contrast: relative change, about mid-grey.
+      saturation: relative change.
       hue: degrees about the grey axis.
       erase: probability that a box of 2 to 20 % of the picture becomes mid-grey (Zhong et al., 2020).
     """
@@ -61,10 +62,10 @@ LEVELS = {
 TRANSFORM = slice(0, 6)  # output (x, y) -> input: (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels
 COLOUR = slice(6, 18)  # 3x3 matrix, row by row, then the offset of each channel
 ERASE = slice(18, 22)  # box: top, bottom, left, right, in whole pixels; empty where nothing is erased
-MIX = slice(22, 28)  # share of the picture itself outside the box, the box of the partner, share in the label
+MIX = slice(22, 28)  # the picture's own share outside the box, the partner's box, the own share in the label
 NUM_DRAWS = 28
 
-# Streams of random numbers: what is drawn in one does not move the others.
+# Independent streams of random numbers: drawing from one does not affect the others.
 _ORDER, _UNIFORM, _MIX = range(3)
 _LUMA = np.array([0.299, 0.587, 0.114])
 _MID_GREY = 127.5
@@ -72,15 +73,15 @@ _MID_GREY = 127.5
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is changed in training images, and the seed of every draw, that of their order included.
+    """What is changed in training images, and the seed of all random draws, including that of their order.
 
     Attributes:
       level: a key of LEVELS.
-      orientation: "upright" flips left and right and turns a little; "free", for pictures without
-        an above, such as smears, flips both ways and turns by any angle.
-      mixup: alpha of Beta(alpha, alpha) for the share of the other picture (Zhang et al., 2018); 0 is off.
-      cutmix: the same for the area that is pasted from it (Yun et al., 2019). Where both are on,
-        each row tosses a coin.
+      orientation: "upright" flips left and right and rotates a little; "free" is for pictures that
+        have no top, such as smears: it flips both ways and rotates by any angle.
+      mixup: alpha of Beta(alpha, alpha) for the share of the other picture (Zhang et al., 2018); 0 turns it off.
+      cutmix: the same for the area that is pasted from the other picture (Yun et al., 2019). If both
+        are on, each row gets one of them, with equal probability.
       seed: a whole number >= 0.
     Raises: DataError: a value outside its range.
     """
@@ -100,7 +101,7 @@ class Augmentation:
         for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
             if not 0 <= value < np.inf:
                 raise DataError(
-                    f"{name} is alpha of Beta(alpha, alpha), >= 0, with 0 for off. Received: {name}={value}."
+                    f"{name} is alpha of Beta(alpha, alpha) and must be >= 0; 0 turns it off. Received: {name}={value}."
                 )
         _check_whole("seed", self.seed)
 
@@ -118,11 +119,11 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One epoch, decided beforehand.
+    """The order and the random changes of one epoch, drawn in advance.
 
     Attributes:
       order: int64 (N,), the rows in the order of training.
-      draws: float32 (N, 28), the transformation of the row in `order` at the same place.
+      draws: float32 (N, 28); draws[i] is the transformation of row order[i].
     """
 
     order: np.ndarray
@@ -137,7 +138,7 @@ def plan_epoch(
     epoch: int,
     shuffle: bool = True,
 ) -> Plan:
-    """Returns the order and every random choice of one epoch, a function of (seed, epoch, row) alone.
+    """Returns the order and all random choices of one epoch, which depend on (seed, epoch, row) alone.
 
     Args:
       num_images: N >= 1.
@@ -152,8 +153,8 @@ def plan_epoch(
     order = np.arange(num_images)
     if shuffle:
         order = np.random.default_rng([seed, epoch, _ORDER]).permutation(num_images)
-    # One column of uniforms for each choice, used or not: a level does not move another's draws,
-    # and row i is the same however many rows follow it.
+    # One column of uniform numbers per choice, used or not: all levels see the same numbers, and row i stays the same
+    # however many rows follow it.
     uniform = np.random.default_rng([seed, epoch, _UNIFORM]).random((num_images, 16))
     draws = np.empty((num_images, NUM_DRAWS), np.float32)
     draws[:, TRANSFORM] = _transforms(uniform[:, 0:7], level, augmentation.orientation, image_size, flip)
@@ -164,7 +165,7 @@ def plan_epoch(
 
 
 def check_epoch(epoch: int) -> None:
-    """Raises DataError unless it is a whole number >= 0."""
+    """Raises DataError unless `epoch` is a whole number >= 0."""
     _check_whole("epoch", epoch)
 
 
@@ -194,8 +195,8 @@ def _transforms(uniform, level: Level, orientation: str, image_size, flip: bool)
 def _colours(uniform, level: Level) -> np.ndarray:
     """Returns (N, 12): contrast x saturation x hue as one matrix, and the offset.
 
-    Each row of the matrix sums to the contrast, so grey pictures stay grey. The hue turns about the
-    grey axis (Rodrigues' formula), which is near to a turn in HSV and needs no conversion.
+    Each row of the matrix sums to the contrast, so grey pictures stay grey. The hue is rotated about
+    the grey axis (Rodrigues' formula), which is close to a rotation in HSV and needs no conversion.
     """
     signed = 2 * uniform - 1
     brightness = signed[:, 0] * level.brightness
@@ -203,22 +204,22 @@ def _colours(uniform, level: Level) -> np.ndarray:
     saturation = (1 + signed[:, 2] * level.saturation)[:, None, None]
     hue = np.deg2rad(signed[:, 3] * level.hue)[:, None, None]
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    turn = np.cos(hue) * np.eye(3) + np.sin(hue) * cross + (1 - np.cos(hue)) * np.full((3, 3), 1 / 3)
+    rotate = np.cos(hue) * np.eye(3) + np.sin(hue) * cross + (1 - np.cos(hue)) * np.full((3, 3), 1 / 3)
     saturate = saturation * np.eye(3) + (1 - saturation) * _LUMA
-    matrix = contrast[:, None, None] * (saturate @ turn)
+    matrix = contrast[:, None, None] * (saturate @ rotate)
     offset = _MID_GREY * (1 - contrast) + brightness
     return np.concatenate([matrix.reshape(-1, 9), np.repeat(offset[:, None], 3, axis=1)], axis=1)
 
 
 def _erasures(uniform, level: Level, image_size) -> np.ndarray:
-    """Returns (N, 4): boxes of 2 to 20 % of the area and a side ratio of 1:2 to 2:1, or empty ones."""
+    """Returns (N, 4): boxes with 2 to 20 % of the area and an aspect ratio of 1:2 to 2:1, or empty boxes."""
     area = np.where(uniform[:, 0] < level.erase, 0.02 + 0.18 * uniform[:, 1], 0.0)
     ratio = np.exp((2 * uniform[:, 2] - 1) * np.log(2) / 2)
     return _boxes(np.sqrt(area) * ratio, np.sqrt(area) / ratio, uniform[:, 3], uniform[:, 4], image_size)
 
 
 def _mixtures(generator, num_images: int, augmentation: Augmentation, image_size) -> np.ndarray:
-    """Returns (N, 6): what each row keeps of itself, and the box it takes from its partner."""
+    """Returns (N, 6): each row's own share outside the box, the box of its partner, its own share in the label."""
     mixup, cutmix = augmentation.mixup, augmentation.cutmix
     uniform = generator.random((num_images, 3))
     shares = np.ones((num_images, 2))
@@ -237,8 +238,8 @@ def _boxes(down, across, y, x, image_size) -> np.ndarray:
     """Returns (N, 4): top, bottom, left, right in whole pixels, inside the picture.
 
     Args:
-      down, across: (N,) sides as shares of the height and the width.
-      y, x: (N,) in [0, 1), where the box lies within the room that it leaves.
+      down, across: (N,), the box's sides as fractions of the picture's height and width.
+      y, x: (N,) in [0, 1), the position of the box within the room that it leaves.
     """
     height, width = image_size
     rows, columns = np.round(np.clip(down, 0, 1) * height), np.round(np.clip(across, 0, 1) * width)
@@ -251,7 +252,7 @@ def _boxes(down, across, y, x, image_size) -> np.ndarray:
 
 @keras.saving.register_keras_serializable("kmed")
 class Geometry(keras.layers.Layer):
-    """Flips, turns, zooms, stretches and shifts in one bilinear interpolation, mirrored at the border."""
+    """Flips, rotates, zooms, stretches and shifts in one bilinear interpolation; images are mirrored at the border."""
 
     def call(self, images, draws):
         images = ops.cast(images, "float32")  # (B, H, W, 3)
@@ -263,7 +264,7 @@ class Geometry(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kmed")
 class Colour(keras.layers.Layer):
-    """Changes brightness, contrast, saturation and hue by one matrix, and clips to 0..255."""
+    """Changes brightness, contrast, saturation and hue with one matrix, and clips to 0..255."""
 
     def call(self, images, draws):
         colours = draws[:, COLOUR]
@@ -284,7 +285,7 @@ class Erase(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kmed")
 class Mix(keras.layers.Layer):
-    """MixUp and CutMix: each row with the next one of its batch, the last with the first."""
+    """MixUp and CutMix: mixes each row with the next one of its batch, and the last with the first."""
 
     def call(self, images, draws):
         mix = draws[:, MIX]
@@ -292,7 +293,7 @@ class Mix(keras.layers.Layer):
         return own * images + (1 - own) * ops.roll(images, -1, axis=0)
 
     def mix_rows(self, values, draws):
-        """Returns labels (B, K) or weights (B,), mixed in the proportions of the pictures."""
+        """Returns labels (B, K) or weights (B,), mixed in the same proportions as the pictures."""
         share = draws[:, MIX][:, 5]
         share = share[:, None] if len(values.shape) == 2 else share
         return share * values + (1 - share) * ops.roll(values, -1, axis=0)
@@ -318,7 +319,7 @@ class Augmenter:
 
     def __init__(self, augmentation: Augmentation):
         level = augmentation.level
-        # Under a mixed policy a layer would cast its draws to 16 bits, too coarse for positions.
+        # Under a mixed-precision policy a layer would cast its draws to 16 bits, which is too coarse for positions.
         self.layers = [Geometry(dtype="float32"), Colour(dtype="float32")] if level != "none" else []
         self.layers += [Erase(dtype="float32")] if LEVELS[level].erase else []
         self.mix = Mix(dtype="float32") if augmentation.mixes else None
@@ -328,9 +329,9 @@ class Augmenter:
 
         Args:
           images: uint8 or float32 (B, H, W, 3) in 0..255.
-          draws: float32 (B, 28), as a plan has them.
+          draws: float32 (B, 28), the draws of a plan.
           *rows: labels (B, K) and weights (B,); only mixing changes them.
-        Returns: a tuple: images, float32 in 0..255 (as given where nothing is to be done), and `rows`.
+        Returns: a tuple (images, *rows); the images are float32 in 0..255, or as given if nothing is changed.
         """
         for layer in self.layers:
             images = layer(images, draws)

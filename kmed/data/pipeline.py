@@ -1,6 +1,6 @@
-"""The pipeline: a table -> batches of (images, labels[, weights]), by tf.data, or in memory without TensorFlow.
+"""Turns a table into batches of (images, labels[, weights]), with tf.data, or in memory without TensorFlow.
 
-Both read through the same `Pictures` and follow the same `Plan`, so they give the same batches.
+Both ways read from the same `Pictures` and follow the same `Plan`, so they return the same batches.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from kmed.errors import DataError, KmedError, suggest
 from kmed.runtime import num_cores
 
 BACKENDS = ("tensorflow", "memory")
-PREFETCHED = 4  # batches that lie ready, to even out slow reads
+PREFETCHED = 4  # batches prepared in advance, to even out slow reads
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Returns how many batches an epoch of training has: full ones, or one smaller where there is no full one."""
+    """Returns the number of batches in a training epoch: the full ones, or one smaller batch if none is full."""
     return max(num_images // batch_size, 1)
 
 
@@ -50,13 +50,13 @@ def make_dataset(
     Args:
       table: the rows, usually of one split.
       image_size: (height, width) in pixels.
-      batch_size: images a batch.
-      training: False gives each row once, in the table's order, as uint8, the last batch smaller.
-        True shuffles, augments, and drops what does not fill a batch.
-      epoch: in training, this one epoch only; None gives an endless stream of epochs, for
+      batch_size: images per batch.
+      training: False returns each row once, in the table's order, as uint8; the last batch may be
+        smaller. True shuffles, augments, and drops the rows that do not fill a batch.
+      epoch: the only epoch to return in training; None returns an endless stream of epochs, for
         `model.fit(dataset, epochs=..., steps_per_epoch=steps_per_epoch(len(table), batch_size))`.
-      first_epoch: where the stream starts, such as the epochs a resumed run has behind it.
-      augment: how far training images are changed: "none", "light", "medium" or "strong".
+      first_epoch: the epoch at which the stream starts, as for a resumed run.
+      augment: how much training images are changed: "none", "light", "medium" or "strong".
       orientation, mixup, cutmix, seed: as for `kmed.data.augment.Augmentation`.
       fit, interpolation: as for `kmed.data.images.Resizing`.
       cache, cache_dir: as for `kmed.data.images.Pictures`.
@@ -81,10 +81,10 @@ def make_dataset(
 
 
 class Pipeline:
-    """A table's pictures and the ways to go through them; the decoded pictures are shared.
+    """The pictures of a table and the ways to iterate over them, which share the decoded pictures.
 
     Attributes:
-      steps_per_epoch: batches in an epoch of training.
+      steps_per_epoch: batches per training epoch.
       pictures: the decoded pictures.
     """
 
@@ -103,18 +103,18 @@ class Pipeline:
         """
         Args:
           table: the rows, usually of one split.
-          resizing: the size of the images, and how they are brought to it.
-          augmentation: what is changed in training; None shuffles by seed 0 and changes nothing.
-          batch_size: images a batch.
+          resizing: the size of the images, and how they are resized.
+          augmentation: what is changed in training; None shuffles with seed 0 and changes nothing.
+          batch_size: images per batch.
           cache, cache_dir: as for `Pictures`.
-          class_weights: (K,) weights; adds to each batch the weight of its rows' classes. Multiclass only.
-          backend: "tensorflow" or "memory"; None takes tf.data where Keras runs on TensorFlow.
+          class_weights: (K,) weights of the classes; each batch then also holds its rows' weights. Multiclass only.
+          backend: "tensorflow" or "memory"; None uses tf.data if Keras runs on TensorFlow.
         Raises: DataError: an argument outside its range, or an unreadable picture.
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be >= 1. Received: batch_size={batch_size}.")
         if not len(table):
-            raise DataError(f"The table {table.name!r} has no pictures to make batches of.")
+            raise DataError(f"The table {table.name!r} has no pictures to make batches from.")
         if backend not in (None, *BACKENDS):
             hint = suggest(backend, BACKENDS)
             raise DataError(f"backend must be one of {', '.join(BACKENDS)}. Received: backend={backend!r}.{hint}")
@@ -125,25 +125,25 @@ class Pipeline:
         self._rows = [np.asarray(table.labels, np.float32)]
         if class_weights is not None:
             self._rows.append(_row_weights(table, class_weights))
-        # Keeps the epoch under way, and the next one, which a prefetching reader may have begun.
+        # Keeps the plan of the current epoch, and of the next one, which a prefetching reader may have started.
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
         self.pictures = Pictures(table, resizing, cache, cache_dir)
         self._augment = _compile(Augmenter(self._augmentation))
         self._failure = None
 
     def epoch(self, epoch: int):
-        """Returns the batches of one epoch of training: shuffled, augmented, all of one size.
+        """Returns the batches of one training epoch: shuffled, augmented, all of the same size.
 
-        Pass `shuffle=False` to `model.fit`: Keras would change the order of a `PyDataset`.
+        Pass `shuffle=False` to `model.fit`, because Keras would change the order of a `PyDataset`.
         """
         return self._training(epoch, 1)
 
     def stream(self, first_epoch: int = 0):
-        """Returns the batches of all epochs from `first_epoch` on, one after another, without end."""
+        """Returns an endless stream of batches: all epochs from `first_epoch` on, one after another."""
         return self._training(first_epoch, None)
 
     def evaluation(self):
-        """Returns each row once, in the table's order, as uint8; the last batch may be smaller."""
+        """Returns batches that hold each row once, in the table's order, as uint8; the last batch may be smaller."""
         num_rows = len(self._rows[0])
         steps = -(-num_rows // self.batch_size)
         if self.backend == "memory":
@@ -156,7 +156,7 @@ class Pipeline:
 
     @contextlib.contextmanager
     def clear_errors(self):
-        """Raises an unreadable picture's DataError in place of TensorFlow's error around it.
+        """Raises the DataError of an unreadable picture instead of the TensorFlow error that wraps it.
 
         Example:
           >>> with pipeline.clear_errors():
@@ -199,13 +199,13 @@ class Pipeline:
         changed = self._augment(loaded[0], plan.draws[self._slice(step)], *loaded[1:])
         return tuple(keras.ops.convert_to_numpy(values) for values in changed)
 
-    # ----- by tf.data -----
+    # ----- with tf.data -----
 
     def _training_graph(self, first_epoch: int, num_epochs: int | None):
         import tensorflow as tf
 
         def batches_of(epoch):
-            # One call an epoch; "stateful" would let op determinism run all that follows in one thread.
+            # One call per epoch. If it were stateful, op determinism would run everything after it in one thread.
             order, draws = tf.numpy_function(self._plan_arrays, [epoch], [tf.int64, tf.float32], stateful=False)
             order = tf.ensure_shape(order, (self.steps_per_epoch * self.batch_size,))
             draws = tf.ensure_shape(draws, (self.steps_per_epoch * self.batch_size, NUM_DRAWS))
@@ -243,17 +243,17 @@ class Pipeline:
         import tensorflow as tf
 
         options = tf.data.Options()
-        # Threads of its own: reading must not take those that the model's operations wait for.
+        # A private pool: reading must not occupy the threads that the model's operations wait for.
         options.threading.private_threadpool_size = max(num_cores(), 2)
-        # The thread that tunes wakes 10 ms, 30 ms, 70 ms, ... 41 s, 82 s after the start, and whoever gives back the
-        # iterator, at the end of each epoch, waits for its next waking: an epoch of 45 s took 82.
+        # The autotuning thread wakes up 10 ms, 30 ms, 70 ms, ... 41 s, 82 s after the start. Releasing the iterator, at
+        # the end of each epoch, waits until it wakes up again: an epoch of 45 s took 82 s.
         options.autotune.enabled = False
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
         return dataset.prefetch(PREFETCHED).with_options(options)
 
 
 class _Batches(keras.utils.PyDataset):
-    """Batches by their number, each a function of it alone."""
+    """Batches by number; each batch depends on its number alone."""
 
     def __init__(self, num_batches: int | None, batch):
         super().__init__()
@@ -266,7 +266,7 @@ class _Batches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         if self._num_batches is None:
-            raise TypeError("A stream of epochs has no length; give fit its steps_per_epoch.")
+            raise TypeError("A stream of epochs has no length. Pass steps_per_epoch to fit.")
         return self._num_batches
 
     def __getitem__(self, step: int):
@@ -290,7 +290,7 @@ def _row_weights(table: Table, class_weights) -> np.ndarray:
     """Returns float32 (N,), the weight of each row's class."""
     weights = np.asarray(class_weights, np.float32)
     if not table.exclusive:
-        raise DataError("class_weights weigh whole pictures, so they need one class a picture (task multiclass).")
+        raise DataError("class_weights apply to whole pictures, so they need one class per picture (task multiclass).")
     if weights.shape != (len(table.class_names),) or not (weights >= 0).all():
         raise DataError(
             f"class_weights must be {len(table.class_names)} numbers >= 0. Received: class_weights={class_weights!r}."

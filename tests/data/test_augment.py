@@ -1,4 +1,4 @@
-"""Draws are a function of (seed, epoch, row) alone; the layers do to pixels what the draws say."""
+"""Draws depend on (seed, epoch, row) alone, and the layers do to pixels what the draws say."""
 
 import keras
 import numpy as np
@@ -57,7 +57,7 @@ def test_a_plan_is_a_function_of_seed_epoch_and_row(level, orientation):
     np.testing.assert_array_equal(plan.order, again.order)
     np.testing.assert_array_equal(plan.draws, again.draws)
     np.testing.assert_array_equal(np.sort(plan.order), np.arange(50))
-    # Neither the order nor how many rows follow moves a row's draws.
+    # A row's draws depend neither on the order nor on how many rows follow.
     by_row = plan_of(50, SIZE, seed=3, epoch=7, shuffle=False, **settings)
     np.testing.assert_array_equal(by_row.order, np.arange(50))
     np.testing.assert_array_equal(by_row.draws[plan.order], plan.draws)
@@ -85,7 +85,7 @@ def test_draws_stay_within_their_level(level):
     assert 0.99 * chosen.contrast <= np.abs(matrix.sum(axis=2) - 1).max() <= chosen.contrast + 1e-6
     assert abs(erased - chosen.erase) < 0.04
     assert abs((a0 < 0).mean() - (0.5 if level != "none" else 0)) < 0.04
-    assert (b1 > 0).all()  # upright: never on its head
+    assert (b1 > 0).all()  # upright: never upside down
 
 
 def test_free_pictures_turn_by_any_angle_and_flip_both_ways():
@@ -187,7 +187,7 @@ def test_a_mixed_policy_does_not_coarsen_positions():
 
 @pytest.mark.parametrize("mixup, cutmix", [(0.4, 0), (0, 1.0), (0.4, 1.0)])
 def test_labels_are_mixed_as_the_pixels_are(mixup, cutmix):
-    # Row i is wholly of grey level 40 i, so a mixed picture's mean tells the share of each.
+    # Row i is wholly of grey level 40 i, so the mean of a mixed picture shows the share of each.
     images = np.broadcast_to(40.0 * np.arange(6, dtype=np.float32)[:, None, None, None], (6, *SIZE, 3)).copy()
     draws = plan_of(6, SIZE, seed=5, epoch=2, mixup=mixup, cutmix=cutmix).draws
     mixed, labels = changed(images, draws, "none", True, np.eye(6, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""The batches: same pictures, order and draws by tf.data and in memory, cached or not, whole or resumed."""
+"""Batches have the same pictures, order and draws with tf.data and in memory, cached or not, whole or resumed."""
 
 import importlib.util
 import itertools
@@ -143,7 +143,7 @@ def test_cached_or_not_the_batches_are_the_same(table, backend):
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="needs TensorFlow as Keras' backend")
 @pytest.mark.parametrize("settings", [{}, {"class_weights": [1, 2, 3]}, ALL_CHANGES])
-def test_both_roads_give_the_same_batches(table, settings):
+def test_both_backends_give_the_same_batches(table, settings):
     one, two = (Pipeline(table, RESIZING, batch_size=4, backend=backend, **settings) for backend in BACKENDS)
     assert_same(batches(one.epoch(1)), batches(two.epoch(1)), atol=1e-3)
     assert_same(batches(one.evaluation()), batches(two.evaluation()))
@@ -173,7 +173,7 @@ def test_jax_gives_the_same_batches(table, tmp_path):
 def test_fewer_pictures_than_a_batch_make_one_smaller_batch(table, backend):
     found = batches(make_dataset(table.take(np.arange(3)), SIZE, batch_size=8, training=True, epoch=0, backend=backend))
     assert [images.shape[0] for images, _ in found] == [3]
-    assert found[0][0].dtype == np.uint8  # nothing was asked for that would need fractions
+    assert found[0][0].dtype == np.uint8  # no change was asked for that needs fractions
     assert [steps_per_epoch(*numbers) for numbers in ((3, 8), (8, 8), (17, 8))] == [1, 1, 2]
 
 
@@ -213,12 +213,12 @@ def test_nothing_waits_for_the_tuning_thread(table):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_unreadable_picture_is_told_clearly_while_training(table, backend):
+def test_an_unreadable_picture_is_reported_clearly_while_training(table, backend):
     table.files[4].write_bytes(b"broken")
     pipeline = Pipeline(table, RESIZING, batch_size=4, cache="none", backend=backend)
     with pytest.raises(DataError, match=r"4\.png cannot be read"), pipeline.clear_errors():
         batches(pipeline.evaluation())
-    with pytest.raises(ZeroDivisionError), pipeline.clear_errors():  # another's error, and an old failure behind it
+    with pytest.raises(ZeroDivisionError), pipeline.clear_errors():  # an unrelated error, after an earlier failure
         _ = 1 / 0
 
 
@@ -246,7 +246,7 @@ def test_settings_outside_their_range(table, settings, words):
 
 def test_what_cannot_be_weighed_or_batched(tmp_path):
     table = draw_table(tmp_path, task="multilabel")
-    with pytest.raises(DataError, match="one class a picture"):
+    with pytest.raises(DataError, match="one class per picture"):
         Pipeline(table, RESIZING, class_weights=[1, 1, 1])
     with pytest.raises(DataError, match="has no pictures"):
         Pipeline(table.take(np.arange(0)), RESIZING)
