@@ -20,11 +20,11 @@ from kmed.tasks import check_labels, get_task
 
 
 def open_table(config) -> Table:
-    """Returns the table that `config.data` names, not yet checked for broken files nor split.
+    """Returns the table that `config.data` names, not yet checked for broken files and not yet split.
 
-    Where the task is "auto", the labels decide, and the user is told which task was taken.
+    If the task is "auto", the labels decide, and a message says which task is used.
 
-    Raises: DataError: the data cannot be used; ConfigError: settings for other data than the demo.
+    Raises: DataError: the data cannot be used. ConfigError: the settings are for data that are not given.
     """
     settings = config.data
     if settings.path is None and settings.name is not None:
@@ -50,15 +50,15 @@ def open_table(config) -> Table:
         no_finding=settings.no_finding,
     )
     if config.task == "auto" and settings.path is not None:
-        say(f"Task: {table.task}, since {get_task(table.task).reason}. Set another with task.")
+        say(f"Task: {table.task}, since {get_task(table.task).reason}. Set task to choose another.")
     return table
 
 
 def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
-    """Returns (table, unreadable): the readable pictures, split, and the ones left out.
+    """Returns (table, unreadable): the readable pictures with their splits, and those that are left out.
 
     Raises: DataError: unreadable files (unless `data.skip_unreadable`), a class with too few groups,
-      a splits file of other data, a group on two sides. ScoreError: val or test of one cluster.
+      a splits file of other data, or a group on two sides. ScoreError: val or test has only one cluster.
     """
     settings = config.data
     check_labels(table.task if config.task == "auto" else config.task, table.labels)
@@ -70,16 +70,16 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
             table, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction, seed=config.seed
         )
     check_no_leak(table)
-    for name in {"val", "test"} & set(table.rows["split"]):  # told now, and not after hours of training
+    for name in {"val", "test"} & set(table.rows["split"]):  # raise now, not after hours of training
         check_clusters(table.split(name).rows["cluster"])
     for name in sorted(set(table.rows["split"]) - {*SPLITS, "test_simple"}):
-        note = f"Split {name!r} is neither trained on nor judged, unless `kmed evaluate` is asked to."
+        note = f"Split {name!r} is not used for training. It is scored only if `kmed evaluate` is asked to."
         table = table.with_notes(note + suggest(name, SPLITS))
     return table, unreadable
 
 
 def tell(table: Table) -> None:
-    """Says the table's notes and its counts a split."""
+    """Prints the notes of the table and its counts per split."""
     for note in table.notes:
         say(note)
     say(f"\n{table.name}: {len(table)} pictures, {len(table.class_names)} classes")
@@ -87,7 +87,7 @@ def tell(table: Table) -> None:
 
 
 def read_split_table(config) -> Table:
-    """Returns the table that `config.data` names, read, checked and split; its notes are told to the user."""
+    """Returns the table that `config.data` names, read, checked and split, and prints its notes."""
     table, _ = prepare_table(open_table(config), config)
     for note in table.notes:
         say(note)
@@ -102,8 +102,8 @@ def pack_data(
 
     Args:
       path: a folder, a CSV or an npz.
-      out: the file to write; ".npz" is added where it is missing.
-      image_size: (height, width) in pixels that the images are resized to, or "HxW".
+      out: the file to write; ".npz" is added if it is missing.
+      image_size: (height, width) in pixels to which the images are resized, or "HxW".
       config: a YAML file whose data section is used.
       settings: overrides such as "data.fit=crop".
     Returns: (Table with its splits, the file).

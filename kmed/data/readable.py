@@ -1,4 +1,4 @@
-"""What each file is: readable or not, its size and mode, its content's digest."""
+"""Facts about each file: whether it can be read, its size and mode, and the digest of its content."""
 
 import concurrent.futures
 import hashlib
@@ -16,28 +16,25 @@ from kmed.progress import track
 
 
 def find_unreadable(table: Table) -> pd.DataFrame:
-    """Returns a DataFrame (path, reason), one row for each picture that Pillow cannot decode to its end.
+    """Returns a DataFrame (path, reason), one row per picture that cannot be decoded to its end.
 
-    Each file is decoded whole, since a header says nothing of a truncated end. JPEG files are
-    decoded at an eighth of their size: that reads every byte, and takes a fifth of the time.
+    Each file is decoded as a whole, since its header does not show that its end is missing. JPEG files
+    are decoded at an eighth of their size, which reads every byte but takes a fifth of the time.
     """
     if table.images is not None:
         return pd.DataFrame({"path": [], "reason": []}, dtype=object)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        reasons = list(track(pool.map(_reason, table.files), "Checking pictures", len(table)))
+    reasons = _in_threads(_reason, table.files, "Checking pictures")
     found = [(path, reason) for path, reason in zip(table.rows["path"], reasons) if reason]
     return pd.DataFrame(found, columns=["path", "reason"], dtype=object)
 
 
 def inspect_files(table: Table) -> pd.DataFrame:
-    """Returns one row a picture: path, reason (why it cannot be read, or ""), height, width, mode, bytes, digest.
+    """Returns one row per picture: path, reason (why it cannot be read, or ""), height, width, mode, bytes, digest.
 
-    height and width (pixels, as stored) and mode (Pillow's: "RGB", "L", "I;16", ...) are 0 and "" where
-    the file is no picture; digest is the SHA-256 of its bytes, "" where there is none.
+    height and width (pixels, as stored) are 0 and mode (Pillow's: "RGB", "L", "I;16", ...) is "" if the
+    file is not a picture; digest is the SHA-256 of its bytes, "" if there is no file.
     """
-    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        sources = table.files if table.images is None else table.images
-        facts = list(track(pool.map(_inspect, sources), "Reading files", len(table)))
+    facts = _in_threads(_inspect, table.files if table.images is None else table.images, "Reading files")
     columns = ["reason", "height", "width", "mode", "bytes", "digest"]
     frame = pd.DataFrame(facts, columns=columns)
     frame.insert(0, "path", table.rows["path"].to_numpy())
@@ -45,12 +42,12 @@ def inspect_files(table: Table) -> pd.DataFrame:
 
 
 def check_readable(table: Table, skip_unreadable: bool = False) -> tuple[Table, pd.DataFrame]:
-    """Returns the table without unreadable pictures, and the DataFrame (path, reason) of those.
+    """Returns the table without unreadable pictures, and a DataFrame (path, reason) of the unreadable ones.
 
     Args:
       table: any table.
-      skip_unreadable: leave unreadable pictures out, with a note, instead of raising.
-    Raises: DataError: unreadable pictures, unless they may be skipped; or nothing else is left.
+      skip_unreadable: whether to leave unreadable pictures out, with a note, instead of raising.
+    Raises: DataError: pictures that are unreadable and may not be skipped, or no others are left.
     """
     bad = find_unreadable(table)
     if bad.empty:
@@ -63,6 +60,12 @@ def check_readable(table: Table, skip_unreadable: bool = False) -> tuple[Table, 
         raise DataError(f"{count}. Nothing is left.")
     kept = table.take(~table.rows["path"].isin(bad["path"]).to_numpy())
     return kept.with_notes(f"Left out: {count}."), bad
+
+
+def _in_threads(function, sources, text):
+    """Returns the list of function(source) for all sources, computed in threads; `text` names the progress bar."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+        return list(track(pool.map(function, sources), text, len(sources)))
 
 
 def _inspect(source):
@@ -90,9 +93,9 @@ def _reason(path):
 
 
 def _decode(path):
-    """Returns (why the picture cannot be used or "", height, width, mode); the last three only of a DICOM file.
+    """Returns (why the picture cannot be used or "", height, width, mode); the last three only for a DICOM file.
 
-    Other files tell theirs without being decoded, and damaged ones too.
+    The header of any other file holds them, even if the file is damaged.
     """
     try:
         if path.stat().st_size == 0:

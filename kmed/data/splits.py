@@ -1,9 +1,10 @@
-"""Splits that cannot leak: whole groups go to one side, and each class goes to every side.
+"""Splits that cannot leak: each group stays on one side, and each side has every class.
 
-Groups are chosen so that each class has its share of images and also of groups: scikit-learn's
-StratifiedGroupKFold balances images of one label only, and here sixteen photographs of a class may
-stand for a quarter of the images, and a picture may have several labels. Of these, one try starts
-from iterative stratification of the groups, and all are improved by moving single groups.
+Groups are chosen so that each side gets its share of the images and also of the groups of each class.
+scikit-learn's StratifiedGroupKFold balances only images, and only if each has a single label. In the
+blood cells, however, sixteen photographs of a class account for a quarter of the images, and an X-ray
+may have several labels. The best of several tries is taken. Each try is improved by moving single
+groups; for multilabel data, one more try starts from iterative stratification of the groups.
 """
 
 import math
@@ -19,21 +20,21 @@ from kmed.files import replacing
 
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")
 TRIES = 20
-GROUP_VISITS = 8_000  # the work spent on tries: one try with many groups is as good as twenty with few
+GROUP_VISITS = 8_000  # limits the number of tries: one try with many groups is as good as twenty with few
 
 
 def assign_splits(table: Table, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0) -> Table:
     """Returns the table with every row in a split; rows that would leak are left out and noted.
 
-    A split that the data bring stays whole. What is missing is made out of the training rows by
-    group: first test, then val. Rows of train and val whose group a later split shows are removed.
-    Further splits (test_simple) stay, and are never trained on.
+    A split that comes with the data is kept whole. Missing splits are made from the training rows by
+    group: first test, then val. Rows of train and val are removed if their group occurs in a later
+    split. Other splits (test_simple) are kept, and are never trained on.
 
     Args:
-      table: rows whose split is "" where undecided.
-      val_fraction: share of the rows that are not test's; 0 makes no val.
-      test_fraction: share of the rows, used where the data have no test; 0 makes none.
-      seed: with the rows, it decides the split.
+      table: a table whose `split` is "" for undecided rows.
+      val_fraction: share of the rows outside test; 0 makes no val split.
+      test_fraction: share of the rows, used if the data have no test split; 0 makes none.
+      seed: the rows and the seed determine the split.
     Raises: DataError: a class with too few groups, or no rows to train on.
     """
     _check_fractions(val_fraction, test_fraction)
@@ -51,8 +52,8 @@ def assign_splits(table: Table, *, val_fraction: float = 0.2, test_fraction: flo
 def assign_folds(table: Table, num_folds: int = 5, seed: int = 0) -> Table:
     """Returns the table with the text column `fold`, "0" to str(num_folds - 1): grouped and stratified.
 
-    A test split that the data bring gets no fold (""), and neither do further splits; all other rows
-    do. See choose_fold for what a fold is used as.
+    A test split that comes with the data gets no fold (""), and neither do other splits; all other
+    rows get one. See choose_fold for how a fold is used.
 
     Raises: DataError: fewer than 2 folds, or a class with fewer groups than folds.
     """
@@ -77,16 +78,16 @@ def assign_folds(table: Table, num_folds: int = 5, seed: int = 0) -> Table:
 def choose_fold(table: Table, fold: int) -> Table:
     """Returns the table split for one round of cross-validation.
 
-    Where the data bring a test split, fold `fold` is val and test stays. Otherwise fold `fold` is
-    test and the next one (cyclically) is val, so that no epoch is chosen by the rows that judge it.
+    If the data come with a test split, it is kept, and fold `fold` is val. Otherwise fold `fold` is
+    test and the next one (cyclically) is val, so that the best epoch is not chosen by the test rows.
 
     Raises: DataError: no such fold, or two folds and no test split.
     """
     if "fold" not in table.rows.columns:
-        raise DataError("The table has no folds. Write them with assign_folds first.")
+        raise DataError("The table has no folds. Make them with assign_folds first.")
     names = sorted(set(table.rows["fold"]) - {""}, key=int)
     if str(fold) not in names:
-        raise DataError(f"There is no such fold; they are {', '.join(names)}. Received: fold={fold}.")
+        raise DataError(f"There is no such fold; the folds are {', '.join(names)}. Received: fold={fold}.")
     column = table.rows["fold"].to_numpy()
     splits = np.where(column == "", table.rows["split"].to_numpy(), "train").astype(object)
     if "test" in splits:
@@ -94,7 +95,7 @@ def choose_fold(table: Table, fold: int) -> Table:
     else:
         if len(names) < 3:
             raise DataError(
-                "Without a test split one fold is test and one is val: 3 folds are needed. Received: 2 folds."
+                "Without a test split, one fold is test and one is val, so 3 folds are needed. Received: 2 folds."
             )
         splits[column == str(fold)] = "test"
         splits[column == names[(names.index(str(fold)) + 1) % len(names)]] = "val"
@@ -104,9 +105,9 @@ def choose_fold(table: Table, fold: int) -> Table:
 
 
 def check_no_leak(table: Table) -> None:
-    """Raises DataError where a group is on two sides: train, val, and what judges them.
+    """Raises DataError if a group is on two of these sides: train, val, and the splits that judge them.
 
-    test and further splits may share groups, since neither is trained on.
+    test and other splits may share groups, since neither is trained on.
     """
     groups = {name: set(rows["group"]) for name, rows in table.rows.groupby("split") if name}
     for learned in ("train", "val"):
@@ -122,7 +123,7 @@ def check_no_leak(table: Table) -> None:
 
 
 def write_splits(table: Table, path) -> None:
-    """Writes path, group, cluster, split (and fold, where there are folds) of each row as a CSV."""
+    """Writes path, group, cluster, split (and fold, if there are folds) of each row as a CSV."""
     columns = [*SPLIT_COLUMNS, *(["fold"] if "fold" in table.rows.columns else [])]
     with replacing(path) as temporary:
         table.rows[columns].to_csv(temporary, index=False, lineterminator="\n")
@@ -131,11 +132,11 @@ def write_splits(table: Table, path) -> None:
 def read_splits(table: Table, path, fold: int | None = None) -> Table:
     """Returns the table with the splits, groups and clusters of a file that write_splits wrote.
 
-    Pictures that the file does not list are left out, and noted: they were left out of the split too.
+    Pictures that the file does not list are left out, with a note: they were left out of the split too.
 
     Args:
-      fold: where the file has folds, the one to hold out; see choose_fold.
-    Raises: DataError: no such file or column, a listed picture that the data lack, a leak.
+      fold: the fold to hold out, if the file has folds; see choose_fold.
+    Raises: DataError: a missing file or column, a listed picture that the data do not have, or a leak.
     """
     frame = read_csv(pathlib.Path(path))
     missing = [name for name in SPLIT_COLUMNS if name not in frame.columns]
@@ -178,13 +179,13 @@ def _name_undecided(table):
     if not splits.isin(["train", "val"]).any():
         raise DataError(
             f"{table.name} has no pictures to train on; its splits are {', '.join(sorted(set(splits)))}. "
-            f"Tell which folder is train with split_folders." + suggest("train", set(splits))
+            f"Say which folder is train with split_folders." + suggest("train", set(splits))
         )
     return table.with_columns(split=splits.to_numpy(dtype=object))
 
 
 def _drop_shared(table):
-    """Leaves out the rows of train (and val) whose group a judging split shows."""
+    """Leaves out the rows of train (and val) whose group also occurs in a split that judges them."""
     notes, keep = [], np.ones(len(table), bool)
     splits, groups = table.rows["split"].to_numpy(), table.rows["group"]
     others = sorted(set(splits) - set(SPLITS))
@@ -207,23 +208,25 @@ def _shared_note(rows, num_all, learned, judge):
 
 
 def _check_trainable(table):
-    """A class may have lost all its training rows to groups that test shows."""
+    """Raises DataError if a class has no training rows left, since test or val shows the groups of all of them."""
     if not table.exclusive:
         return
     seen = table.labels[(table.rows["split"] == "train").to_numpy()].sum(axis=0)
     for name, learned, count in zip(table.class_names, seen, table.labels.sum(axis=0)):
         if count and not learned:
             raise DataError(
-                f"Class {name!r} has no training pictures whose groups test and val do not show. Add pictures of other "
-                "groups, or remove the class."
+                f"Class {name!r} has no training pictures outside the groups that test and val show. Add pictures of "
+                "other groups, or remove the class."
             )
 
 
 def _hold_out(table, name, fraction, parts, rng):
-    """Moves about `fraction` of the training rows into split `name`; later ones of the `parts` need groups too."""
+    """Moves about `fraction` of the training rows into split `name`; the rest must have groups for `parts` parts."""
     pool = (table.rows["split"] == "train").to_numpy()
     if not pool.any():
-        raise DataError(f"{table.name} has no training pictures to make {name} of. Set {name}_fraction=0, or add some.")
+        raise DataError(
+            f"{table.name} has no training pictures for the split {name}. Set {name}_fraction=0, or add some."
+        )
     chosen = _choose(table.take(pool), fraction, parts, rng)
     splits = table.rows["split"].to_numpy(dtype=object).copy()
     splits[np.flatnonzero(pool)[chosen]] = name
@@ -233,7 +236,7 @@ def _hold_out(table, name, fraction, parts, rng):
 def _choose(table, fraction, later, rng):
     """Returns the mask (N,) of rows to take: whole groups, about `fraction` of each class.
 
-    `later` is how many further parts are made of the rest; each class must have a group for each.
+    `later` is the number of parts that are made from the rest; each class must keep a group for each of them.
     """
     codes, names = pd.factorize(table.rows["group"], sort=True)
     images = np.zeros((len(names), len(table.class_names)))
@@ -260,9 +263,9 @@ def _shares(counts):
 
 
 def _stratified(has, fraction, rng):
-    """Returns the mask (G,) that iterative stratification (Sechidis et al., 2011) takes of the groups' label sets.
+    """Returns the mask (G,) of the groups that iterative stratification (Sechidis et al., 2011) takes.
 
-    It balances groups of many labels, but knows nothing of how many images a group has.
+    It balances groups that have several labels, but ignores how many images a group has.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
@@ -274,15 +277,15 @@ def _stratified(has, fraction, rng):
 
 
 def _search(features, has, fraction, later, rng, start):
-    """Returns (mask (G,), cost): groups are taken or put back, in random order, while that lowers the cost.
+    """Returns (mask (G,), cost): groups are taken or put back in random order as long as that lowers the cost.
 
-    The cost is the mean squared distance of each class's share of images and of groups from
-    `fraction`, plus 1 for each class and part that would be left without a group.
+    The cost is the mean squared difference between `fraction` and the taken share of each class's
+    images and groups, and of all images, plus 1 for each class and part that would be left without a group.
 
     Args:
-      features: (G, F) the share that each group has of each total.
-      has: bool (G, K) whether the group has the class.
-      start: bool (G,), the groups taken to begin with.
+      features: (G, F), the share that each group has of each total.
+      has: bool (G, K), whether the group has the class.
+      start: bool (G,), the groups that are taken at the start.
     """
     num_groups = len(features)
     target = np.where(features.sum(axis=0) > 0, fraction, 0.0)
@@ -316,7 +319,10 @@ def _search(features, has, fraction, later, rng, start):
 
 
 def _check_groups(table, num_groups, needed):
-    """A multiclass set needs each class in each part; a rare finding may be missing, its score is then NaN."""
+    """Raises DataError if there are too few groups for the parts; in a multiclass set, also for each class.
+
+    In a multilabel set a rare finding may be missing from a part; its score is then NaN.
+    """
     if table.exclusive:
         for name, count in zip(table.class_names, num_groups):
             if 0 < count < needed:
@@ -334,7 +340,7 @@ def _check_taken(table, images, taken):
 def _too_few(table, name, count, needed):
     what = "The data have" if name is None else f"Class {name!r} has"
     raise DataError(
-        f"{what} {count} group(s) in the rows to split, and each of {needed} parts needs one of its own. "
+        f"{what} {count} group(s) in the rows to split, but each of {needed} parts needs one of its own. "
         "Add pictures of other groups, ask for fewer parts (a fraction of 0, fewer folds), or remove the class."
     )
 

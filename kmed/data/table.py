@@ -1,4 +1,4 @@
-"""Table: what is known of each picture, one row each, whatever the pictures came from."""
+"""Table: what is known about the pictures, one row per picture, wherever they come from."""
 
 import dataclasses
 import pathlib
@@ -15,23 +15,22 @@ SPLITS = ("train", "val", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One row an image, and the names of the classes.
+    """One row per image, and the names of the classes.
 
     Attributes:
       rows: DataFrame with a clean 0..N-1 index and the string columns `path` (relative to `root`,
-        or the picture's number where `images` holds the pixels), `group` (what a split keeps
-        together: a patient, a field of view), `cluster` (what intervals resample, inside a group),
-        `split` ("train", "val", "test", another name, or "" where undecided); any further column
-        is metadata.
-      labels: float32 (N, K) in {0, 1}, NaN where unknown; exactly one 1 a row if `task` is
+        or the picture's number if `images` holds the pixels), `group` (what a split keeps together:
+        a patient, a field of view), `cluster` (what intervals resample, inside a group), `split`
+        ("train", "val", "test", another name, or "" if undecided); all other columns are metadata.
+      labels: float32 (N, K) in {0, 1}, NaN where unknown; exactly one 1 per row if `task` is
         "multiclass".
-      class_names: K names, in the order of the labels' columns.
+      class_names: K names, in the order of the columns of `labels`.
       task: "multiclass" or "multilabel".
-      name: what results call this data set, such as "blood_cells".
-      root: the folder that `path` starts from; None where `images` holds the pixels.
-      images: uint8 (N, H, W, 3), or None where the pictures are files.
-      grouped: whether `group` was told; False means each file is treated as independent.
-      notes: lines to be told to the user (folders left out, the map that was used, ...).
+      name: the name of the data set in results, such as "blood_cells".
+      root: the folder that each `path` is relative to; None if `images` holds the pixels.
+      images: uint8 (N, H, W, 3), or None if the pictures are files.
+      grouped: whether the groups are known; False means that each file is treated as independent.
+      notes: lines to show to the user (folders that were left out, the map that was used, ...).
     """
 
     rows: pd.DataFrame
@@ -50,7 +49,7 @@ class Table:
             raise DataError(f"A table needs the columns {COLUMNS}. Missing: {missing}.")
         if self.labels.shape != (len(self.rows), len(self.class_names)):
             raise DataError(
-                f"labels must have one row an image and one column a class, here "
+                f"labels must have one row per image and one column per class, that is, shape "
                 f"{(len(self.rows), len(self.class_names))}. Received: labels.shape={self.labels.shape}."
             )
 
@@ -69,7 +68,7 @@ class Table:
 
     @property
     def files(self) -> list[pathlib.Path]:
-        """The N absolute paths of the pictures; only where the pictures are files."""
+        """The N absolute paths of the pictures; only if the pictures are files."""
         return [self.root / path for path in self.rows["path"]]
 
     def take(self, selection) -> "Table":
@@ -83,7 +82,7 @@ class Table:
         return dataclasses.replace(self, rows=rows, labels=self.labels[selection], images=images)
 
     def split(self, name: str) -> "Table":
-        """Returns the rows of one split. Raises DataError where it has none."""
+        """Returns the rows of one split. Raises DataError if there are none."""
         mask = (self.rows["split"] == name).to_numpy()
         if not mask.any():
             present = sorted(set(self.rows["split"]) - {""})
@@ -102,11 +101,11 @@ class Table:
         return dataclasses.replace(self, rows=self.rows.assign(**columns))
 
     def with_notes(self, *lines: str) -> "Table":
-        """Returns a copy that tells these lines too."""
+        """Returns a copy with these lines added to its notes."""
         return dataclasses.replace(self, notes=(*self.notes, *lines))
 
     def counts(self) -> pd.DataFrame:
-        """Returns images a split (rows) and class (columns), with totals, groups and clusters."""
+        """Returns the images per split (rows) and class (columns), with totals, groups and clusters per split."""
         frame = pd.DataFrame(np.nan_to_num(self.labels), columns=list(self.class_names)).astype(int)
         by_split = frame.groupby(self.rows["split"].to_numpy()).sum()
         grouped = self.rows.groupby("split")

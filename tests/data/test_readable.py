@@ -30,7 +30,7 @@ def folder(tmp_path):
         (tmp_path / f"half_{name}").write_bytes(whole[: len(whole) // 2])
     whole = (tmp_path / "good.jpeg").read_bytes()
     (tmp_path / "tail.jpeg").write_bytes(whole[:-200])
-    (tmp_path / "text.jpeg").write_text("this is no picture")
+    (tmp_path / "text.jpeg").write_text("this is not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
     return tmp_path

@@ -13,7 +13,7 @@ from kmed.errors import DataError
 
 
 def make_table(groups, labels, split="", task="multiclass", clusters=None):
-    """A table of rows without pictures; `labels` are class numbers, or 0/1 rows."""
+    """Returns a table without pictures; `labels` are class numbers, or rows of 0 and 1."""
     labels = np.asarray(labels)
     labels = np.eye(labels.max() + 1)[labels] if labels.ndim == 1 else labels
     groups = np.asarray(groups).astype(str).astype(object)
@@ -30,7 +30,7 @@ def make_table(groups, labels, split="", task="multiclass", clusters=None):
 
 
 def random_table(seed=0, num_groups=120, task="multiclass", split=""):
-    """Groups of 1 to 30 pictures, classes of unlike size; with several labels some are unknown."""
+    """Returns groups of 1 to 30 pictures and classes of different sizes; of several labels, some are unknown."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 31, num_groups)
     groups = np.repeat(np.arange(num_groups), sizes)
@@ -78,7 +78,7 @@ def test_the_seed_decides():
 
 
 def test_a_rare_class_has_a_group_on_each_side():
-    """Three groups of class b for three sides: only one way round is right, whatever the sizes."""
+    """Class b has three groups for three sides: each side must get one of them, whatever their sizes."""
     groups = np.concatenate([np.arange(40), [40] * 50, [41], [42]])
     labels = np.concatenate([np.zeros(40, int), np.ones(52, int)])
     for seed in range(10):
@@ -275,7 +275,7 @@ def test_folds_that_cannot_be_used():
         assign_folds(table, 1)
     with pytest.raises(DataError, match="no folds"):
         choose_fold(table, 0)
-    with pytest.raises(DataError, match="they are 0, 1, 2. Received: fold=3"):
+    with pytest.raises(DataError, match="the folds are 0, 1, 2. Received: fold=3"):
         choose_fold(assign_folds(table, 3), 3)
     with pytest.raises(DataError, match="3 folds are needed"):
         choose_fold(assign_folds(table, 2), 0)
