@@ -1,4 +1,4 @@
-"""A CSV of paths and labels becomes a Table: one label a row, labels joined by "|", or 0/1 columns."""
+"""Reads a CSV of paths and labels as a Table: one label per row, labels joined by "|", or 0/1 columns."""
 
 import os
 import pathlib
@@ -13,25 +13,25 @@ from kmed.data.table import COLUMNS, Table
 from kmed.errors import DataError, suggest
 from kmed.labels import NEGATIVE, negative_label
 
-# Compared in small letters without spaces, underscores and hyphens; the first that is there is taken.
+# Compared in lower case, without spaces, underscores and hyphens; the first that is present is taken.
 PATH_NAMES = ("path", "image", "file", "filename", "imagepath", "filepath", "imageindex", "imageid", "imagename", "img")
 LABEL_NAMES = ("label", "labels", "class", "findinglabels", "category", "diagnosis", "dx", "target")
 SPLIT_COLUMNS = ("split",)
 GROUP_NAMES = ("group", "patientid", "patient", "subjectid", "subject", "slideid")
 JOINT = "|"
 UNKNOWN = {"", "nan", "na", "-1", "-1.0"}
-MOSTLY = 0.8  # from this share of such cells on, a column is thought to be meant for 0 and 1
+MOSTLY = 0.8  # a column in which at least this share of the cells is 0, 1 or empty is meant to hold labels
 BINARY = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, **dict.fromkeys(UNKNOWN, np.nan)}
 
 
 def read_csv_file(source: DataSource) -> Table:
-    """Returns the Table of a .csv, whose paths start at its folder. Raises DataError like read_labels_csv."""
+    """Returns the Table of a .csv, with paths relative to its folder. Raises DataError like read_labels_csv."""
     refuse("a .csv file", split_folders=source.split_folders, labels_csv=source.labels_csv)
     return read_labels_csv(source, source.path, source.path.parent)
 
 
 def read_csv_layout(source: DataSource) -> Table | None:
-    """Returns the Table of the CSV beside a folder's pictures, or None where there is none.
+    """Returns the Table of the CSV beside a folder's pictures, or None if there is none.
 
     Raises: DataError: as `read_labels_csv`; or it is not clear which CSV is meant.
     """
@@ -43,17 +43,17 @@ def read_csv_layout(source: DataSource) -> Table | None:
 
 
 def _choose_csv(source):
-    """Returns the CSV that is named, the only one where its columns are named, else the one found, or None."""
+    """Returns the CSV that is named, or the only one if columns are named, else the one that is found, or None."""
     path = source.path
     if source.labels_csv is not None:
         given = pathlib.Path(source.labels_csv).expanduser()
         return given if given.is_file() or not (path / given).is_file() else path / given
-    if source.columns:  # the user describes a CSV, so the only one there is meant, whatever its columns are called
+    if source.columns:  # the user describes a CSV, so the only one present is meant, whatever its columns are called
         files = sorted(path.glob("*.csv"))
         if len(files) == 1:
             return files[0]
         raise DataError(
-            f"{', '.join(source.columns)} describes a CSV, and {path} holds {len(files)}. Name it with labels_csv."
+            f"{', '.join(source.columns)} describes a CSV, but {path} holds {len(files)}. Name it with labels_csv."
         )
     return find_labels_csv(path)
 
@@ -61,7 +61,7 @@ def _choose_csv(source):
 def find_labels_csv(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the CSV nearest to `path` with a column of paths and one of labels, or None.
 
-    Raises: DataError: several CSV files at one depth qualify.
+    Raises: DataError: several CSV files at the same depth qualify.
     """
     level = [path]
     for _ in range(3):
@@ -81,13 +81,13 @@ def read_labels_csv(source: DataSource, csv_path: pathlib.Path, root: pathlib.Pa
     """Returns a Table of the CSV's rows, in the order of their paths; other columns are metadata.
 
     Args:
-      source: what the user says of the data. Columns that are not named are found by their usual names; the label
-        columns hold 0, 1 or nothing (unknown: NaN; so is -1). In a multilabel CSV "No Finding" is a label of its own,
-        the last one, unless class_names leaves it out, or the row in which every label is 0. A group or cluster that
-        is not a column of the CSV is left to `resolve_groups`.
+      source: what the user says about the data. Columns that are not named are found by their usual names. Label
+        columns hold 0, 1, or nothing or -1 for unknown (NaN). In a multilabel CSV "No Finding" is a label of its own,
+        the last one if labels are words. If no_finding is "empty", or class_names leaves it out, it means that every
+        label is 0. A group or cluster that is not a column of the CSV is left to `resolve_groups`.
       csv_path: the CSV.
-      root: the folder of the pictures; each path is looked for in it, in its images/, then by name
-        in all folders below.
+      root: the folder of the pictures. Each path is looked up in it, then in its folder images/, then by name in all
+        folders below.
     Raises: DataError: a missing column or file, an unknown or empty label, a path outside `root`,
       a path that occurs twice, a finding beside "No Finding", or a task that the labels do not fit.
     """
@@ -116,11 +116,11 @@ def read_labels_csv(source: DataSource, csv_path: pathlib.Path, root: pathlib.Pa
     table = Table(rows.iloc[order].reset_index(drop=True), labels[order], names, task, root.resolve().name, root=root)
     if group_column is None:
         return table
-    return table.replace(grouped=True).with_notes(f"Groups are the column {group_column!r} of {where}.")
+    return table.replace(grouped=True).with_notes(f"Groups are taken from the column {group_column!r} of {where}.")
 
 
 def read_csv(path: pathlib.Path) -> pd.DataFrame:
-    """Returns the CSV with every cell as text, "" where empty. Raises DataError where it is no CSV."""
+    """Returns the CSV with every cell as text, "" if empty. Raises DataError if it is not a CSV."""
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def read_csv(path: pathlib.Path) -> pd.DataFrame:
 def find_column(frame, asked, usual, setting, where) -> str:
     """Returns the column that was asked for, or the first with a usual name.
 
-    Raises: DataError: no such column; the message names the columns and the nearest.
+    Raises: DataError: there is no such column; the message lists the columns and suggests the nearest.
     """
     columns = list(frame.columns)
     if asked is not None:
@@ -152,7 +152,7 @@ def find_column(frame, asked, usual, setting, where) -> str:
 
 
 def _group_columns(frame, source):
-    """Returns the columns of group and cluster: the ones asked for, or of a usual name; None where there is none."""
+    """Returns the columns of group and cluster: those asked for or with a usual name; None if there is none."""
     group = _usual(frame, GROUP_NAMES) if source.group is None else source.group
     cluster = "cluster" if source.cluster is None else source.cluster
     return tuple(column if column in frame.columns else None for column in (group, cluster))
@@ -203,7 +203,7 @@ def _has_labels(path):
 
 
 def _label_columns(frame, source, path_column, where):
-    """Returns the name of the one column of words, or the list of those of 0 and 1."""
+    """Returns the name of the single column of words, or the list of the columns of 0 and 1."""
     label_column, label_columns = source.label_column, source.label_columns
     if label_columns is not None and len(label_columns) == 1:
         find_column(frame, label_columns[0], (), "label_columns", where)
@@ -238,13 +238,13 @@ def _binary(frame):
 
 
 def _refuse_strange_cells(frame, known, where):
-    """A column of 0 and 1 but for a few cells is a label column with a mistake in it, not metadata."""
+    """Raises DataError for a column of 0 and 1 with a few other cells: it holds labels with a mistake, not metadata."""
     for column in frame.columns:
         cells = frame[column].str.strip().str.lower()
         legal = cells.isin(list(BINARY))
         if column not in known and MOSTLY <= legal.mean() < 1 and cells.isin(["0", "1"]).any():
             raise DataError(
-                f"Column {column!r} of {where} holds 0, 1 or nothing but for {(~legal).sum()} cells. Received: "
+                f"Column {column!r} of {where} holds 0, 1 or nothing, except in {(~legal).sum()} cells. Received: "
                 f"{frame[column][~legal].iloc[0]!r}. Correct it, or name the labels with label_columns."
             )
 
@@ -255,8 +255,8 @@ def _binary_columns(frame, asked, path_column, where):
         _refuse_strange_cells(frame, set(columns) | {path_column}, where)
         if len(columns) < 2:
             raise DataError(
-                f"{where} has no column of labels that is found by its name ({', '.join(LABEL_NAMES)}) and no columns "
-                f"of 0 and 1. Its columns: {', '.join(frame.columns)}. Name it with label_column or label_columns."
+                f"{where} has no label column with a usual name ({', '.join(LABEL_NAMES)}) and no columns of 0 and 1. "
+                f"Its columns: {', '.join(frame.columns)}. Name it with label_column or label_columns."
             )
         return columns
     for column in asked:
@@ -270,7 +270,7 @@ def _binary_columns(frame, asked, path_column, where):
 
 
 def _from_words(values, paths, task, class_names):
-    """Returns (labels, class names, task) of one column of words, perhaps joined by "|"."""
+    """Returns (labels, class names, task) from one column of words, which may be joined by "|"."""
     words = [[word.strip() for word in value.split(JOINT)] for value in values]
     empty = [path for path, row in zip(paths, words) if not all(row)]
     if empty:
@@ -281,13 +281,13 @@ def _from_words(values, paths, task, class_names):
     negative = any(row[0].lower() in NEGATIVE for row in words)
     if task == "multiclass" and several is not None:
         raise DataError(
-            f"task='multiclass' needs one label a picture, but {several} has several. Use task='multilabel'."
+            f"task='multiclass' needs one label per picture, but {several} has several. Use task='multilabel'."
         )
     task = task or ("multilabel" if several is not None or negative else "multiclass")
     names = tuple(class_names) if class_names else _sorted_names(words, task)
-    if task == "multilabel" and negative_label(names) is None:  # then it says that every label is 0
+    if task == "multilabel" and negative_label(names) is None:  # then "No Finding" means that every label is 0
         words = [[word for word in row if word.lower() not in NEGATIVE] for row in words]
-    elif task == "multilabel":  # spelt in one way
+    elif task == "multilabel":  # all spellings become one
         spelling = names[negative_label(names)]
         words = [[spelling if word.lower() in NEGATIVE else word for word in row] for row in words]
     column = {name: index for index, name in enumerate(names)}
@@ -304,7 +304,7 @@ def _from_words(values, paths, task, class_names):
 
 
 def _sorted_names(words, task):
-    """Returns the names that occur, sorted; of a multilabel set "No Finding" comes last, and once."""
+    """Returns the names that occur, sorted; in a multilabel set "No Finding" comes last, in one spelling only."""
     found = sorted({word for row in words for word in row})
     if task == "multiclass":
         return tuple(found)
@@ -326,18 +326,18 @@ def _check_contradictions(labels, names, paths):
     wrong = (labels[:, negative] == 1) & (np.nansum(labels, axis=1) > 1)
     if wrong.any():
         raise DataError(
-            f"{wrong.sum()} rows of the CSV say {names[negative]!r} and a finding too, such as {paths[wrong].iloc[0]}. "
-            "Correct them."
+            f"{wrong.sum()} rows of the CSV have both {names[negative]!r} and a finding, such as "
+            f"{paths[wrong].iloc[0]}. Correct them."
         )
 
 
 def _from_columns(frame, paths, task, class_names):
-    """Returns (labels, class names, task) of columns of 0, 1 and unknown."""
+    """Returns (labels, class names, task) from columns of 0, 1 and unknown."""
     names = tuple(class_names) if class_names else tuple(frame.columns)
     for name in names:
         if name not in frame.columns:
             raise DataError(
-                f"There is no label column {name!r}; they are {', '.join(frame.columns)}."
+                f"There is no label column {name!r}; the label columns are {', '.join(frame.columns)}."
                 + suggest(name, frame.columns)
             )
     cells = [frame[name].str.strip().str.lower().map(BINARY) for name in names]
@@ -346,14 +346,14 @@ def _from_columns(frame, paths, task, class_names):
     if task == "multiclass" and not single.all():
         wrong = paths[~single]
         raise DataError(
-            f"task='multiclass' needs exactly one 1 a row, but {len(wrong)} rows differ, such as {wrong.iloc[0]}. "
+            f"task='multiclass' needs exactly one 1 per row, but {len(wrong)} rows differ, such as {wrong.iloc[0]}. "
             "Use task='multilabel'."
         )
     return labels, names, task or ("multiclass" if single.all() else "multilabel")
 
 
 def _inside(value, root):
-    """Returns the path relative to `root`, POSIX style. Raises DataError where it leads out of it."""
+    """Returns the POSIX path relative to `root`. Raises DataError if it leads out of `root`."""
     path = pathlib.PurePosixPath(value.strip().replace("\\", "/"))
     if path.is_absolute() and path.is_relative_to(root.absolute().as_posix()):
         path = path.relative_to(root.absolute().as_posix())
@@ -363,7 +363,7 @@ def _inside(value, root):
 
 
 def _index(root):
-    """Returns {file name and stem: path relative to root} of all pictures below `root`, first come first kept."""
+    """Returns {file name, stem or path without suffix: path relative to root}; the first picture with a key is kept."""
     index = {}
     for parent, folders, files in os.walk(root):
         folders.sort()

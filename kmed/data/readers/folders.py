@@ -1,4 +1,4 @@
-"""A folder of class folders, with or without split folders above them, becomes a Table."""
+"""Reads class folders, with or without split folders above them, as a Table."""
 
 import os
 import pathlib
@@ -29,9 +29,9 @@ MAX_DEPTH = 5
 
 
 def read_split_layout(source: DataSource) -> Table | None:
-    """Returns the Table of SPLIT/CLASS/picture, or None where there is none or a CSV is asked for.
+    """Returns the Table of SPLIT/CLASS/picture, or None if there is none or a CSV is asked for.
 
-    Raises: DataError: as `read_split_folders`; or labels are wanted that class folders cannot hold.
+    Raises: DataError: as `read_split_folders`; or the task needs labels that class folders cannot hold.
     """
     if source.labels_csv is not None or source.columns:
         return None
@@ -43,7 +43,7 @@ def read_split_layout(source: DataSource) -> Table | None:
 
 
 def read_class_layout(source: DataSource) -> Table | None:
-    """Returns the Table of CLASS/picture, or None where there is none. Raises DataError like read_split_layout."""
+    """Returns the Table of CLASS/picture, or None if there is none. Raises DataError like read_split_layout."""
     refuse("data without split folders", split_folders=source.split_folders)
     root = find_class_root(source.path)
     if root is None:
@@ -74,30 +74,32 @@ def read_split_folders(root: pathlib.Path, *, split_folders=None, class_names=No
 
     Args:
       root: the folder that holds the split folders.
-      split_folders: {folder: split}, for folders whose name does not tell their split.
-      class_names: the legal classes, in the order of the labels' columns; default: sorted names.
+      split_folders: {folder: split}, for folders whose name does not show their split.
+      class_names: the legal classes, in the order of the label columns; default: the sorted folder names.
     Raises: DataError: an empty class folder, an unknown class or folder.
     """
     split_folders = dict(split_folders or {})
     children = subfolders(root)
     _check_mapping(split_folders, [child.name for child in children])
-    splits, left_out = {}, []
+    splits: dict[str, str] = {}
+    left_out: list[str] = []
     for child in children:
         split = split_folders.get(child.name) or SPLIT_NAMES.get(child.name.lower())
         if split is None:
             left_out.append(child.name)
         else:
             splits[child.name] = split
-    found, other = [], Counter()
+    found: list[tuple[str, str, str]] = []
+    other: Counter[str] = Counter()
     for folder, split in splits.items():
         found += [(path, label, split) for path, label in _list_classes(root / folder, root, other)]
-    notes = [f"Left out, since not known as a split: {', '.join(left_out)} in {root.name}/."] if left_out else []
+    notes = [f"Folders in {root.name}/ that are not splits are left out: {', '.join(left_out)}."] if left_out else []
     return _build(found, root, class_names, [*notes, *_other_note(other)])
 
 
 def read_class_folders(root: pathlib.Path, *, class_names=None) -> Table:
     """Returns a Table of CLASS/picture without splits. Raises DataError like read_split_folders."""
-    other = Counter()
+    other: Counter[str] = Counter()
     found = [(path, label, "") for path, label in _list_classes(root, root, other)]
     return _build(found, root, class_names, _other_note(other))
 
@@ -110,7 +112,7 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def is_image(path) -> bool:
-    """Returns whether the name is a picture's. Hidden files (`._x.jpg` of macOS archives) are none."""
+    """Returns whether the name is that of a picture. Hidden files (`._x.jpg` of macOS archives) do not count."""
     path = pathlib.PurePath(path)
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
@@ -129,7 +131,7 @@ def _check_task(source):
 
 
 def _nearest(path, fits):
-    """Returns the one folder of the lowest depth that fits; two at one depth are an error, not a guess."""
+    """Returns the folder of the lowest depth that fits, or None. Raises DataError if several at one depth fit."""
     level = [path]
     for _ in range(MAX_DEPTH + 1):
         fitting = [folder for folder in level if fits(folder)]
@@ -146,18 +148,18 @@ def _check_mapping(split_folders, names):
     for folder, split in split_folders.items():
         if folder not in names:
             raise DataError(
-                f"split_folders names a folder that is not there. Received: {folder!r}; the folders are "
+                f"split_folders names a folder that does not exist. Received: {folder!r}; the folders are "
                 f"{', '.join(names)}." + suggest(folder, names)
             )
         if not re.fullmatch(r"[a-z][a-z0-9_]*", str(split)):
             raise DataError(
-                f"A split's name is {', '.join(SPLITS)} or another word in small letters. "
+                f"A split's name must be {', '.join(SPLITS)} or another word in lower case. "
                 f"Received: split_folders[{folder!r}]={split!r}." + suggest(split, SPLITS)
             )
 
 
 def _list_classes(folder, root, other):
-    """Returns [(path relative to root, class)] for the class folders in `folder`; counts other files."""
+    """Returns [(path relative to root, class)] for the class folders in `folder`; counts other files in `other`."""
     found = []
     for class_folder in subfolders(folder):
         names = _list_images(class_folder, other)
@@ -174,7 +176,7 @@ def _list_classes(folder, root, other):
 
 
 def _list_images(folder, other):
-    """Returns the sorted POSIX paths of the pictures in `folder`, also in folders inside it."""
+    """Returns the sorted POSIX paths of the pictures in `folder` and in the folders inside it."""
     names = []
     for parent, _, files in os.walk(folder):
         start = pathlib.Path(parent).relative_to(folder)
@@ -190,7 +192,7 @@ def _other_note(other):
     if not other:
         return []
     kinds = ", ".join(sorted(other)[:5])
-    return [f"{sum(other.values())} files outside the classes or of other kinds are ignored ({kinds})."]
+    return [f"{sum(other.values())} files outside the class folders or of other types are ignored ({kinds})."]
 
 
 def _build(found, root, class_names, notes):

@@ -1,4 +1,4 @@
-"""Which pictures belong together: a group a split must not cut, and clusters inside it."""
+"""Which pictures belong together: groups, which a split must not cut, and clusters inside them."""
 
 import pathlib
 import re
@@ -12,13 +12,10 @@ from kmed.errors import DataError, suggest
 
 UNGROUPED = (
     "No group is given: each file is treated as independent. If several pictures show one patient or slide, "
-    "name it with `group`, or the scores will look better than they are."
+    "say so with `group`, or the scores will look better than they are."
 )
-
 GROUP_COLUMNS = ("group", "field", "patient")
-
 CLUSTER_COLUMNS = ("cluster", "source", "photograph")
-
 AUTOMATIC = "groups.csv"
 
 
@@ -26,11 +23,11 @@ def resolve_groups(table: Table, group: str | None = None, cluster: str | None =
     """Returns the table with `group` and `cluster` filled from a CSV or a regular expression.
 
     Args:
-      table: a table whose groups are its paths, or a CSV's column already.
+      table: a table whose groups are its paths, or already a column of its CSV.
       group: a metadata column, a CSV file with columns path, group (or field) and perhaps cluster (or source),
         or a regular expression with one capture group that is searched for in each path, such as
-        "regex:(patient\\\\d+)". Default: what the table has; groups.csv beside the pictures.
-      cluster: the same for clusters; default: those of the group's CSV, else the groups.
+        "regex:(patient\\\\d+)". Default: the groups of the table, or groups.csv beside the pictures.
+      cluster: the same for clusters. Default: those of the CSV that holds the groups, else the groups.
     Raises: DataError: a path without a group, a pattern without a match, a cluster in two groups.
     """
     notes = []
@@ -44,7 +41,7 @@ def resolve_groups(table: Table, group: str | None = None, cluster: str | None =
     elif not table.grouped and (found := _automatic(table)) is not None:
         groups, clusters = _from_csv(table, found, GROUP_COLUMNS, "group")
         table = _with_groups(table, groups, groups if clusters is None else clusters)
-        notes.append(f"Groups are read from {found.name}, which lies beside the pictures.")
+        notes.append(f"Groups are read from {found.name}, which is beside the pictures.")
     _check_inside(table)
     return table.with_notes(*notes, *([] if table.grouped else [UNGROUPED]))
 
@@ -60,7 +57,7 @@ def _automatic(table):
 
 
 def _values(table, spec, columns, setting):
-    """Returns (values, clusters or None) that `spec` tells: a column, a CSV or a regular expression."""
+    """Returns (values, clusters or None) that `spec` describes: a column, a CSV or a regular expression."""
     if spec in table.rows.columns:
         values = table.rows[spec].astype(str)
         if (values == "").any():
@@ -75,7 +72,7 @@ def _values(table, spec, columns, setting):
         return _from_csv(table, path, columns, setting)
     names = [name for name in table.rows.columns if name not in ("path", "split")]
     raise DataError(
-        f"{setting} must be a column, a CSV file or a regular expression with one (group). "
+        f"{setting} must be a column, a CSV file or a regular expression with one capture group. "
         f"Received: {setting}={spec!r}; the columns are {', '.join(names)}." + suggest(spec, names)
     )
 
@@ -84,7 +81,7 @@ def _from_pattern(table, pattern, setting):
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise DataError(f"{setting} is no regular expression ({error}). Received: {pattern!r}.") from error
+        raise DataError(f"{setting} is not a valid regular expression ({error}). Received: {pattern!r}.") from error
     if compiled.groups != 1:
         raise DataError(f"{setting} needs one capture group (...), not {compiled.groups}. Received: {pattern!r}.")
     matches = [compiled.search(path) for path in table.rows["path"]]
@@ -120,7 +117,7 @@ def _from_csv(table, path, columns, setting):
 
 
 def _align(table, paths):
-    """Returns the CSV's paths relative to the table's root, where they start further up or down."""
+    """Returns the CSV's paths relative to the table's root, also if they start at a folder above it."""
     known = set(table.rows["path"])
     if table.root is None or paths.isin(known).any():
         return paths

@@ -1,4 +1,4 @@
-"""load_table: class folders, a CSV with pictures, or an .npz become one Table."""
+"""load_table: reads class folders, a CSV with pictures, or an .npz file as one Table."""
 
 import dataclasses
 import pathlib
@@ -17,12 +17,12 @@ from kmed.tasks import TASKS
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One way in which data may lie on the disk.
+    """One way in which data may be stored on disk.
 
     Attributes:
-      looks: what messages call it: a file with its article, of a folder what it holds.
-      read: makes the Table of a DataSource, or returns None where its folder is laid out in another way.
-      suffix: of the file that holds the data, in small letters; None where the data are a folder.
+      looks: its name in messages: for a file with the article ("a .csv"), for a folder what the folder holds.
+      read: returns the Table of a DataSource, or None if its folder has another layout.
+      suffix: the suffix of the data file, in lower case; None if the data are a folder.
     """
 
     looks: str
@@ -32,7 +32,7 @@ class Layout:
 
 _CLASS_FOLDERS = "class folders (CLASS/picture or SPLIT/CLASS/picture)"
 
-# In the order in which they are tried. A further data source is a file beside this one and a row here.
+# In the order in which they are tried. To add a data source, add a module beside this one and a row here.
 LAYOUTS = (
     Layout("a .csv", read_csv_file, ".csv"),
     Layout("an .npz", read_npz, ".npz"),
@@ -58,23 +58,23 @@ def load_table(
     cluster: str | None = None,
     no_finding: str = "label",
 ) -> Table:
-    """Returns the Table of a data set on disk; no picture is opened but those of an .npz.
+    """Returns the Table of a data set on disk. No picture is opened, except those of an .npz file.
 
     Args:
       path: an .npz file (MedMNIST's, or one that `kmed data pack` wrote), a .csv of paths and labels,
         or a folder: of CLASS/picture, of SPLIT/CLASS/picture, or with a CSV beside the pictures.
-      name: what results call the data; default: the folder's or file's name.
+      name: the name of the data in results; default: the name of the folder or file.
       task: "multiclass" or "multilabel"; default: what the labels show.
-      class_names: the legal classes in the order wanted; default: those found, sorted.
+      class_names: the legal classes, in the desired order; default: the classes found, sorted.
       split_folders: {folder: split}, such as {"Fold1": "train"}; train, val, test and their usual
         spellings are known, other folders are left out with a note.
-      labels_csv: the CSV of a folder that has several, or that lies elsewhere.
-      path_column, label_column, label_columns, split_column: the CSV's columns; default: by name.
+      labels_csv: the CSV with the labels, if the folder has several or if it is elsewhere.
+      path_column, label_column, label_columns, split_column: the columns of the CSV; default: those with usual names.
       group: what a split keeps together: a column, a CSV of path,group[,cluster], or a regular
-        expression with one (capture group) searched for in the path. Default: a column such as
+        expression with one (capture group) that is searched for in the path. Default: a column such as
         "Patient ID", groups.csv beside the pictures, kmed's map of the blood cells, else each file alone.
-      cluster: what intervals resample, inside a group, told in the same ways; default: the group.
-      no_finding: of a multilabel CSV: whether "No Finding" is a "label", or the "empty" set of labels.
+      cluster: what intervals resample, inside a group; given in the same ways. Default: the group.
+      no_finding: whether "No Finding" in a multilabel CSV is a "label" or the "empty" set of labels.
     Raises: DataError: one line that says what is wrong with which file, and what to do.
     Example:
       >>> table = load_table("data/blood_cells")
@@ -120,7 +120,7 @@ def _check_settings(path, task, class_names):
 
 
 def _read(source):
-    """Returns the Table of the first layout that fits. Raises DataError where none does."""
+    """Returns the Table of the first layout that fits. Raises DataError if none does."""
     suffix = source.path.suffix.lower() if source.path.is_file() else None
     for layout in LAYOUTS:
         if layout.suffix == suffix and (table := layout.read(source)) is not None:
@@ -129,7 +129,7 @@ def _read(source):
 
 
 def _check_learnable(table):
-    """Raises where a class is judged but never shown: a folder spelt in two ways, mostly."""
+    """Raises DataError if a class occurs only outside training, mostly because a folder is spelt in two ways."""
     splits = table.rows["split"].to_numpy()
     seen = table.labels[(splits == "train") | (splits == "")].sum(axis=0)
     total = table.labels.sum(axis=0)
@@ -140,13 +140,13 @@ def _check_learnable(table):
             others = [other for other, count in zip(table.class_names, seen) if count]
             twin = next((other for other in others if other.lower() == name.lower()), name)
             raise DataError(
-                f"Class {name!r} occurs only outside training ({int(all_images)} pictures): it cannot be learned. "
+                f"Class {name!r} occurs only outside training ({int(all_images)} pictures), so it cannot be learned. "
                 f"Classes in training: {', '.join(others)}." + suggest(twin, others)
             )
 
 
 def _name(path, table):
-    """Returns the name of the folder the user gave; "images" and "." say nothing, so the next one up is taken."""
+    """Returns the name of the given folder, or of the nearest one above whose name says more than "images" or "."."""
     if path.is_file():
         return table.name
     folder = path.resolve()

@@ -1,4 +1,4 @@
-"""A Table and its pictures in one .npz file, and back; MedMNIST's files are read the same way."""
+"""Writes a Table and its pictures as one .npz file, and reads such files and those of MedMNIST."""
 
 import pathlib
 import zipfile
@@ -14,19 +14,19 @@ from kmed.errors import DataError
 from kmed.files import replacing
 from kmed.progress import track
 
-METADATA = "metadata_"  # before the names of further columns, such as sex and age
+METADATA = "metadata_"  # the prefix of metadata columns, such as sex and age
 KEYS = ("images", "labels", "class_names", "task", "name", "grouped", *COLUMNS)
 
 
 def pack(table: Table, out, resizing: Resizing) -> pathlib.Path:
     """Writes the table with decoded pictures as one .npz and returns its path.
 
-    Pictures are written one by one, so the memory needed is that of one. Metadata columns come along, as text.
+    Pictures are written one by one, so only one is in memory at a time. Metadata columns are stored as text.
 
     Args:
       table: any table.
-      out: the file to write; ".npz" is added where missing.
-      resizing: the size of the pictures written, and how they are brought to it.
+      out: the file to write; ".npz" is added if it is missing.
+      resizing: the size of the written pictures, and how they are resized.
     Raises: DataError: a picture that cannot be read, or a resizing that keeps each picture's own size.
     """
     out = pathlib.Path(out)
@@ -47,7 +47,7 @@ def pack(table: Table, out, resizing: Resizing) -> pathlib.Path:
 def read_npz(source: DataSource) -> Table:
     """Returns the Table of a pack, or of a file with MedMNIST's keys (train_images, train_labels, ...).
 
-    Raises: DataError: keys of neither kind, labels that do not fit the task, or settings that are those of folders.
+    Raises: DataError: keys of neither kind, labels that do not fit the task, or settings that only apply to folders.
     """
     refuse("an .npz file", split_folders=source.split_folders, labels_csv=source.labels_csv, **source.columns)
     path, class_names, task = source.path, source.class_names, source.task
@@ -91,7 +91,7 @@ def _from_pack(arrays, task, class_names):
         raise DataError(f"The pack's classes are {', '.join(names)}. Received: class_names={tuple(class_names)}.")
     if arrays["images"].dtype != np.uint8 or len(arrays["images"]) != len(arrays["labels"]):
         raise DataError(
-            f"The pack must hold one uint8 picture a label, {len(arrays['labels'])} in all. "
+            f"The pack must hold one uint8 picture per label, {len(arrays['labels'])} in all. "
             f"Received: {arrays['images'].dtype} {arrays['images'].shape}."
         )
     columns = {name: arrays[name] for name in COLUMNS}
@@ -124,12 +124,12 @@ def _medmnist_labels(raw, task, path):
     """Returns (float32 (N, K), task): one column holds class numbers, several hold 0 and 1."""
     if raw.shape[1] > 1:
         if not np.isin(raw, (0, 1)).all():
-            raise DataError(f"{path}: labels of several columns must be 0 or 1. Received: {np.unique(raw)[:5]}.")
+            raise DataError(f"{path}: labels in several columns must be 0 or 1. Received: {np.unique(raw)[:5]}.")
         if task == "multiclass" and not (raw.sum(axis=1) == 1).all():
-            raise DataError(f"{path}: task='multiclass' needs one label a picture. Use task='multilabel'.")
+            raise DataError(f"{path}: task='multiclass' needs one label per picture. Use task='multilabel'.")
         return raw.astype(np.float32), task or "multilabel"
     if task == "multilabel":
-        raise DataError(f"{path}: task='multilabel' needs one column a label, and there is one of class numbers.")
+        raise DataError(f"{path}: task='multilabel' needs one column per label, not one column of class numbers.")
     numbers = raw[:, 0]
     if not np.issubdtype(raw.dtype, np.integer) or numbers.min() < 0:
         raise DataError(f"{path}: labels must be class numbers from 0. Received: {raw.dtype}.")

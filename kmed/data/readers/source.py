@@ -1,4 +1,4 @@
-"""Where the data are, and what the user says of them: what each reader is given."""
+"""DataSource: where the data are and what the user says about them, as each reader receives it."""
 
 import dataclasses
 import pathlib
@@ -9,11 +9,11 @@ from kmed.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """The arguments of `kmed.data.readers.load.load_table`, which explains them; None is what the user left open.
+    """The arguments of `kmed.data.readers.load.load_table`, which explains them; None means not given.
 
     Attributes:
       path: an existing file or folder.
-      The others: as for `load_table`.
+      others: as for `load_table`.
     """
 
     path: pathlib.Path
@@ -31,13 +31,13 @@ class DataSource:
 
     @property
     def columns(self) -> dict:
-        """The columns of a CSV that are given: {name of the argument: its value}."""
+        """The columns of a CSV that are given, as {name of the argument: its value}."""
         names = ("path_column", "label_column", "label_columns", "split_column")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def refuse(what: str, **settings) -> None:
-    """Raises DataError where one of `settings`, which do not apply to `what`, is given.
+    """Raises DataError if any of `settings` is given, since they do not apply to `what`.
 
     Example:
       >>> refuse("an .npz file", labels_csv=source.labels_csv)

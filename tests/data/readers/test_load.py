@@ -1,4 +1,4 @@
-"""Class folders, CSV files and .npz files become the table that stands in them; what cannot be used is said."""
+"""Class folders, CSV files and .npz files are read as the table they hold; errors say what cannot be used."""
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,11 @@ def write_csv(file_path, /, **columns):
 
 @pytest.fixture
 def split_folders(tmp_path):
-    """Two classes, split folders, a folder that is no split, and files that are no pictures."""
+    """Two classes, split folders, a folder that is not a split, and files that are not pictures."""
     root = tmp_path / "cells"
     names = [f"{split}/{label}/{i}.png" for split in ("TRAIN", "TEST") for label in ("cat", "dog") for i in (2, 1, 10)]
     write_images(root / "deep" / "images", [*names, "TEST_SIMPLE/cat/1.png", "Leftovers/cat/1.png"])
-    (root / "deep" / "images" / "TRAIN" / "cat" / "notes.txt").write_text("no picture")
+    (root / "deep" / "images" / "TRAIN" / "cat" / "notes.txt").write_text("not a picture")
     (root / "deep" / "images" / "TRAIN" / "cat" / "._1.png").write_text("a macOS archive's shadow")
     return root
 
@@ -45,13 +45,13 @@ def test_split_folders_are_found_down_a_chain(split_folders):
     assert table.rows.groupby("split").size().to_dict() == {"train": 6, "test": 6, "test_simple": 1}
     assert list(table.rows["path"]) == sorted(table.rows["path"])
     assert all(file.is_file() for file in table.files)
-    told = [path.split("/")[1] for path in table.rows["path"]]
-    assert [table.class_names[index] for index in table.class_indices] == told
+    expected = [path.split("/")[1] for path in table.rows["path"]]
+    assert [table.class_names[index] for index in table.class_indices] == expected
     assert any("Leftovers" in note for note in table.notes)
     assert any("2 files" in note and ".txt" in note for note in table.notes)
 
 
-def test_without_groups_each_file_is_its_own_and_this_is_said(split_folders):
+def test_without_groups_each_file_is_its_own_and_a_note_says_so(split_folders):
     table = load_table(split_folders)
     assert not table.grouped
     assert list(table.rows["group"]) == list(table.rows["path"]) == list(table.rows["cluster"])
@@ -65,7 +65,7 @@ def test_usual_spellings_of_splits(tmp_path, word, held):
     assert set(load_table(tmp_path).rows["split"]) == {"train", "val"}
 
 
-def test_split_folders_can_be_told(split_folders):
+def test_split_folders_can_be_named(split_folders):
     table = load_table(split_folders, split_folders={"Leftovers": "val"})
     assert table.rows["split"][table.rows["path"] == "Leftovers/cat/1.png"].tolist() == ["val"]
     with pytest.raises(DataError, match="'Leftover'.*Did you mean 'Leftovers'"):
@@ -168,7 +168,7 @@ def test_the_layouts_are_tried_in_their_order(tmp_path):
 def test_a_column_names_the_only_csv(csv_folder):
     for name in ("one.csv", "two.csv"):
         write_csv(csv_folder / name, path=["a.png", "b.png"], kind=["x", "y"])
-    with pytest.raises(DataError, match="label_column describes a CSV, and .* holds 2. Name it with labels_csv."):
+    with pytest.raises(DataError, match="label_column describes a CSV, but .* holds 2. Name it with labels_csv."):
         load_table(csv_folder, label_column="kind")
 
 
@@ -218,7 +218,7 @@ def test_columns_of_zero_one_and_unknown(csv_folder):
     assert table.task == "multilabel"
     np.testing.assert_array_equal(table.labels, [[1, 0], [np.nan, 1], [0, np.nan], [1, 1]])
     assert list(table.rows["path"]) == [f"images/{name}.png" for name in "abcd"]
-    with pytest.raises(DataError, match="exactly one 1 a row, but 3 rows differ, such as b"):
+    with pytest.raises(DataError, match="exactly one 1 per row, but 3 rows differ, such as b"):
         load_table(path, task="multiclass")
     assert load_table(path, label_columns=["y"], task="multilabel").class_names == ("y",)
 
@@ -235,7 +235,7 @@ def test_no_finding_as_a_column(csv_folder):
 def test_a_finding_beside_no_finding(csv_folder):
     findings = ["Mass", "No Finding|Mass", "No Finding", "Mass"]
     write_csv(csv_folder / "t.csv", **{"Image Index": list("abcd"), "Finding Labels": findings})
-    with pytest.raises(DataError, match="1 rows of the CSV say 'No Finding' and a finding too, such as b"):
+    with pytest.raises(DataError, match="1 rows of the CSV have both 'No Finding' and a finding, such as b"):
         load_table(csv_folder)
 
 
@@ -349,7 +349,7 @@ def test_several_csv_files_are_not_guessed_between(csv_folder):
     assert len(load_table(csv_folder, labels_csv="two.csv")) == 2
 
 
-def test_a_csv_that_is_none(tmp_path):
+def test_a_file_that_is_not_a_csv(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b"\xff\xfe\x00path,label\n")
     with pytest.raises(DataError, match="t.csv cannot be read as a CSV"):
@@ -376,7 +376,7 @@ def test_groups_by_a_regular_expression(patients, spec):
     [
         (r"regex:(q\d)", r"does not match 8 of 8 paths: a/p1_1.png"),
         (r"regex:p\d", "one capture group"),
-        (r"regex:(p", "no regular expression"),
+        (r"regex:(p", "not a valid regular expression"),
         ("nowhere.csv", "no file"),
     ],
 )
@@ -390,9 +390,9 @@ def test_groups_of_a_csv(patients, tmp_path_factory, wide, fine):
     table = load_table(patients)
     names = [path.split("/")[1][:4] for path in table.rows["path"]]
     path = tmp_path_factory.mktemp("groups") / "g.csv"
-    # Paths may start further up than the table's root does.
-    told = [f"{patients.name}/{item}" for item in table.rows["path"]]
-    frame = pd.DataFrame({"path": told, fine: names, wide: [name[:2] for name in names]})
+    # Paths may start at a folder above the table's root.
+    paths = [f"{patients.name}/{item}" for item in table.rows["path"]]
+    frame = pd.DataFrame({"path": paths, fine: names, wide: [name[:2] for name in names]})
     frame.sample(frac=1, random_state=0).to_csv(path, index=False)
     table = load_table(patients, group=str(path))
     assert list(table.rows["group"]) == [name[:2] for name in names]
@@ -405,7 +405,7 @@ def test_groups_of_a_csv(patients, tmp_path_factory, wide, fine):
         load_table(patients, group=str(path))
 
 
-def test_groups_csv_beside_the_pictures_is_used_and_said(patients):
+def test_groups_csv_beside_the_pictures_is_used_and_noted(patients):
     table = load_table(patients)
     table.rows.assign(group=[path[2:4] for path in table.rows["path"]])[["path", "group"]].to_csv(
         patients / "groups.csv", index=False
@@ -427,7 +427,7 @@ def test_clusters_alone_are_the_groups_too(patients):
 
 
 def write_blood_cells(root, every=400, rename=str):
-    """Writes a part of the real set's names; the names are what the map knows."""
+    """Writes pictures under a part of the names of the real set, which the map knows."""
     names = {"train": [], "test": []}
     for path, entry in load_map().items():
         if path.split("/")[0] in names:
@@ -535,7 +535,7 @@ def test_medmnist_multilabel(tmp_path):
         ({"val_labels": np.zeros((4, 1), np.uint8)}, {}, "val_labels with one row for each"),
         ({"train_images": np.zeros((12, 8, 8), np.float32)}, {}, "uint8"),
         ({"train_labels": np.full((12, 1), 0.5)}, {}, "class numbers from 0"),
-        ({}, {"task": "multilabel"}, "one column a label"),
+        ({}, {"task": "multilabel"}, "one column per label"),
         ({}, {"class_names": ["a"]}, "3 classes. Received: 1"),
         ({}, {"path_column": "x"}, "path_column does not apply to an .npz"),
     ],

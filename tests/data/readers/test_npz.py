@@ -14,7 +14,7 @@ from kmed.errors import DataError
 
 @pytest.fixture
 def table(tmp_path):
-    """Five pictures of unlike sizes with two labels, one of them unknown."""
+    """Five pictures of different sizes with two labels, one of them unknown."""
     rng = np.random.default_rng(0)
     names = [f"p{index}.png" for index in range(5)]
     for index, name in enumerate(names):
@@ -93,5 +93,5 @@ def test_a_pack_with_too_few_pictures(table, tmp_path):
     with np.load(path) as archive:
         arrays = dict(archive)
     np.savez(path, **{**arrays, "images": arrays["images"][:3]})
-    with pytest.raises(DataError, match="one uint8 picture a label, 5 in all"):
+    with pytest.raises(DataError, match="one uint8 picture per label, 5 in all"):
         load_table(path)
