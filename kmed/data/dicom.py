@@ -153,9 +153,9 @@ def _is_padding(dataset, stored: np.ndarray) -> np.ndarray:
     """Returns bool (H, W): pixels outside the picture, as marked by Pixel Padding Value and Range Limit."""
     if "PixelPaddingValue" not in dataset:
         return np.zeros(stored.shape, bool)
-    ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
+    limits = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
     # Some programs store it as unsigned although the pixels are signed: the bits are the same.
-    ends = np.array(ends, np.int64).astype(stored.dtype)
+    ends = np.array(limits, np.int64).astype(stored.dtype)
     return (stored >= ends.min()) & (stored <= ends.max())
 
 

@@ -54,7 +54,7 @@ class Fingerprints:
 
     def __init__(self, table: Table, kept: int = 4000):
         self._table, self._kept = table, kept
-        self._held = collections.OrderedDict()
+        self._held: collections.OrderedDict[int, Fingerprint] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __getitem__(self, row: int) -> Fingerprint:
@@ -113,7 +113,7 @@ def fingerprint(grey: np.ndarray) -> Fingerprint:
     inside = _inside(grey)
     framed = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     usable = cv2.erode(framed, np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8))[1:-1, 1:-1]
-    keypoints, raw = cv2.SIFT_create(NUM_FEATURES, OCTAVE_LAYERS, CONTRAST).detectAndCompute(grey, usable)
+    keypoints, raw = cv2.SIFT.create(NUM_FEATURES, OCTAVE_LAYERS, CONTRAST).detectAndCompute(grey, usable)
     if raw is None:
         raw = np.zeros((0, 128), np.float32)
     points = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
@@ -130,7 +130,9 @@ def products(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
     """
     import cv2
 
-    return cv2.gemm(first, first if second is None else second, 1.0, None, 0.0, flags=cv2.GEMM_2_T)
+    second = first if second is None else second
+    # OpenCV's stubs do not allow None for the matrix that would be added.
+    return cv2.gemm(first, second, 1.0, None, 0.0, flags=cv2.GEMM_2_T)  # type: ignore[call-overload]
 
 
 def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:

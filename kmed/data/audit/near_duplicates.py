@@ -160,9 +160,9 @@ class _Search:
         photograph = components(len(self.representatives), same)[self.photograph]
         group = components(len(self.representatives), same + spot)[self.photograph]
         links = [
-            Link(*pair, alignment, bool(photograph[pair[0]] == photograph[pair[1]]))
-            for pair, alignment in self.links.items()
-            if group[pair[0]] == group[pair[1]]
+            Link(first, second, alignment, bool(photograph[first] == photograph[second]))
+            for (first, second), alignment in self.links.items()
+            if group[first] == group[second]
         ]
         links.sort(key=lambda link: (-link.alignment.inliers, link.first, link.second))
         return NearDuplicates(photograph, group, links, np.array(self.featureless, int))

@@ -142,7 +142,7 @@ def compare_given_groups(audit: Audit) -> dict:
     rows = audit.table.rows
     given = rows["group"].to_numpy()
     links = [link for link in audit.links if given[link.first] != given[link.second]]
-    best = {}
+    best: dict[tuple, near_duplicates.Link] = {}
     for link in links:  # best first
         best.setdefault(tuple(sorted((given[link.first], given[link.second]))), link)
     found = pd.Series(audit.group).groupby(given).nunique()

@@ -96,8 +96,8 @@ def draw_picture(rng: np.random.Generator, stain: Stain, kind: str, image_size: 
         _blend(canvas, rng.uniform(0, (height, width)), rng.uniform(1.5, 3.5) * scale, stain.nucleus, 0.7)
     _draw_white_cell(canvas, rng, stain, kind, scale)
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(stain.blur * scale)), np.float32)
-    pixels = pixels + rng.normal(0, stain.noise, pixels.shape)
+    blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(stain.blur * scale)), np.float32)
+    pixels = blurred + rng.normal(0, stain.noise, blurred.shape)
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
