@@ -1,10 +1,10 @@
-"""The errors kmed raises on purpose: what was received, what is legal, what to do."""
+"""The errors that kmed raises on purpose; a message says what was received, what is legal and what to do."""
 
 import difflib
 
 
 class KmedError(Exception):
-    """A mistake in what was given to kmed; its message is one line a user can act on."""
+    """A mistake in what was given to kmed; its message is one line that a user can act on."""
 
     exit_code = 1
 
@@ -36,7 +36,7 @@ class RunError(KmedError):
 
 
 def suggest(word: str, legal) -> str:
-    """Returns " Did you mean 'x'?" for the legal word nearest to `word`, or "" where none is near.
+    """Returns " Did you mean 'x'?" for the legal word nearest to `word`, or "" if none is close.
 
     Example:
       >>> suggest("resnet19", ["resnet18", "vit"])

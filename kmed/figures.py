@@ -1,4 +1,6 @@
-"""Figures of a run, drawn without pyplot, so that nothing global is opened or left behind."""
+"""Figures of a run, drawn without pyplot, so that no global state is created or left behind."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,33 +11,30 @@ from matplotlib.ticker import MaxNLocator
 from kmed.errors import RunError
 from kmed.files import replacing
 
-# Okabe & Ito's palette: told apart with any colour vision; validation is also thicker, with round marks.
+# Okabe & Ito's palette, distinct for any colour vision; validation curves are also thicker, with round marks.
 _TRAIN, _VAL, _BEST = "#0072B2", "#D55E00", "#595959"
-
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-
 _MAX_NUMBERED = 20  # above this many classes the numbers in the cells of a confusion matrix cannot be read
-
 NOT_PLOTTED = {"epoch", "seconds", "time", "learning_rate"}
 
 
 def plot_history(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
-    """Returns one panel a quantity (the loss first), training beside validation over the epochs.
+    """Returns a figure with one panel per quantity, the loss first: training and validation over the epochs.
 
     Args:
-      history: one row an epoch, with the column `epoch`; `name` and `val_name` share a panel. Columns
-        that are not numbers, or that tell of time or the learning rate, are not drawn.
+      history: one row per epoch, with the column `epoch`; `name` and `val_name` share a panel. Columns
+        that are not numeric, or that hold times or the learning rate, are not drawn.
       best_epoch: the epoch to mark, in the units of the column `epoch`.
     Raises: RunError: no epochs, no column `epoch`, or nothing to draw.
     """
     if "epoch" not in history or history.empty:
         raise RunError(
-            f"A history needs a column epoch and one row or more. Received: columns={list(history.columns)}."
+            f"A history needs a column 'epoch' and at least one row. Received: columns={list(history.columns)}."
         )
     numbers = history.select_dtypes("number").columns
     names = dict.fromkeys(str(name).removeprefix("val_") for name in numbers if name not in NOT_PLOTTED)
     if not names:
-        raise RunError(f"The history has nothing to draw. Received: columns={list(history.columns)}.")
+        raise RunError(f"The history has no column to draw. Received: columns={list(history.columns)}.")
     ordered = sorted(names, key=lambda name: name != "loss")
     num_columns = 2 if len(ordered) == 4 else min(len(ordered), 3)
     num_rows = -(-len(ordered) // num_columns)
@@ -67,7 +66,7 @@ def _draw_curves(axes, history, name, best_epoch):
 
 
 def plot_confusion(confusion: np.ndarray, class_names, title: str = "") -> Figure:
-    """Returns the confusion matrix, each cell with its images and its share of the row, shaded by the share.
+    """Returns the confusion matrix; each cell shows its count and its share of the row, which sets the shade.
 
     Args:
       confusion: (K, K) counts, or `kmed.metrics.class_scores.Confusion`; rows are the true classes.
@@ -99,13 +98,13 @@ def plot_confusion(confusion: np.ndarray, class_names, title: str = "") -> Figur
 def _write_cells(axes, counts, shares):
     for row, column in np.ndindex(counts.shape):
         color = "white" if shares[row, column] > 0.55 else "black"
-        # A class without images has no shares; its row shows the counts alone.
+        # A class without images has no shares, so its row shows counts only.
         share = f"\n{100 * shares[row, column]:.0f} %" if counts[row].any() else ""
         axes.text(column, row, f"{counts[row, column]}{share}", ha="center", va="center", color=color, fontsize=10)
 
 
 def plot_per_class(scores, title: str = "") -> Figure:
-    """Returns the AUROC and F1 of each class as marks with their intervals, and its positives and clusters.
+    """Returns the AUROC and F1 of each class with their intervals, and its numbers of positives and clusters.
 
     Args:
       scores: kmed.metrics.scores.Scores.
@@ -128,7 +127,7 @@ def plot_per_class(scores, title: str = "") -> Figure:
     ]
     left.set_yticks(range(len(names)), labels)
     left.invert_yaxis()
-    figure.suptitle(f"{title}: positives / clusters that hold them".lstrip(": "), fontsize=11)
+    figure.suptitle(f"{title}: positives / clusters with positives".lstrip(": "), fontsize=11)
     return figure
 
 
@@ -146,13 +145,13 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
     """Returns the losses of several runs over the epochs: training thin and dashed, validation thick.
 
     Args:
-      histories: name -> history with the columns epoch, loss and val_loss.
+      histories: {name: history with the columns epoch, loss and val_loss}.
     """
     figure = _figure(7.5, 4.2)
     axes = figure.subplots()
     for index, (name, history) in enumerate(histories.items()):
         color = _PALETTE[index % len(_PALETTE)]
-        style = {"color": color, "marker": "o" if len(history) == 1 else ""}
+        style: dict[str, Any] = {"color": color, "marker": "o" if len(history) == 1 else ""}
         axes.plot(history["epoch"], history["loss"], lw=1, ls="--", **style)
         axes.plot(history["epoch"], history["val_loss"], lw=2, label=name, **style)
     axes.set(xlabel="epoch", ylabel="loss")
@@ -167,13 +166,13 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
 def plot_compared(
     runs: dict, constants: dict[str, float], crosses: dict[str, list[float]] | None = None, crosses_are: str = ""
 ) -> Figure:
-    """Returns one panel a score, in which each run is a mark with its interval.
+    """Returns a figure with one panel per score, in which each run is a mark with its interval.
 
     Args:
-      runs: name of the run -> {name of the score: kmed.metrics.intervals.Score}.
-      constants: name of the score -> what the best constant predictor reaches, drawn as a dashed line.
-      crosses: name of the score -> one figure a run, drawn as crosses; not every score needs some.
-      crosses_are: what the crosses are.
+      runs: {name of the run: {name of the score: kmed.metrics.intervals.Score}}.
+      constants: {name of the score: value of the best constant predictor, drawn as a dashed line}.
+      crosses: {name of the score: one value per run, drawn as crosses}; scores may be left out.
+      crosses_are: what the crosses stand for, written below the panels.
     """
     num_columns = min(3, len(constants))
     num_rows = -(-len(constants) // num_columns)
@@ -200,22 +199,22 @@ def plot_compared(
 
 
 def plot_reliability(reliability: dict, title: str = "") -> Figure:
-    """Returns the reliability diagram: what came true over what was predicted, and how often each was predicted.
+    """Returns the reliability diagram: observed frequencies and numbers of predictions by predicted probability.
 
     Args:
-      reliability: "raw" and perhaps "calibrated" -> kmed.metrics.reliability.Reliability.
+      reliability: {"raw" and perhaps "calibrated": kmed.metrics.reliability.Reliability}.
       title: what was scored.
     """
     figure = _figure(5.2, 5.4)
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    axes.plot([0, 1], [0, 1], color=_BEST, lw=1, ls="--", label="believable")
+    axes.plot([0, 1], [0, 1], color=_BEST, lw=1, ls="--", label="perfect calibration")
     for (name, bins), color, marker in zip(reliability.items(), (_VAL, _TRAIN), "os"):
         held = bins.counts > 0
         x, y = bins.predicted[held], bins.observed[held]
         ends = np.nan_to_num([y - bins.low[held], bins.high[held] - y]).clip(0)
         axes.errorbar(x, y, yerr=ends, color=color, marker=marker, ms=4, lw=1.5, elinewidth=1, label=name)
         counts.step(np.linspace(0, 1, len(bins.counts) + 1), [*bins.counts, bins.counts[-1]], where="post", color=color)
-    axes.set(ylabel="share that came true", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
+    axes.set(ylabel="observed frequency", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
     axes.set_title(title, fontsize=12)
     axes.legend(fontsize=9, frameon=False)
     counts.set(xlabel="predicted probability", ylabel="predictions", yscale="log")
@@ -226,12 +225,12 @@ def plot_reliability(reliability: dict, title: str = "") -> Figure:
 
 
 def plot_risk_coverage(risk, title: str = "") -> Figure:
-    """Returns the error rate over the share of pictures that are answered. `risk`: a RiskCoverage."""
+    """Returns the error rate by the share of pictures that are answered. `risk`: a RiskCoverage."""
     figure = _figure(5.0, 3.6)
     axes = figure.subplots()
     axes.fill_between(risk.coverage, risk.low, risk.high, color=_VAL, alpha=0.2, lw=0)
     axes.plot(risk.coverage, risk.risk, color=_VAL, lw=2)
-    axes.set(xlabel="share of pictures answered, the surest first", ylabel="share of wrong answers", xlim=(0, 1))
+    axes.set(xlabel="share of pictures answered, most confident first", ylabel="error rate", xlim=(0, 1))
     axes.set_ylim(bottom=0)
     axes.set_title(f"{title}: area {risk.area.value:.3f}".lstrip(": "), fontsize=12)
     axes.grid(alpha=0.3)
@@ -240,7 +239,7 @@ def plot_risk_coverage(risk, title: str = "") -> Figure:
 
 
 def save_figure(figure: Figure, path) -> None:
-    """Writes `figure` to `path` (PNG, 120 dots an inch), whole or not at all."""
+    """Writes `figure` to `path` (PNG, 120 dots per inch), whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", pad_inches=0.1)
 

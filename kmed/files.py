@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write to a temporary name, then rename."""
+"""Files that are written whole or not at all: under a temporary name, which is then renamed."""
 
 import contextlib
 import errno
@@ -16,23 +16,23 @@ from kmed.errors import RunError
 def replacing(path):
     """Yields a temporary path beside `path`; on success renames it to `path`, on failure removes it.
 
-    The temporary name keeps the suffix, since many writers choose their format by it. What is
-    written may be a file or a folder; an existing folder at `path` is replaced.
+    The temporary name keeps the suffix, since many writers choose their format by it. Both files and
+    folders can be written; an existing folder at `path` is replaced.
 
     Args:
-      path: the final file or folder; its parent is created.
-    Raises: RunError: the disk is full or the folder cannot be written; nothing is left behind.
+      path: the final file or folder; its parent folders are created.
+    Raises: RunError: the disk is full or the folder is not writable; nothing is left behind.
     Example:
       >>> with replacing("table.csv") as temporary:
       ...     frame.to_csv(temporary)
     """
-    path = pathlib.Path(path).resolve()  # of a link, what it points to is replaced
+    path = pathlib.Path(path).resolve()  # for a link, the file that it points to is replaced
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if path.is_dir() and temporary.is_dir():
-            # A folder cannot be renamed onto a full one: move the old one aside for that instant.
+            # A folder cannot be renamed onto one that is not empty, so the old one is moved aside first.
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.replace(old)
             temporary.replace(path)
@@ -53,7 +53,7 @@ def replacing(path):
 
 
 def size_of(path: pathlib.Path) -> int:
-    """Returns the bytes of a file, or of all files in a folder and below."""
+    """Returns the size in bytes of a file, or of all files in a folder and its subfolders."""
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -88,6 +88,6 @@ def _remove(path: pathlib.Path) -> None:
 
 
 def write_frame(path: pathlib.Path, frame: pd.DataFrame) -> None:
-    """Writes a CSV, whole or not at all; numbers keep every digit that reading them back needs."""
+    """Writes a CSV, whole or not at all; numbers keep all digits that are needed to read them back exactly."""
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False)

@@ -1,27 +1,27 @@
-"""Labels as arrays and as text: one-hot rows, joined names, and the label that says that no other holds."""
+"""Labels as arrays and as text: one-hot rows, joined names, and the label that means "none of the others"."""
 
 import numpy as np
 
 from kmed.errors import ScoreError
 
-NEGATIVE = frozenset({"no finding", "no findings", "none"})  # labels that say that none of the others holds
+NEGATIVE = frozenset({"no finding", "no findings", "none"})  # labels that mean "none of the others"
 
 
 def negative_label(class_names) -> int | None:
-    """Returns the index of the class that says that no other holds, such as "No Finding", or None.
+    """Returns the index of the class that means "none of the others", such as "No Finding", or None.
 
-    Such a label is modelled as any other, but it is no finding: macro means leave it out.
+    Such a label is modelled like any other, but it is not a finding: macro averages leave it out.
     """
     return next((index for index, name in enumerate(class_names) if str(name).strip().lower() in NEGATIVE), None)
 
 
 def join_names(labels: np.ndarray, class_names) -> list[str]:
-    """Returns N texts: the names of each row's classes, joined by "|"."""
+    """Returns N strings: the names of each row's classes, joined by "|"."""
     return ["|".join(name for name, held in zip(class_names, row) if held == 1) for row in labels]
 
 
 def one_hot_labels(labels, num_classes: int) -> np.ndarray:
-    """Returns float64 (N, K) from one row an image, or from integer classes (N,)."""
+    """Returns float64 (N, K) from labels with one row per image, or from integer classes (N,)."""
     labels = np.asarray(labels, dtype=np.float64)
     if labels.ndim != 1:
         return labels

@@ -1,9 +1,9 @@
 """Losses over the labels that are known: binary cross-entropy, focal, asymmetric.
 
-A label that nobody read (NaN) is neither a 0 nor a 1: it adds nothing to the loss and nothing to its
-gradient. With the default reduction a loss is sum(weight * entropy) / number of known labels, and 0
-where none is known, so an image with one known label counts as one label, not as a whole image. A
-sample weight belongs to an image, shape (N,), and, as in Keras, does not enter the divisor.
+An unknown label (NaN) is neither a 0 nor a 1: it adds nothing to the loss and nothing to its gradient.
+With the default reduction a loss is sum(weight * entropy) / number of known labels, or 0 if no label
+is known, so an image with one known label counts as one label, not as a whole image. Sample weights
+have shape (N,), one per image; as in Keras, they do not change the divisor.
 """
 
 import keras
@@ -13,14 +13,14 @@ from kmed.errors import ConfigError
 
 
 class _MaskedLoss(keras.losses.Loss):
-    """Masks and averages; subclasses say what one label costs.
+    """Masks unknown labels and averages the rest; subclasses define the cost of one label.
 
     Call with labels (N, K) in {0, 1, NaN} and predictions (N, K).
     """
 
     def call(self, y_true, y_pred):
         known = ops.logical_not(ops.isnan(y_true))
-        # NaN goes before the arithmetic: 0 * NaN would still poison the gradient.
+        # NaN is replaced before the arithmetic, since 0 * NaN would still make the gradient NaN.
         entropy = self.entropy(ops.where(known, y_true, ops.zeros_like(y_true)), y_pred)  # (N, K)
         known = ops.cast(known, entropy.dtype)
         num_known = ops.maximum(ops.sum(known), 1.0)
@@ -31,13 +31,13 @@ class _MaskedLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="kmed")
 class MaskedBinaryCrossentropy(_MaskedLoss):
-    """Binary cross-entropy; where every label is known, `keras.losses.BinaryCrossentropy`.
+    """Binary cross-entropy; equal to `keras.losses.BinaryCrossentropy` if every label is known.
 
     Args:
       from_logits: whether predictions are logits; otherwise probabilities in [0, 1].
       label_smoothing: in [0, 1): labels move towards 0.5, y -> y (1 - s) + s / 2.
-      positive_weights: K numbers above 0, what the cost of each label's positives is multiplied by;
-        None: 1.
+      positive_weights: K factors above 0, one per label, by which the cost of its positives is
+        multiplied; None: all 1.
       reduction, name: as in `keras.losses.Loss`.
     Raises: ConfigError: label_smoothing outside [0, 1), a weight that is not above 0.
     """
@@ -60,12 +60,12 @@ class MaskedBinaryCrossentropy(_MaskedLoss):
             raise ConfigError(f"positive_weights must be above 0. Received: {self.positive_weights}.")
 
     def entropy(self, labels, predictions):
-        """Returns what each label costs, (N, K)."""
+        """Returns the cost of each label, (N, K)."""
         labels = labels * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
         entropy = ops.binary_crossentropy(labels, predictions, from_logits=self.from_logits)
         if self.positive_weights is None:
             return entropy
-        # The share of the entropy that speaks for the label: -y log p.
+        # The positive term of the cross-entropy: -y log p.
         of_positives = ops.binary_crossentropy(ops.ones_like(labels), predictions, from_logits=self.from_logits)
         return entropy + labels * (ops.convert_to_tensor(self.positive_weights, entropy.dtype) - 1.0) * of_positives
 
@@ -80,7 +80,7 @@ class MaskedBinaryCrossentropy(_MaskedLoss):
 
 @keras.saving.register_keras_serializable(package="kmed")
 class AsymmetricLoss(_MaskedLoss):
-    """Cross-entropy in which easy labels count less, negatives and positives by powers of their own.
+    """Cross-entropy in which easy labels count less, with one power for positives and one for negatives.
 
     L = -y (1 - p)^g+ log p - (1 - y) q^g- log(1 - q), with q = max(p - margin, 0), so that a negative
     with p <= margin costs nothing (Ridnik et al., "Asymmetric Loss for Multi-Label Classification",
@@ -114,7 +114,7 @@ class AsymmetricLoss(_MaskedLoss):
         self.margin = margin
 
     def entropy(self, labels, predictions):
-        """Returns what each label costs, (N, K)."""
+        """Returns the cost of each label, (N, K)."""
         probs = ops.clip(predictions, keras.config.epsilon(), 1.0 - keras.config.epsilon())
         shifted = ops.maximum(probs - self.margin, 0.0)
         # A power of 0 is left out: the gradient of x^0 at x = 0 is NaN on some backends.
@@ -135,7 +135,7 @@ class AsymmetricLoss(_MaskedLoss):
 
 
 def make_crossentropy(label_smoothing: float, positive_weights) -> keras.losses.Loss:
-    """Returns the cross-entropy of one class per image."""
+    """Returns the cross-entropy for one class per image."""
     check_label_smoothing(label_smoothing)
     return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
 
@@ -159,13 +159,13 @@ def make_focal(label_smoothing: float, positive_weights) -> keras.losses.Loss:
 
 
 def make_asymmetric(label_smoothing: float, positive_weights) -> keras.losses.Loss:
-    """Returns the asymmetric loss as published."""
+    """Returns the asymmetric loss with the published powers and margin."""
     _refuse_smoothing("asymmetric", label_smoothing)
     return AsymmetricLoss()
 
 
-# What a loss is called in the settings -> (label_smoothing, positive_weights (K,) or None) -> a new keras loss of
-# (labels, probs). Which of them a task may use stands in its row of kmed.tasks.TASKS.
+# {name in the settings: function of (label_smoothing, positive_weights (K,) or None) that returns a new Keras loss of
+# (labels, probs)}. A task's row in kmed.tasks.TASKS lists the losses that the task may use.
 LOSSES = {
     "crossentropy": make_crossentropy,
     "bce": make_bce,
@@ -180,13 +180,13 @@ LOSSES = {
 
 def _refuse_smoothing(name: str, label_smoothing: float) -> None:
     if label_smoothing:
-        raise ConfigError(f"loss={name!r} knows no label smoothing. Received: label_smoothing={label_smoothing}.")
+        raise ConfigError(f"loss={name!r} has no label smoothing. Received: label_smoothing={label_smoothing}.")
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
     """Raises ConfigError unless 0 <= label_smoothing < 1."""
     if not 0.0 <= label_smoothing < 1.0:
         raise ConfigError(
-            f"label_smoothing must be at least 0, which turns it off, and below 1. "
+            f"label_smoothing must be at least 0 (no smoothing) and below 1. "
             f"Received: label_smoothing={label_smoothing}."
         )

@@ -1,4 +1,4 @@
-"""What a long job says while it works: rich bars on a terminal, plain lines in a pipe, or nothing."""
+"""Progress of long jobs: rich bars on a terminal, plain lines in a pipe, or nothing."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ def configure(quiet: bool = False) -> None:
 
 
 class _CurrentStderr(logging.StreamHandler):
-    """Writes to what sys.stderr is at the moment: while a bar moves, rich puts lines above it."""
+    """Writes to the current sys.stderr, which rich replaces while it shows a bar to put lines above the bar."""
 
     def emit(self, record):
         self.stream = sys.stderr
@@ -30,29 +30,29 @@ class _CurrentStderr(logging.StreamHandler):
 
 
 def say(line: str) -> None:
-    """Tells the user one line about what is being done."""
+    """Logs one line about what is being done."""
     logger.info(line)
 
 
 def warn(line: str) -> None:
-    """Tells the user one line that is said even where messages are off."""
+    """Logs one line that is shown even if other messages are turned off."""
     logger.warning(line)
 
 
 def format_time(seconds: float) -> str:
-    """Returns a duration for people: "40 s", "12 min" or "3.5 h"."""
+    """Returns a duration in readable form: "40 s", "12 min" or "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def track(items, label: str, total: int | None = None):
-    """Yields `items` one by one, showing how far it has come.
+    """Yields `items` one by one and shows the progress.
 
     Args:
       items: any iterable.
       label: what is being done, such as "Reading pictures".
-      total: how many items there are, where `len(items)` does not tell.
+      total: the number of items, for iterables without a length.
     """
     total = len(items) if total is None and hasattr(items, "__len__") else total
     with bar(label, total) as advance:
@@ -63,11 +63,11 @@ def track(items, label: str, total: int | None = None):
 
 @contextlib.contextmanager
 def bar(label: str, total: int | None, *, announce: bool = True):
-    """Yields a function to call after each step, with a few words (or none) to be shown beside the label.
+    """Yields a function to call after each step; it takes a few words (or none) to show beside the label.
 
-    On a terminal a bar moves. In a pipe one line is written at the start (unless `announce` is
-    false) and one every 30 seconds, so a log stays short. Nothing is shown where messages are off
-    (a library user who configured no logging).
+    A terminal shows a moving bar. A pipe gets one line at the start (unless `announce` is false) and
+    one every 30 seconds, so a log stays short. Nothing is shown if messages are turned off, as they
+    are for a library user who has not configured logging.
     """
     if _quiet or not logger.handlers or not logger.isEnabledFor(logging.INFO):
         yield lambda words="": None

@@ -30,22 +30,22 @@ class Run:
 
     @property
     def splits(self) -> pathlib.Path:
-        """Which picture was in which split."""
+        """The split of each picture."""
         return self.folder / "splits.csv"
 
     @property
     def classes(self) -> pathlib.Path:
-        """Task, class names and preprocessing, for whoever uses the model."""
+        """Task, class names and preprocessing, for programs that use the model."""
         return self.folder / "classes.json"
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        """The state after the last finished epoch; gone once the run has ended."""
+        """The state after the last finished epoch; removed at the end of the run."""
         return self.folder / "checkpoints"
 
     @property
     def cache(self) -> pathlib.Path:
-        """Decoded pictures, where they are kept on the disk; gone once the run has ended."""
+        """Decoded pictures, if they are cached on disk; removed at the end of the run."""
         return self.folder / "cache"
 
     @property
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def novelty(self) -> pathlib.Path:
-        """What tells pictures unlike the training data; fitted at the end of training."""
+        """The detector of images unlike the training data; fitted at the end of training."""
         return self.folder / "novelty.npz"
 
     @property
@@ -75,22 +75,22 @@ class Run:
 
     @property
     def summary(self) -> pathlib.Path:
-        """The final scores as a table to read."""
+        """The final scores as a readable table."""
         return self.folder / "summary.txt"
 
     @property
     def predictions(self) -> pathlib.Path:
-        """One row a picture of the validation and test splits."""
+        """One row per image of the validation and test splits."""
         return self.folder / "predictions.csv"
 
     @property
     def exports(self) -> pathlib.Path:
-        """The model in other formats, each with a JSON of what was checked."""
+        """The model in other formats, each with a JSON file of its checks."""
         return self.folder / "export"
 
     @property
     def report(self) -> pathlib.Path:
-        """All of it as one page to look at."""
+        """All results on one page."""
         return self.folder / "report.html"
 
     @property
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def unreadable(self) -> pathlib.Path:
-        """The files that were left out because they cannot be read; only where there are any."""
+        """The files that were left out because they cannot be read; exists only if there are any."""
         return self.folder / "unreadable.csv"
 
     @property
@@ -119,18 +119,18 @@ class Run:
         return self.folder / "logs"
 
     def read_config(self, data=None) -> Config:
-        """Returns the run's settings, its pictures read from the path `data` instead where one is given."""
+        """Returns the run's settings; a path `data` replaces that of its pictures."""
         return load_config(self.config, [] if data is None else [("data.path", str(data))])
 
     def read_json(self, path: pathlib.Path) -> dict:
-        """Returns the content of one of the run's JSON files. Raises RunError where it is damaged."""
+        """Returns the content of one of the run's JSON files. Raises RunError if it is damaged."""
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}. The run folder is damaged.") from None
 
     def read_result(self) -> dict[str, str]:
-        """Returns the row of result.csv as text, so that every digit stays. Raises RunError where it is damaged."""
+        """Returns the row of result.csv as text, so that every digit is kept. Raises RunError if it is damaged."""
         try:
             with self.result.open(encoding="utf-8", newline="") as file:
                 row = next(csv.DictReader(file, strict=True), None)
@@ -142,7 +142,7 @@ class Run:
 
 
 def default_folder(*words: str) -> pathlib.Path:
-    """Returns a new folder's name under saved_models/, from such words as data and model, and the time."""
+    """Returns the path of a new folder in saved_models/, named after `words` (data and model, say) and the time."""
     name = "-".join([*words, time.strftime("%Y%m%d-%H%M%S")])
     folder, count = DEFAULT_FOLDER / name, 2
     while folder.exists():
@@ -151,25 +151,25 @@ def default_folder(*words: str) -> pathlib.Path:
 
 
 def check_vacant(folder: pathlib.Path) -> None:
-    """Raises RunError where `folder` already holds something."""
+    """Raises RunError unless `folder` is empty or does not exist yet."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--out {folder} is a file. Give a folder that does not exist yet.")
     if (folder / "config.yaml").exists():
-        raise RunError(f"{folder} holds another run. Go on with it by --resume {folder}, or choose another --out.")
+        raise RunError(f"{folder} holds another run. Continue it with --resume {folder}, or choose another --out.")
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty. Choose another --out.")
 
 
 @contextlib.contextmanager
 def claimed(folder: pathlib.Path):
-    """Yields the new Run in `folder`; an error before its first finished epoch removes the folder again."""
+    """Yields the new Run in `folder`; an error before the end of its first epoch removes the folder again."""
     check_vacant(folder)
     run = Run(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"The folder {folder} cannot be made: {error.strerror}. Choose another --out.") from None
+        raise RunError(f"The folder {folder} cannot be created: {error.strerror}. Choose another --out.") from None
     try:
         yield run
     except BaseException:
@@ -190,14 +190,14 @@ def _unlink_latest(folder: pathlib.Path) -> None:
 
 
 def open_run(folder) -> Run:
-    """Returns the Run in `folder`. Raises RunError where there is none."""
+    """Returns the Run in `folder`. Raises RunError if there is none."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         known = sorted(path.parent.name for path in DEFAULT_FOLDER.glob("*/config.yaml"))
         hint = f" Runs in {DEFAULT_FOLDER}: {', '.join(known[-3:])}." if known else ""
         raise RunError(f"The run folder {folder} does not exist.{hint}")
     if not (folder / "config.yaml").exists():
-        raise RunError(f"{folder} is no run folder: it has no config.yaml. Give a folder that `kmed train` made.")
+        raise RunError(f"{folder} is not a run folder: it has no config.yaml. Give a folder that `kmed train` made.")
     return Run(folder)
 
 
@@ -214,7 +214,7 @@ def finished_run(folder) -> Run:
 
 
 def judged_run(folder) -> Run:
-    """Returns the Run in `folder`, which must have been judged; its weights may be gone."""
+    """Returns the Run in `folder`, which must have final scores; its weights may be missing."""
     run = open_run(folder)
     if not run.result.exists():
         raise RunError(f"{folder} has no result.csv: it is not finished. Finish it with: kmed train --resume {folder}")
@@ -222,12 +222,12 @@ def judged_run(folder) -> Run:
 
 
 def judged_split(splits) -> str:
-    """Returns the split that speaks for a run: "test" where it is among `splits`, else "val"."""
+    """Returns the split by which a run is judged: "test" if it is among `splits`, else "val"."""
     return "test" if "test" in splits else "val"
 
 
 def hint_at_page(run: Run) -> str:
-    """Returns a sentence that names the command for a run without its page; "" where the page is there."""
+    """Returns a sentence with the command that draws the run's page, or "" if the page exists."""
     return "" if run.report.exists() else f" Draw its page with: kmed report {shlex.quote(str(run.folder))}"
 
 
@@ -236,17 +236,17 @@ def point_latest(folder: pathlib.Path) -> None:
     link = folder.parent / "latest"
     temporary = folder.parent / f".latest.{os.getpid()}"
     if link.exists() and not link.is_symlink():
-        return  # somebody's own folder of that name is left alone
+        return  # a user's own folder of that name is left alone
     try:
         temporary.symlink_to(folder.name)
         temporary.replace(link)
     except OSError:
-        # File systems without links (Windows shares) do without this convenience.
+        # On file systems without links (Windows shares) this convenience is missing.
         temporary.unlink(missing_ok=True)
 
 
 def write_classes(run: Run, config: Config, class_names) -> None:
-    """Writes classes.json: what a program needs to feed the model and to read its output."""
+    """Writes classes.json: what a program needs to prepare the model's input and to read its output."""
     write_json(
         run.classes,
         {

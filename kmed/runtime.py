@@ -1,4 +1,4 @@
-"""Seed, dtype policy, devices and versions: the one owner of the process's global state."""
+"""Seed, dtype policy, devices and versions: the only module that changes the process's global state."""
 
 import contextlib
 import importlib.util
@@ -18,9 +18,9 @@ PACKAGES = ("kmed", "keras", "tensorflow", "jax", "keras-hub", "numpy", "scikit-
 
 
 def load_backend() -> None:
-    """Imports Keras on its backend without the start-up log that TensorFlow writes past Python's streams.
+    """Imports Keras and its backend, and hides the start-up log that TensorFlow writes past Python's streams.
 
-    Where TensorFlow is not installed and JAX is, Keras is put on JAX, unless KERAS_BACKEND says otherwise.
+    If TensorFlow is not installed but JAX is, Keras runs on JAX, unless KERAS_BACKEND says otherwise.
 
     Raises: ConfigError: the backend is not installed.
     """
@@ -29,10 +29,10 @@ def load_backend() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with captured_stderr() as captured:
         try:
-            num_gpus()  # looks for devices, which has messages of its own
+            num_gpus()  # looks for devices, which writes messages too
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"Keras' backend cannot be imported: {error}. Install tensorflow, or jax and set KERAS_BACKEND=jax."
+                f"Keras' backend cannot be imported: {error}. Install tensorflow, or jax with KERAS_BACKEND=jax."
             ) from None
         except BaseException:
             sys.stderr.write(captured())
@@ -41,10 +41,10 @@ def load_backend() -> None:
 
 @contextlib.contextmanager
 def captured_stderr():
-    """Keeps what is written to file descriptor 2 from the screen; yields a function that returns it.
+    """Captures what is written to file descriptor 2; yields a function that returns it.
 
-    For native libraries that log past Python's streams. Where an error leaves the block, what they wrote is lost
-    unless the caller writes it out.
+    It is meant for native libraries that log past Python's streams. If the block raises an error, the captured text
+    is lost unless the caller writes it out.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -68,7 +68,7 @@ def seed_everything(seed: int) -> None:
     import keras
 
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - third-party code may draw from the global state
+    np.random.seed(seed)  # noqa: NPY002 - third-party code may use the global generator
     keras.utils.set_random_seed(seed)
 
 
@@ -114,7 +114,7 @@ def distribution(devices: list[str] | None = None):
 
     Args:
       devices: names such as ["GPU:0", "GPU:1"] or ["CPU:0", "CPU:1"]; None takes every GPU.
-    Raises: ConfigError: a device that does not exist, or several devices off TensorFlow.
+    Raises: ConfigError: a device that does not exist, or several devices on a backend other than TensorFlow.
     """
     import keras
 
@@ -131,17 +131,17 @@ def distribution(devices: list[str] | None = None):
     present = [name for name in present if name.split(":")[0] in ("CPU", "GPU")]
     chosen = devices or [name for name in present if name.startswith("GPU")]
     if missing := [name for name in chosen if name not in present]:
-        raise ConfigError(f"train.devices names {missing[0]!r}, which is not there. Present: {', '.join(present)}.")
+        raise ConfigError(f"train.devices names {missing[0]!r}, which does not exist. Available: {', '.join(present)}.")
     return tf.distribute.MirroredStrategy(chosen) if len(chosen) > 1 else None
 
 
 def scope(strategy):
-    """Returns the context in which a strategy's variables are made; an empty one where there is none."""
+    """Returns the scope in which a strategy creates its variables; a context without effect for None."""
     return strategy.scope() if strategy is not None else contextlib.nullcontext()
 
 
 def describe_device() -> str:
-    """Returns what the run computes on, such as "2 x NVIDIA A100" or "2 CPU cores (x86_64, bfloat16)"."""
+    """Returns the device that computations run on, such as "2 x NVIDIA A100" or "2 CPU cores (x86_64, bfloat16)"."""
     import keras
 
     if num_gpus():
@@ -166,7 +166,7 @@ def num_cores() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide a result; absent ones are left out."""
+    """Returns the versions of Python and of the packages that affect results; missing packages are left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -175,7 +175,7 @@ def versions() -> dict[str, str]:
 
 
 def join_versions(found: dict[str, str]) -> str:
-    """Returns versions as a table's cell holds them.
+    """Returns versions as one string, as they are stored in a cell of a table.
 
     Example:
       >>> join_versions({"python": "3.11.7", "keras": "3.15.1"})
@@ -185,7 +185,7 @@ def join_versions(found: dict[str, str]) -> str:
 
 
 def environment() -> dict:
-    """Returns what is stored as environment.json beside a run."""
+    """Returns the content of a run's environment.json."""
     import keras
 
     return {

@@ -1,4 +1,4 @@
-"""CSV tables of results: read as text, added to without touching what is there."""
+"""CSV tables of results: read as text, and extended without changing the rows that are there."""
 
 import pathlib
 
@@ -9,9 +9,9 @@ from kmed.files import write_frame
 
 
 def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Returns a CSV table as text, without rows or columns where it does not exist yet.
+    """Returns a CSV table as text, without rows or columns if the file does not exist yet.
 
-    Raises: RunError: it is no CSV, or lacks the columns `needed`, so it is a table of other rows.
+    Raises: RunError: the file is not a CSV, or it is another table, since it lacks one of the columns `needed`.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -22,20 +22,20 @@ def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path} cannot be read as a table of results ({reason}). Give another file.") from None
     if missing := [name for name in needed if name not in table.columns]:
-        raise RunError(f"{path} is a table of other rows: it has no column {missing[0]!r}. Give another file.")
+        raise RunError(f"{path} is another table: it has no column {missing[0]!r}. Give another file.")
     return table
 
 
 def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = None) -> int:
-    """Adds rows to a CSV table, making it where it does not exist, and returns how many were not there yet.
+    """Adds rows to a CSV table, which is created if it does not exist, and returns how many of them were new.
 
-    A row is there already where the table agrees with it in all of its own columns: what the table tells besides,
-    such as a note made by hand, makes no other row of it.
+    A row is not added again if the table has one with the same values in all columns of the row. Further columns of
+    the table, such as notes added by hand, are ignored in this comparison.
 
     Args:
       path: the table.
       rows: frames of one row each, of text.
-      table: what `path` holds; None: it is read.
+      table: the content of `path`; None: it is read from there.
     """
     table, added = read_table(path) if table is None else table, 0
     for row in rows:

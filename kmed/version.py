@@ -1,3 +1,3 @@
-"""The version; a module of its own, so that whoever needs it imports nothing else."""
+"""The version, in a module of its own, so that it can be read without importing anything else."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what was given; nothing global is touched."""
+"""Figures: they draw what they were given, and change no global state."""
 
 import sys
 
@@ -49,7 +49,7 @@ def test_history_is_saved_as_png(num_epochs, tmp_path):
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["history.png"]
 
 
-def test_confusion_tells_counts_and_shares_of_the_row(tmp_path):
+def test_confusion_shows_counts_and_shares_of_the_row(tmp_path):
     counts = np.array([[30, 10], [0, 0]])
     figure = plot_confusion(counts, ["red_cell", "blood"], "test")
     axes = figure.axes[0]
@@ -62,7 +62,7 @@ def test_confusion_tells_counts_and_shares_of_the_row(tmp_path):
         assert len(image.convert("L").getcolors()) > 20
 
 
-def test_confusion_takes_the_scored_record_and_many_classes():
+def test_confusion_accepts_a_scored_confusion_and_many_classes():
     counts = np.eye(30, dtype=int)
     figure = plot_confusion(Confusion(counts, low=counts, high=counts), [f"class {k}" for k in range(30)])
     assert not figure.axes[0].texts  # numbers would overlap

@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Files are written whole or not at all, whatever happens meanwhile."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ def full_disk(temporary):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_of_a_link_what_it_points_to_is_replaced(tmp_path):
+def test_the_target_of_a_link_is_replaced(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with replacing(tmp_path / "link") as temporary:

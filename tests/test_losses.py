@@ -1,4 +1,4 @@
-"""Laws of the losses: known labels alone count; scikit-learn as the oracle."""
+"""Laws of the losses: only known labels count; scikit-learn is the oracle."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def draw(num_images=40, num_classes=5, unknown=0.3, seed=0):
     return labels, 1 / (1 + np.exp(-logits)), logits
 
 
-def test_equals_scikit_learn_on_the_known_labels_alone():
+def test_equals_scikit_learn_on_the_known_labels():
     labels, probs, _ = draw()
     known = ~np.isnan(labels)
     expected = sklearn.metrics.log_loss(labels[known], probs[known])
@@ -38,7 +38,7 @@ def test_equals_scikit_learn_on_the_known_labels_alone():
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_equals_keras_where_all_labels_are_known(label_smoothing, weighted):
+def test_equals_keras_if_all_labels_are_known(label_smoothing, weighted):
     labels, probs, _ = draw(unknown=0)
     weight = np.random.default_rng(1).random(len(labels)).astype("float32") if weighted else None
     expected = keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing)(labels, probs, sample_weight=weight)
@@ -59,7 +59,7 @@ def test_weight_zero_equals_removal_up_to_the_divisor():
     weight = (np.arange(len(labels)) % 2).astype("float32")
     known = ~np.isnan(labels)
     kept = MaskedBinaryCrossentropy()(labels[1::2], probs[1::2])
-    expected = float(kept) * known[1::2].sum() / known.sum()  # as in Keras, weights do not enter the divisor
+    expected = float(kept) * known[1::2].sum() / known.sum()  # as in Keras, weights do not change the divisor
     assert float(MaskedBinaryCrossentropy()(labels, probs, sample_weight=weight)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_asymmetric_without_asymmetry_is_cross_entropy_and_focal():
 def test_asymmetric_by_hand():
     labels, probs = np.array([[1.0, 0.0, 0.0]], "float32"), np.array([[0.8, 0.3, 0.04]], "float32")
     positive = -(0.2**1) * np.log(0.8)
-    negative = -(0.25**4) * np.log(0.75)  # 0.3 - 0.05; the last one lies below the margin and costs nothing
+    negative = -(0.25**4) * np.log(0.75)  # 0.3 - 0.05; the last one is below the margin and costs nothing
     loss = AsymmetricLoss(gamma_positive=1, gamma_negative=4, margin=0.05)
     assert float(loss(labels, probs)) == pytest.approx((positive + negative) / 3, rel=1e-5)
 
@@ -162,7 +162,7 @@ def test_positive_weights_out_of_range():
 
 
 def test_a_loss_is_a_function_and_its_rows(monkeypatch):
-    """What LOSSES and a task's row name is legal in the settings and trained with; nothing else knows of it."""
+    """A loss of LOSSES that a task's row names is legal in the settings and used in training."""
 
     def make_brier(label_smoothing, positive_weights):
         return keras.losses.MeanSquaredError(name="brier")

@@ -1,4 +1,4 @@
-"""What a long job says: bars on a terminal, plain lines in a pipe, nothing where it is not wanted."""
+"""Progress of long jobs: bars on a terminal, plain lines in a pipe, and nothing if messages are off."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ from kmed import progress
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def stderr(monkeypatch):
-    """Replaces standard error; messages are off again afterwards."""
+    """A function that replaces standard error; messages are off again afterwards."""
 
     def replace(stream):
         monkeypatch.setattr(sys, "stderr", stream)
@@ -58,7 +58,7 @@ def test_quiet_says_nothing(stderr, stream):
     assert stream.getvalue() == ""
 
 
-def test_all_items_come_where_no_total_is_known(stderr):
+def test_all_items_are_yielded_without_a_total(stderr):
     stderr(Terminal())
     progress.configure()
     assert list(progress.track(iter("ab"), "Reading")) == ["a", "b"]
