@@ -195,7 +195,7 @@ def test_a_folder_holds_one_sweep(tmp_path):
         (["--models", "vit", "--set", "train.epoch=3"], 2, "Did you mean 'train.epochs'"),
         (["--models", "vit", "--resume", "x"], 2, "give no others beside it"),
         (["--resume", "nowhere"], 1, "nowhere is no sweep"),
-        (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is a table of other rows: it has no"),
+        (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is another table: it has no"),
         (["--models", "resnet18", "--append", "xrays.csv"], 1, "would hold results of multiclass and multilabel"),
     ],
 )
