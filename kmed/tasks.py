@@ -14,8 +14,8 @@ import numpy as np
 from kmed.errors import ConfigError, DataError, suggest
 from kmed.labels import negative_label
 
-# Of fit metrics and final scores alike; the others are better when higher.
-LOWER_IS_BETTER = frozenset({"hamming_loss", "brier", "ece"})
+# Of fit metrics and final scores alike; all others are better when higher.
+LOWER_IS_BETTER = frozenset({"loss", "hamming_loss", "brier", "ece"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def kmed_steps(wanted: dict):
     from kmed.training.ema import WeightAverage
     from kmed.training.loop import start_phase
 
-    config = Config()
+    config = Config(task="multiclass")
     dtype = choose_dtype(wanted["model"], wanted["dtype"])
     with runtime.dtype_policy(dtype):
         model = build_model(wanted["model"], NUM_CLASSES, image_size=wanted["size"], **wanted["options"])

@@ -14,6 +14,7 @@ import pandas as pd
 
 import kmed
 from kmed import runtime, tables
+from kmed.tasks import LOWER_IS_BETTER
 
 
 @click.command(help=__doc__.split("\n")[0])
@@ -52,7 +53,7 @@ def main(config, data, model, settings, out):
 def best_epoch(history: pd.DataFrame, monitor: str) -> dict:
     """Returns the number and the validation scores of the epoch that a run would keep."""
     values = history[monitor]
-    best = history.loc[values.idxmin() if monitor.endswith("_loss") else values.idxmax()]
+    best = history.loc[values.idxmin() if monitor.removeprefix("val_") in LOWER_IS_BETTER else values.idxmax()]
     scores = {name: round(float(best[name]), 4) for name in history.columns if name.startswith("val_")}
     return {"best_epoch": int(best["epoch"]), **scores, "loss": round(float(best["loss"]), 4)}
 

@@ -1,4 +1,4 @@
-"""The commands that judge finished runs: evaluate, report, compare and explain."""
+"""The commands that evaluate finished runs: evaluate, report, compare and explain."""
 
 import click
 
@@ -25,9 +25,9 @@ from kmed.cli.shared import (
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="With --rescore: a setting of evaluate.")
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
 def evaluate(run_folder, split, rescore, **arguments):
-    """Score a finished run on one of its splits, predicted afresh, by its Keras model or an exported file.
+    """Score a finished run on one of its splits, with new predictions of its Keras model or an exported file.
 
-    With --rescore no image and no weight is read: predictions.csv is scored again, by other settings of evaluate
+    With --rescore, no images and no weights are read: predictions.csv is scored again with other settings of evaluate
     (thresholds, sensitivity, coverage, num_resamples, level).
 
     \b
@@ -43,7 +43,7 @@ def evaluate(run_folder, split, rescore, **arguments):
 
         check_arguments(split, rescore=rescore, **arguments)
         run = (open_judged if rescore else open_finished)(run_folder)
-        from kmed.evaluation.summary import summarize
+        from kmed.evaluation.summary import describe_assessment
         from kmed.report.scoring import evaluate_run
 
         assessment = evaluate_run(run_folder, split, rescore=rescore, **arguments)
@@ -51,16 +51,16 @@ def evaluate(run_folder, split, rescore, **arguments):
             click.echo(run.summary.read_text(encoding="utf-8"))
             print_report(run)
         else:
-            click.echo(summarize(assessment, split))
+            click.echo(describe_assessment(assessment, split))
 
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=PATH)
 @DATA
 def report(run_folder, data):
-    """Draw a finished run's report.html anew: one page that needs nothing else, to read, print and pass on.
+    """Write the report.html of a finished run again: one self-contained page to read, print and pass on.
 
-    `kmed train` draws it too; so does `kmed evaluate --rescore`, and `kmed compare` one of all its runs.
+    `kmed train` and `kmed evaluate --rescore` write it too; `kmed compare` writes one page for all of its runs.
 
     \b
     Examples:
@@ -77,10 +77,10 @@ def report(run_folder, data):
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
-@click.option("--out", metavar="DIR", type=PATH, help="The folder that is made.  [saved_models/comparison-TIME]")
-@click.option("--split", default="test", show_default=True, help="The split that is compared: test or val.")
-@click.option("--different-pictures", is_flag=True, help="Compare runs that were scored on different images too.")
-@click.option("--append", metavar="CSV", help="Add the runs' rows to a table of results; rows it holds are skipped.")
+@click.option("--out", metavar="DIR", type=PATH, help="The output folder.  [saved_models/comparison-TIME]")
+@click.option("--split", default="test", show_default=True, help="The split to compare: test or val.")
+@click.option("--different-pictures", is_flag=True, help="Also compare runs that were scored on different images.")
+@click.option("--append", metavar="CSV", help="Add the runs' rows to a table of results; rows it has are skipped.")
 def compare(runs, append, **arguments):
     """Compare finished runs on the same test images: a table, figures, and which pairs the data tell apart.
 
@@ -106,9 +106,9 @@ def compare(runs, append, **arguments):
 @click.option("--out", metavar="DIR", type=PATH, help="Where the maps go.  [RUN/figures/explain]")
 @click.option("--seed", default=0, show_default=True, help="Decides which images are drawn at random.")
 def explain(run_folder, files, **arguments):
-    """Show which part of an image speaks for a class: Grad-CAM, or the relevance of a vit's patches.
+    """Show which part of an image supports a class: Grad-CAM, or the relevance of the patches for a vit.
 
-    Without IMAGE: the test images that the model is surest of, wrongly and rightly, and some drawn at random.
+    Without IMAGE, it takes the test images with the most confident wrong and right answers, and some drawn at random.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""From predictions to all that is said of them: fitted on validation, assessed on a split, in figures and words."""
+"""What predictions are worth: the scores of a split, beside constant predictors, by subgroup, and a verdict."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from kmed.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Assessment:
-    """Everything that is said of one split.
+    """Everything that is known of one split.
 
     Attributes:
       task: kmed.tasks.Task.
@@ -59,7 +59,7 @@ def _overall(scores: Scores) -> dict:
 
 
 def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted: Fitted | None = None) -> Assessment:
-    """Returns everything that is said of a split.
+    """Returns the Assessment of a split.
 
     Args:
       predictions: of the split alone.

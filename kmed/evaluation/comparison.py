@@ -50,7 +50,7 @@ class Compared:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """What `compare_runs` found.
 
     Attributes:
       task: kmed.tasks.Task; it, the split and the class names are those of all runs.
@@ -73,7 +73,7 @@ class Comparison:
     conclusions: tuple[str, ...]
 
 
-def compare(folders, *, different_pictures: bool = False, split: str = "test") -> Comparison:
+def compare_runs(folders, *, different_pictures: bool = False, split: str = "test") -> Comparison:
     """Returns the Comparison of finished runs, made of their stored predictions; no image or weight is read.
 
     Args:

@@ -14,7 +14,7 @@ from kmed.tasks import Task, get_task
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What was fitted on the validation split beside the weights, and is part of the model from then on.
+    """What was fitted on the validation split, and is part of the model from then on, as its weights are.
 
     Attributes:
       calibration: of the probabilities.
@@ -67,7 +67,7 @@ def fit_on_validation(validation: Predictions, settings) -> Fitted:
 
 @dataclasses.dataclass(frozen=True)
 class DecisionRule:
-    """What is said of an image, from its calibrated probabilities.
+    """How the calibrated probabilities of an image become decisions.
 
     Attributes:
       task: the run's, kmed.tasks.Task.

@@ -105,7 +105,7 @@ def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> 
 
 
 def training_prior(table: Table) -> Prior:
-    """Returns what the training split of a table tells about its labels."""
+    """Returns the Prior of a table's training split."""
     training = table.split("train")
     return count_prior(training.labels, table.class_names, training.rows["group"].nunique())
 

@@ -1,4 +1,4 @@
-"""Pictures unlike the training data, told by a distance: to the training pictures, in what the network sees of them."""
+"""Images unlike the training data, found by their distance to the training images in the network's features."""
 
 import dataclasses
 import pathlib

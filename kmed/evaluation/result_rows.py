@@ -79,7 +79,7 @@ def append_result(run: Run, path) -> None:
     Columns that the table lacks are added to it, empty in its older rows; columns of it that the run
     lacks stay empty in the new one.
 
-    Raises: RunError: the run has no result yet, its row is already there, or the file is no results table.
+    Raises: RunError: the run has no result yet, its row is already there, or the file is not a results table.
     """
     if not append_results([run], path):
         raise RunError(f"{path} already holds this run's row.")

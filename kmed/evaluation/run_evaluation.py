@@ -15,12 +15,11 @@ from kmed.evaluation.novelty import false_alarms, feature_model
 from kmed.evaluation.predictions import Predictions, make_predictions, stored_predictions
 from kmed.evaluation.predictor import open_model
 from kmed.evaluation.result_rows import in_order, result_row, score_columns
-from kmed.evaluation.summary import describe_novelty, summarize
+from kmed.evaluation.summary import describe_assessment, describe_novelty
 from kmed.files import write_frame, write_json, write_text
 from kmed.formats.registry import check_format
 from kmed.metrics.baselines import Prior
 from kmed.metrics.intervals import Bootstrap, check_clusters
-from kmed.metrics.scores import Scores
 from kmed.models.keras_file import load_model
 from kmed.progress import say
 from kmed.runs import Run, finished_run, judged_run, judged_split
@@ -135,7 +134,7 @@ def write_scores(
     write_json(run.metrics, metrics)
     write_figures(run, assessments)
     split = judged_split(assessments)
-    summary = summarize(assessments[split], split)
+    summary = describe_assessment(assessments[split], split)
     write_text(run.summary, summary + "\n" + describe_novelty(stored.get("novelty")))
     return assessments
 
@@ -156,7 +155,7 @@ def rescore(run_folder, settings=()) -> Run:
 
 
 def rescore_split(run_folder, settings=()) -> Assessment:
-    """Does what `rescore` does; returns what is said of the test split, or of the validation split without one."""
+    """Does what `rescore` does; returns the Assessment of the test split, or of the validation split without one."""
     run = judged_run(run_folder)
     for setting in settings:
         if not str(setting).startswith("evaluate."):
@@ -210,7 +209,7 @@ def write_figures(run: Run, assessments: dict[str, Assessment]) -> None:
 def evaluate_split(
     run_folder, split: str = "test", *, data=None, format: str = "keras", quantize: str = "none"
 ) -> Assessment:
-    """Returns all that is said of a finished run on one of its splits, predicted afresh.
+    """Returns the Assessment of a finished run on one of its splits, predicted afresh.
 
     The images are those that the run's splits.csv names; a split that played no part in training
     (such as `test_simple`) may be asked for too. Calibration and thresholds are those of the run.
@@ -243,8 +242,3 @@ def evaluate_split(
     predictions = make_predictions(part, probs, config.evaluate.subgroups)
     prior, bootstrap = training_prior(table), Bootstrap.from_config(config)
     return assess(predictions, prior, bootstrap, None if split == "val" else fitted)
-
-
-def evaluate(run_folder, split: str = "test", **options) -> Scores:
-    """Returns the `kmed.metrics.scores.Scores` of a finished run on one of its splits; see `evaluate_split`."""
-    return evaluate_split(run_folder, split, **options).scores

@@ -21,7 +21,7 @@ _UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
 def choose_columns(rows: pd.DataFrame, asked=None) -> list[str]:
-    """Returns the columns to score by: those asked for, else the ones that tell sex, age and view by their name.
+    """Returns the columns to score by: those asked for, else those whose names say sex, age or view.
 
     Raises: ConfigError: a column that is not there.
     """

@@ -9,7 +9,7 @@ from kmed.metrics.scores import CALIBRATED, TUNED, Scores
 from kmed.runs import judged_split
 
 
-def summarize(assessment: Assessment, split: str) -> str:
+def describe_assessment(assessment: Assessment, split: str) -> str:
     """Returns the lines that `kmed train` and `kmed evaluate` end with.
 
     A score that rests on fewer than 20 clusters is marked, since its interval is too narrow.

@@ -1,4 +1,4 @@
-"""Probabilities made believable on the validation split: temperature scaling, Platt scaling a label."""
+"""Probabilities made believable on the validation split: temperature scaling, or Platt scaling of each label."""
 
 import dataclasses
 

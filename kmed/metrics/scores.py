@@ -3,7 +3,7 @@
 Four rules hold throughout. A label that is NaN is unknown and takes no part. A class without an
 image has no precision, recall, F1 or AUROC: they are NaN, never 0, and macro means leave it out. The
 set of classes in a macro mean is that of the data: a resample that lacks one of them has no macro.
-"No Finding" is modelled as any label, but is no finding: macro means leave it out too.
+"No Finding" is modelled as any label, but is not a finding: macro means leave it out too.
 """
 
 import collections.abc

@@ -1,4 +1,4 @@
-"""Multi-label metrics for `fit` that Keras lacks; the same over any batching, deaf to unknown labels (NaN)."""
+"""Multi-label metrics for `fit` that Keras lacks; the same over any batching, unknown labels (NaN) left out."""
 
 import keras
 import numpy as np
@@ -79,7 +79,7 @@ class MacroAUROC(keras.metrics.Metric):
 
     Args:
       num_labels: K.
-      ignored: indices of labels that are no part of the mean, such as that of "No Finding".
+      ignored: indices of labels that are not part of the mean, such as that of "No Finding".
       name, dtype: as in `keras.metrics.Metric`.
     Raises: ConfigError: no label is left.
     """

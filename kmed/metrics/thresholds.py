@@ -1,4 +1,4 @@
-"""A threshold a label, chosen on the validation split: the best F1, Youden's J, or a wanted sensitivity."""
+"""One threshold per label, chosen on the validation split: the best F1, Youden's J, or a wanted sensitivity."""
 
 import dataclasses
 

@@ -10,7 +10,7 @@ from kmed.evaluation.comparison import Comparison, plot_scores
 from kmed.evaluation.result_rows import append_results, check_table
 from kmed.metrics.intervals import FEW_CLUSTERS
 from kmed.progress import say
-from kmed.report.page import Told, inline_figure, words, write_page
+from kmed.report.page import Cited, inline_figure, render_page, words
 from kmed.runs import default_folder, judged_run
 from kmed.tasks import LOWER_IS_BETTER
 
@@ -41,7 +41,7 @@ def compare(
       >>> comparison.conclusions
     """
     check_table(append, [judged_run(run).read_config().task for run in runs])
-    comparison = comparing.compare(runs, different_pictures=different_pictures, split=split)
+    comparison = comparing.compare_runs(runs, different_pictures=different_pictures, split=split)
     folder = pathlib.Path(out) if out is not None else default_folder("comparison")
     files = [*comparing.write_files(comparison, folder), write_comparison(comparison, folder)]
     if append is not None:
@@ -51,7 +51,7 @@ def compare(
 
 
 def write_comparison(comparison: Comparison, folder) -> pathlib.Path:
-    """Writes FOLDER/report.html of what `kmed.evaluation.comparison.compare` found; returns its path.
+    """Writes FOLDER/report.html of what `kmed.evaluation.comparison.compare_runs` found; returns its path.
 
     Args:
       comparison: kmed.evaluation.comparison.Comparison.
@@ -65,17 +65,17 @@ def write_comparison(comparison: Comparison, folder) -> pathlib.Path:
     forest = plot_scores(comparison)
     for axes in forest.axes:
         axes.set_title(words(axes.get_title().replace(" ", "_")), fontsize=11)
-    return write_page(
+    return render_page(
         pathlib.Path(folder) / "report.html",
         "comparison.html.j2",
         comparison=comparison,
         columns=comparison.task.compared_scores,
-        table=Told("comparison.csv", table),
-        pairs=Told("pairs.csv", pairs),
+        table=Cited("comparison.csv", table),
+        pairs=Cited("pairs.csv", pairs),
         reach=_reach(comparison.pairs[["low", "high"]].abs().max(axis=None)),
         scores=scores,
-        forest=inline_figure(forest, _tell_forest(comparison), (_WIDE, forest.get_figheight())),
-        curves=inline_figure(curves, _tell_losses(comparison), (_WIDE, curves.get_figheight())),
+        forest=inline_figure(forest, _forest_words(comparison), (_WIDE, forest.get_figheight())),
+        curves=inline_figure(curves, _losses_words(comparison), (_WIDE, curves.get_figheight())),
         few=FEW_CLUSTERS,
         lower_is_better=LOWER_IS_BETTER,
     )
@@ -86,11 +86,11 @@ def _reach(largest: float) -> float:
     return math.ceil(10 * largest) / 10 if largest > 0 else 1.0  # without pairs it is not a number
 
 
-def _tell_forest(comparison) -> str:
+def _forest_words(comparison) -> str:
     names = ", ".join(run.name for run in comparison.runs)
     return f"Scores of {names} as marks with their intervals; the same figures stand in the table."
 
 
-def _tell_losses(comparison) -> str:
+def _losses_words(comparison) -> str:
     lowest = ", ".join(f"{run.name} {run.history['val_loss'].min():.3f}" for run in comparison.runs)
     return f"Loss over the epochs of each run, training dashed and validation thick. Lowest on validation: {lowest}."

@@ -16,9 +16,7 @@ from PIL import Image
 from kmed.files import write_text
 
 PICTURE_SIDE = 320  # pixels of a thumbnail's longer side: sharp on a phone, and a dozen stay below half a megabyte
-
 _SHORT = {"auroc": "AUROC", "f1": "F1", "ece": "ECE", "brier": "Brier score", "hamming": "Hamming", "val": "validation"}
-
 # Figures are drawn black on white; on the page they take its colours, which follow the reader's light or dark mode.
 _COLORS = {
     "#000000": "currentColor",
@@ -30,14 +28,14 @@ _COLORS = {
 }
 
 
-class Told:
+class Cited:
     """A value of one of the run's files, with the place it was read from; a template goes down into it by [key].
 
     A number is shown to three decimals, and carries every digit and its place in `data-value` and `data-from`
     (a JSON pointer, RFC 6901, after the file's name), so that what the page shows can be checked.
 
     Example:
-      >>> str(Told("metrics.json", {"f1": 0.8333333})["f1"])
+      >>> str(Cited("metrics.json", {"f1": 0.8333333})["f1"])
       '0.833'
     """
 
@@ -48,7 +46,7 @@ class Told:
 
     def __getitem__(self, key):
         step = str(key).replace("~", "~0").replace("/", "~1")
-        return Told(self.file, self.raw[key], f"{self.place}/{step}")
+        return Cited(self.file, self.raw[key], f"{self.place}/{step}")
 
     def __contains__(self, key) -> bool:
         return key in self.raw
@@ -64,7 +62,7 @@ class Told:
         return iter(self.raw) if isinstance(self.raw, dict) else (self[index] for index in range(len(self.raw)))
 
     def items(self):
-        """Yields (key, Told) of a dict."""
+        """Yields (key, Cited) of a dict."""
         return ((key, self[key]) for key in self.raw)
 
     def __str__(self) -> str:
@@ -130,7 +128,7 @@ def picture(pixels: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def write_page(path: pathlib.Path, template: str, **content) -> pathlib.Path:
+def render_page(path: pathlib.Path, template: str, **content) -> pathlib.Path:
     """Writes kmed/report/templates/TEMPLATE, filled with `content`, to `path`, whole or not at all; returns `path`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kmed.report"),

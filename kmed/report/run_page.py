@@ -1,4 +1,4 @@
-"""report.html: all that is known of a run, or of several side by side, as one page to read, print and pass on."""
+"""report.html: all that is known of a run, as one page to read, print and pass on."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ from kmed.metrics.reliability import Reliability
 from kmed.metrics.scores import CALIBRATED, TUNED
 from kmed.metrics.selective import RiskCoverage
 from kmed.report import gallery
-from kmed.report.page import Told, inline_figure, picture, words, write_page
+from kmed.report.page import Cited, inline_figure, picture, render_page, words
 from kmed.runs import Run, judged_run, judged_split
 from kmed.tasks import LOWER_IS_BETTER, Task, get_task
 
@@ -37,7 +37,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
     Raises: RunError: the run is not finished, or its folder is damaged or cannot be written.
     """
     run = judged_run(getattr(run_folder, "folder", run_folder))
-    metrics = Told(run.metrics.name, run.read_json(run.metrics))
+    metrics = Cited(run.metrics.name, run.read_json(run.metrics))
     names = run.read_json(run.classes)["class_names"]
     split = judged_split(metrics)
     if split not in metrics or "training" not in metrics:
@@ -45,7 +45,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
     config, result = run.read_config(), run.read_result()
     task, assessed = get_task(config.task), metrics[split]
     others = ["val"] if split == "test" and "val" in metrics else []
-    return write_page(
+    return render_page(
         run.report,
         "run.html.j2",
         name=run.folder.resolve().name,
@@ -56,12 +56,12 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         class_names=names,
         negative=negative_label(names),
         metrics=metrics,
-        fitted=Told(run.fitted.name, run.read_json(run.fitted)),
+        fitted=Cited(run.fitted.name, run.read_json(run.fitted)),
         split=split,
         judged=assessed,
         others=[(name, metrics[name], score_sections(task, metrics[name])) for name in others],
         sections=score_sections(task, assessed),
-        headline=headline(task, assessed),
+        headline=pick_headline(task, assessed),
         meanings={name: row.meaning for name, row in task.make_scores().items() if row.meaning},
         data=count_splits(run, metrics, names),
         history=_history(run),
@@ -73,7 +73,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
     )
 
 
-def score_sections(task: Task, assessed: Told) -> list[tuple[str, list]]:
+def score_sections(task: Task, assessed: Cited) -> list[tuple[str, list]]:
     """Returns [(kind, [(name, plain name, score, {constant: score})])] of a split's overall scores.
 
     The kinds are "plain" and "tuned" decisions, "ranking" and "probabilities"; no score is left out.
@@ -94,14 +94,14 @@ def score_sections(task: Task, assessed: Told) -> list[tuple[str, list]]:
     return [(kind, scores) for kind, scores in sections.items() if scores]
 
 
-def headline(task: Task, assessed: Told) -> list[tuple[str, Told, Told]]:
+def pick_headline(task: Task, assessed: Cited) -> list[tuple[str, Cited, Cited]]:
     """Returns [(name, score, the best constant predictor's)] of the few scores that stand at the top."""
     best = assessed["constants"][assessed["verdict"]["best_constant"].raw]["scores"]
     chosen = [assessed["verdict"]["ranking"].raw, *task.headline_scores]
     return [(name, assessed["scores"][name], best[name]) for name in chosen]
 
 
-def count_splits(run: Run, metrics: Told, class_names) -> list[dict]:
+def count_splits(run: Run, metrics: Cited, class_names) -> list[dict]:
     """Returns each split's name, its counts of images, groups and clusters, and the positives of each class.
 
     Without splits.csv, which runs that are kept for comparison lack, it returns none.
@@ -123,13 +123,13 @@ def count_splits(run: Run, metrics: Told, class_names) -> list[dict]:
     return counted
 
 
-def _history(run: Run) -> Told:
+def _history(run: Run) -> Cited:
     frame = pd.read_csv(run.history)
     frame = frame[[name for name in frame if name == "epoch" or name not in figures.NOT_PLOTTED]]
-    return Told(run.history.name, json.loads(frame.to_json(orient="records", double_precision=15)))
+    return Cited(run.history.name, json.loads(frame.to_json(orient="records", double_precision=15)))
 
 
-def _figures(run: Run, assessed: Told, best_epoch: int) -> dict:
+def _figures(run: Run, assessed: Cited, best_epoch: int) -> dict:
     """Returns the page's figures: "curves" (one per quantity), "reliability" and "risk"."""
     history = pd.read_csv(run.history)
     names = dict.fromkeys(name.removeprefix("val_") for name in history.select_dtypes("number"))
@@ -139,7 +139,7 @@ def _figures(run: Run, assessed: Told, best_epoch: int) -> dict:
         if name not in figures.NOT_PLOTTED and history[columns].notna().any(axis=None):
             figure = figures.plot_history(history[["epoch", *columns]], best_epoch)
             figure.axes[0].set_title(words(name), fontsize=12)
-            curves.append(inline_figure(figure, _tell_curve(history, name, columns, best_epoch), _PANEL))
+            curves.append(inline_figure(figure, _curve_words(history, name, columns, best_epoch), _PANEL))
     bins = {name: Reliability(**_arrays(part.raw)) for name, part in assessed["reliability"].items()}
     risk = dict(assessed["risk_coverage"].raw)
     area = {key: value for key, value in risk.pop("area").items() if key != "few_clusters"}
@@ -147,8 +147,8 @@ def _figures(run: Run, assessed: Told, best_epoch: int) -> dict:
     curve = RiskCoverage(**_arrays(risk), area=area)
     return {
         "curves": curves,
-        "reliability": inline_figure(figures.plot_reliability(bins), _tell_reliability(bins), (4.0, 4.4)),
-        "risk": inline_figure(figures.plot_risk_coverage(curve), _tell_risk(curve), _PANEL),
+        "reliability": inline_figure(figures.plot_reliability(bins), _reliability_words(bins), (4.0, 4.4)),
+        "risk": inline_figure(figures.plot_risk_coverage(curve), _risk_words(curve), _PANEL),
     }
 
 
@@ -156,7 +156,7 @@ def _arrays(fields: dict) -> dict:
     return {name: np.array(values, float) for name, values in fields.items()}  # null becomes NaN
 
 
-def _tell_curve(history, name, columns, best_epoch) -> str:
+def _curve_words(history, name, columns, best_epoch) -> str:
     parts = []
     for column in columns:
         kind = "validation" if column.startswith("val_") else "training"
@@ -164,7 +164,7 @@ def _tell_curve(history, name, columns, best_epoch) -> str:
     return f"{words(name)} over {len(history)} epochs: {', '.join(parts)}; best epoch {best_epoch}."
 
 
-def _tell_reliability(bins) -> str:
+def _reliability_words(bins) -> str:
     parts = []
     for name, part in bins.items():
         held = np.flatnonzero(part.counts > 0)
@@ -173,7 +173,7 @@ def _tell_reliability(bins) -> str:
     return f"Reliability diagram. {'; '.join(parts)}."
 
 
-def _tell_risk(curve) -> str:
+def _risk_words(curve) -> str:
     half = float(np.interp(0.5, curve.coverage, curve.risk))
     return (
         f"Share of wrong answers over the share of pictures answered, the surest first: {half:.3f} where half are "
@@ -213,7 +213,7 @@ def _gallery(run: Run, predictions: Predictions, table, model, data) -> dict:
 
 
 def _example(example: gallery.Example) -> dict:
-    prob = Told("predictions.csv", {example.path: {f"{PROB}{example.class_name}": example.prob}})
+    prob = Cited("predictions.csv", {example.path: {f"{PROB}{example.class_name}": example.prob}})
     return {**vars(example), "prob": prob[example.path][f"{PROB}{example.class_name}"]}
 
 

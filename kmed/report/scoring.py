@@ -1,14 +1,15 @@
 """`kmed.evaluate`: a finished run scored on a split, or scored again by other settings, its page drawn anew."""
 
+import typing
 from collections.abc import Iterable
 
 from kmed.errors import ConfigError
-from kmed.evaluation import run_evaluation
-from kmed.evaluation.assessment import Assessment
-from kmed.evaluation.result_rows import append_result, check_table
-from kmed.metrics.scores import Scores
-from kmed.report.run_page import write_report
 from kmed.runs import judged_run
+from kmed.runtime import load_backend
+
+if typing.TYPE_CHECKING:
+    from kmed.evaluation.assessment import Assessment
+    from kmed.metrics.scores import Scores
 
 
 def evaluate(
@@ -21,7 +22,7 @@ def evaluate(
     rescore: bool = False,
     settings: Iterable[str] = (),
     append=None,
-) -> Scores:
+) -> "Scores":
     """Scores a finished run on one of its splits: predicted afresh, or again from the stored predictions.
 
     The images are those that the run's splits.csv names; a split that played no part in training (such as
@@ -58,10 +59,15 @@ def evaluate_run(
     rescore: bool = False,
     settings: Iterable[str] = (),
     append=None,
-) -> Assessment:
-    """Returns all that is said of the split; the arguments are those of `evaluate`."""
+) -> "Assessment":
+    """Returns the Assessment of the split; the arguments are those of `evaluate`."""
     arguments = {"format": format, "quantize": quantize, "data": data}
     check_arguments(split, **arguments, rescore=rescore, settings=settings, append=append)
+    load_backend()  # before what imports Keras
+    from kmed.evaluation import run_evaluation
+    from kmed.evaluation.result_rows import append_result, check_table
+    from kmed.report.run_page import write_report
+
     if append is not None:
         check_table(append, [judged_run(run_folder).read_config().task])
     if rescore:

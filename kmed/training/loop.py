@@ -23,7 +23,7 @@ from kmed.models.build import build_model
 from kmed.models.registry import choose_dtype
 from kmed.progress import format_time, say
 from kmed.runs import Run
-from kmed.tasks import get_task
+from kmed.tasks import LOWER_IS_BETTER, get_task
 from kmed.training import checkpoint
 from kmed.training.callbacks import EpochProgress, StopOnNonFiniteLoss
 from kmed.training.ema import WeightAverage
@@ -229,7 +229,7 @@ def note_epoch(state: checkpoint.State, row: dict, monitor: str, average) -> boo
     state.rows.append(row)
     state.seconds += row["seconds"]
     state.num_updates = average.num_updates if average is not None else 0
-    better = min if monitor.endswith("_loss") else max
+    better = min if monitor.removeprefix("val_") in LOWER_IS_BETTER else max
     improved = state.best_value is None or (value != state.best_value and better(value, state.best_value) == value)
     if improved:
         state.best_epoch, state.best_value, state.waited = state.epoch, value, 0

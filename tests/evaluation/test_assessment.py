@@ -12,7 +12,7 @@ from kmed.errors import RunError, ScoreError
 from kmed.evaluation.assessment import assess
 from kmed.evaluation.decisions import Fitted, fit_on_validation
 from kmed.evaluation.predictions import make_predictions, read_predictions
-from kmed.evaluation.summary import summarize
+from kmed.evaluation.summary import describe_assessment
 from kmed.files import write_json
 from kmed.metrics.baselines import count_prior
 from kmed.metrics.intervals import Bootstrap
@@ -126,7 +126,7 @@ def test_everything_is_told(task, tmp_path):
     assert told["subgroups_too_small"] == ["View Position = LL"]  # one patient
     images = [part["num_images"] for part in told["subgroups"]["Patient Gender"].values()]
     assert sum(images) == told["num_images"]
-    lines = summarize(assessment, "test")
+    lines = describe_assessment(assessment, "test")
     for word in ("label prevalence", "Patient Gender", "Prediction sets", assessment.verdict.sentence, "_tuned"):
         assert word in lines
 

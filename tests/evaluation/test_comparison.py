@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 from drawn_runs import make_run
 
+from kmed import files
 from kmed.cli.main import main
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation import comparison as comparing
@@ -21,7 +22,7 @@ def compared(request, tmp_path_factory):
         model: make_run(root / model, request.param, skill, model, seed)
         for seed, (model, skill) in enumerate(skills.items())
     }
-    return comparing.compare([run.folder for run in runs.values()]), runs
+    return comparing.compare_runs([run.folder for run in runs.values()]), runs
 
 
 def test_the_table_has_the_studys_columns_first_and_the_constants(compared):
@@ -79,7 +80,7 @@ def test_files(compared, tmp_path):
 
 def test_two_runs_of_one_model_go_by_their_folders(tmp_path):
     folders = [make_run(tmp_path / name, seed=seed).folder for seed, name in enumerate(("first", "second"))]
-    assert {run.name for run in comparing.compare(folders).runs} == {"first", "second"}
+    assert {run.name for run in comparing.compare_runs(folders).runs} == {"first", "second"}
 
 
 @pytest.mark.parametrize(
@@ -93,12 +94,12 @@ def test_two_runs_of_one_model_go_by_their_folders(tmp_path):
 def test_runs_that_cannot_be_compared(tmp_path, changes, message):
     folders = [make_run(tmp_path / "one").folder, make_run(tmp_path / "two", **changes).folder]
     with pytest.raises(RunError, match=message):
-        comparing.compare(folders)
+        comparing.compare_runs(folders)
 
 
 def test_different_pictures_can_be_asked_for_but_are_not_paired(tmp_path):
     folders = [make_run(tmp_path / "one").folder, make_run(tmp_path / "two", prefix="x").folder]
-    comparison = comparing.compare(folders, different_pictures=True)
+    comparison = comparing.compare_runs(folders, different_pictures=True)
     assert comparison.pairs.empty
     assert "not compared pair by pair" in "\n".join(comparison.conclusions)
 
@@ -107,19 +108,39 @@ def test_one_run_or_the_same_twice_or_an_unfinished_one(tmp_path):
     run = make_run(tmp_path / "one")
     for folders in ([run.folder], [run.folder, run.folder]):
         with pytest.raises(RunError, match="needs two different runs"):
-            comparing.compare(folders)
+            comparing.compare_runs(folders)
     other = make_run(tmp_path / "two")
     other.result.unlink()
     with pytest.raises(RunError, match="two has no result.csv: it is not finished. Finish it with: kmed train"):
-        comparing.compare([run.folder, other.folder])
+        comparing.compare_runs([run.folder, other.folder])
 
 
 def test_runs_are_compared_without_their_weights(tmp_path):
     runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "two"))]
-    before = comparing.compare([run.folder for run in runs])
+    before = comparing.compare_runs([run.folder for run in runs])
     for run in runs:
         run.model.unlink()
-    pd.testing.assert_frame_equal(comparing.compare([run.folder for run in runs]).pairs, before.pairs)
+    pd.testing.assert_frame_equal(comparing.compare_runs([run.folder for run in runs]).pairs, before.pairs)
+
+
+def test_constant_predictors_are_scored_once_per_prior_and_set_of_images(tmp_path, monkeypatch):
+    calls, score = [], comparing.score_constants
+    monkeypatch.setattr(comparing, "score_constants", lambda *arguments: calls.append(1) or score(*arguments))
+    runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "two", "three"))]
+    comparison = comparing.compare_runs([run.folder for run in runs])
+    assert len(calls) == 1
+    assert all(run.constants is comparison.runs[0].constants for run in comparison.runs)
+    other = make_run(tmp_path / "other", prefix="x")
+    comparing.compare_runs([run.folder for run in (*runs, other)], different_pictures=True)
+    assert len(calls) == 1 + 2
+    metrics = runs[2].read_json(runs[2].metrics)
+    metrics["training"]["positives"][0] += 1
+    files.write_json(runs[2].metrics, metrics)
+    comparison = comparing.compare_runs([run.folder for run in runs])
+    assert len(calls) == 3 + 2
+    found = {run.name: run.constants["label prevalence"] for run in comparison.runs}
+    assert found["one"] is found["two"] is not found["three"]
+    assert found["one"].scores["brier"].value != found["three"].scores["brier"].value
 
 
 def test_a_run_of_another_version_is_one_line(tmp_path):
@@ -127,7 +148,7 @@ def test_a_run_of_another_version_is_one_line(tmp_path):
     row = pd.read_csv(folders[1] / "result.csv").drop(columns="best_epoch")
     row.to_csv(folders[1] / "result.csv", index=False)
     with pytest.raises(RunError, match="result.csv lacks best_epoch: another version"):
-        comparing.compare(folders)
+        comparing.compare_runs(folders)
 
 
 def test_few_clusters_do_not_rank(tmp_path):
@@ -138,7 +159,7 @@ def test_few_clusters_do_not_rank(tmp_path):
         frame["cluster"] = frame["cluster"] % 12
         frame.to_csv(run.predictions, index=False)
         folders.append(run.folder)
-    comparison = comparing.compare(folders)
+    comparison = comparing.compare_runs(folders)
     assert comparison.ranked_by is None
     assert not comparison.pairs["told_apart"].any()
     assert "do not rank these models" in comparison.conclusions[0]

@@ -19,7 +19,7 @@ from kmed.evaluation import comparison as comparing
 from kmed.evaluation import run_evaluation
 from kmed.evaluation.predictions import read_predictions
 from kmed.report import comparison_page, gallery, run_page
-from kmed.report.page import Told
+from kmed.report.page import Cited
 from kmed.runs import Run
 from kmed.tasks import get_task
 from kmed.training import fit
@@ -104,7 +104,7 @@ def constant(multiclass, tmp_path_factory) -> Run:
 def comparison(multiclass, constant, tmp_path_factory):
     """The folder of a comparison of the two."""
     folder = tmp_path_factory.mktemp("comparison")
-    found = comparing.compare([multiclass.folder, constant.folder])
+    found = comparing.compare_runs([multiclass.folder, constant.folder])
     comparing.write_files(found, folder)
     comparison_page.write_comparison(found, folder)
     return folder
@@ -240,7 +240,7 @@ def test_no_score_is_left_out(task, request):
 
 
 def test_split_table_counts_what_was_split(multilabel):
-    metrics, names = Told("metrics.json", json.loads(multilabel.metrics.read_text())), ["Mass", "Edema"]
+    metrics, names = Cited("metrics.json", json.loads(multilabel.metrics.read_text())), ["Mass", "Edema"]
     counted = run_page.count_splits(multilabel, metrics, names)
     rows = pd.read_csv(multilabel.splits)
     assert [part["name"] for part in counted] == ["train", "val", "test"]
@@ -367,6 +367,15 @@ def test_without_explanations(multiclass, tmp_path, monkeypatch):
     shutil.copytree(multiclass.folder, tmp_path / "run")
     page = Page(run_page.write_report(Run(tmp_path / "run")))
     assert "This model cannot be explained: no map of it <i>can</i> be drawn" in page.text
+
+
+def test_without_weights(multiclass, tmp_path):
+    run = Run(shutil.copytree(multiclass.folder, tmp_path / "run"))
+    run.model.unlink()
+    page = Page(run_page.write_report(run))
+    assert "This model cannot be explained: the run folder no longer holds its weights (model.keras)." in page.text
+    assert any(tag == "img" for tag, _ in page.tags)  # the errors are still shown
+    check_numbers(page.numbers, run.folder)
 
 
 def test_without_a_test_split(multiclass, tmp_path):

@@ -1,4 +1,4 @@
-"""scripts/keep_runs.py, and the runs that results/ keeps: their scores are those of the table."""
+"""scripts/keep_runs.py, and the runs kept in results/, whose scores equal those of the tables."""
 
 import functools
 import pathlib
@@ -17,12 +17,12 @@ KEPT = [ROOT / "results" / name for name in ("blood_cells_six", "nih_cxr_six")]
 
 @functools.cache
 def compared(folder):
-    """The Comparison of the runs that a folder keeps."""
-    return comparison.compare(sorted(path.parent for path in folder.glob("*/config.yaml")))
+    """Returns the Comparison of the runs kept in a folder."""
+    return comparison.compare_runs(sorted(path.parent for path in folder.glob("*/config.yaml")))
 
 
 def contents(folder):
-    """All files below a folder with their bytes."""
+    """Returns {path: bytes} of all files below a folder."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -38,7 +38,7 @@ def test_what_is_kept_compares_as_the_runs_do(keep_runs, tmp_path, monkeypatch):
     outcome = CliRunner().invoke(keep_runs.main, ["kept", "one", "two"])
     assert outcome.exit_code == 0, outcome.output
     kept = [Run(pathlib.Path("kept") / name) for name in ("one", "two")]
-    ours, theirs = (comparison.compare([run.folder for run in some]) for some in (kept, runs))
+    ours, theirs = (comparison.compare_runs([run.folder for run in some]) for some in (kept, runs))
     pd.testing.assert_frame_equal(ours.table, theirs.table)
     pd.testing.assert_frame_equal(ours.pairs, theirs.pairs)
     assert ours.conclusions == theirs.conclusions
@@ -68,7 +68,7 @@ def test_a_mistake_is_one_line_and_leaves_the_runs_alone(keep_runs, tmp_path, mo
     before = contents(tmp_path)
     outcome = CliRunner().invoke(keep_runs.main, arguments)
     assert outcome.exit_code == 1 and message in outcome.output.strip().splitlines()[-1], outcome.output
-    assert contents(tmp_path) == before  # nothing is kept by halves either
+    assert contents(tmp_path) == before  # nothing is kept in part either
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
@@ -85,13 +85,13 @@ def test_the_kept_runs_have_the_scores_of_the_table(folder):
 def test_the_page_names_the_pairs_that_the_kept_x_ray_runs_tell_apart():
     pairs = compared(ROOT / "results" / "nih_cxr_six").pairs
     apart = pairs[pairs["told_apart"]]
-    told = {
+    found = {
         score: {tuple(sorted(pair)) for pair in rows[["first", "second"]].to_numpy()}
         for score, rows in apart.groupby("score")
     }
     five = ("densenet121", "densenet161", "efficientnetb0", "resnet152", "resnet18")
     from_the_vit = {(name, "vit") for name in five}
-    assert told == {
+    assert found == {
         "auroc_macro_common": from_the_vit - {("efficientnetb0", "vit")},
         "exact_match_ratio": from_the_vit | {("efficientnetb0", "resnet18")},
         "hamming_loss": from_the_vit | {("resnet152", "resnet18")},
