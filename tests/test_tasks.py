@@ -1,5 +1,7 @@
 """The task table: each row whole, each word checked."""
 
+import ast
+import pathlib
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 
 from kmed.errors import ConfigError, DataError
 from kmed.metrics.intervals import Bootstrap
-from kmed.tasks import TASKS, check_labels, get_task
+from kmed.tasks import LOWER_IS_BETTER, TASKS, check_labels, get_task
 
 LABELS = {
     "multiclass": np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]],
@@ -118,3 +120,28 @@ def test_losses_that_cannot_be(task, loss, smoothing, message):
 def test_no_finding_is_no_part_of_the_macro_metric():
     auroc = get_task("multilabel").make_metrics(["Mass", "No Finding", "Hernia"])[2]
     assert auroc.ignored == (1,)
+
+
+def test_no_module_asks_for_the_word_of_a_task():
+    """Readers of data may: there the word is what a user wrote."""
+    package = pathlib.Path(__file__).parent.parent / "kmed"
+    asking = [
+        f"{path.relative_to(package)}:{node.lineno}"
+        for path in sorted(package.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        and any(isinstance(part, ast.Constant) and part.value in TASKS for part in (node.left, *node.comparators))
+    ]
+    assert [place for place in asking if not place.startswith("data/readers/")] == []
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_scores_that_a_task_names_are_made(name):
+    task = get_task(name)
+    made = task.make_scores()
+    chosen = (task.exported_scores, task.paired_scores, task.study_scores, task.compared_scores)
+    chosen += (task.headline_scores, task.subgroup_scores, (task.decision_score,))
+    assert {score for scores in chosen for score in scores} <= set(made)
+    assert made[task.decision_score].kind == "decisions"
+    assert set(task.compared_scores) == {*task.study_scores, *task.paired_scores}
+    assert LOWER_IS_BETTER - {"loss"} <= {score for other in TASKS.values() for score in other.make_scores()}
