@@ -1,4 +1,4 @@
-"""`kmed.benchmark`: one table of latency, throughput, memory and size of a run's model in every format."""
+"""`kmed.benchmark`: a table of the latency, throughput, memory and size of a run's model in every format."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import pandas as pd
 
 from kmed import runtime, tables
-from kmed.deployment.exporting import NUM_PICTURES, export_words
+from kmed.deployment.export_record import export_words
+from kmed.deployment.exporting import NUM_PICTURES
 from kmed.errors import ConfigError, KmedError, RunError
 from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.inference import draw_training_pictures, open_run_table
@@ -30,57 +32,61 @@ def benchmark(
     run_folder,
     candidates=None,
     *,
-    batches=BATCHES,
+    batches: Sequence[int] | None = None,
     threads: int | None = None,
     seconds: float = 2.0,
     data=None,
     append=None,
 ) -> pd.DataFrame:
-    """Returns one row a format and batch size, and writes them as benchmark.csv into the run folder.
+    """Measures a run's model in several formats and returns one row per format and batch size.
 
-    Each format is measured in a process of its own, one after another, so that none shares memory or threads
-    with another. A format that the run has not exported is made for it and removed. A format is measured at the
-    batch sizes that it takes: TFLite files take one picture at a time.
+    The table is also written into the run folder, as benchmark.csv. The formats are measured one after another, each
+    in a process of its own, so that they share neither memory nor threads. A format that the run has not exported is
+    exported for the measurement and removed again. A format is measured at the batch sizes that it takes: TFLite
+    files take one picture at a time.
 
     Columns: format, quantize, batch, median_ms, low_ms, high_ms (10th and 90th percentile), images_per_s,
     peak_memory_mb (of the process, Python included), size_mb, exported, threads, num_calls, device, versions, command.
 
     Args:
       run_folder: what `kmed train` made.
-      candidates: pairs of format and quantization; None: all that `kmed.formats.registry.FORMATS` marks for it.
-      batches: pictures a call.
+      candidates: pairs of format and quantization; None: those that `kmed.formats.registry.FORMATS` marks for this.
+      batches: pictures per call; None: 1 and 32.
       threads: processor cores; None: all.
-      seconds: how long each is measured.
-      data: where the run's pictures are now; int8 is calibrated on them where it is made anew.
-      append: a CSV table of benchmarks that the rows are added to.
-    Raises: ConfigError: an unknown format, or numbers below 1. RunError: no such run, or nothing could be measured.
+      seconds: how long each format is measured at each batch size.
+      data: where the run's pictures are now, if they have moved; only needed to calibrate int8 if it is not exported.
+      append: a CSV table of benchmarks to which the rows are added.
+    Raises: ConfigError: an unknown format, or a number that is too small. RunError: there is no such run, or nothing
+      could be measured.
     """
     run = finished_run(run_folder)
     candidates = benchmarked_choices() if candidates is None else candidates
+    batches = BATCHES if batches is None else batches
     for format, quantize in candidates:
         check_format(format, quantize)
     threads = runtime.num_cores() if threads is None else threads
     if threads < 1 or not batches or min(batches) < 1 or not seconds > 0:
         raise ConfigError(
-            f"threads and batches are 1 or more, seconds above 0. Received: {threads}, {list(batches)}, {seconds}."
+            "threads and batches must be at least 1, seconds above 0. "
+            f"Received: threads={threads}, batches={list(batches)}, seconds={seconds}."
         )
-    batches, rows = sorted(set(batches)), []  # the peak of memory only grows: the smallest comes first
+    batches, rows = sorted(set(batches)), []  # the smallest first, since the peak of memory can only grow
     _check_batches(candidates, batches)
     if append is not None:
-        tables.read_table(append, ("format", "batch"))  # before minutes of work
+        tables.read_table(append, ("format", "batch"))  # a mistake is found before minutes of work
     with tempfile.TemporaryDirectory() as folder:
         files = _files(run, candidates, pathlib.Path(folder), data)
         for (format, quantize), path in track(files.items(), "Measuring", len(files)):
             shared = {"size_mb": size_of(path) / 1e6, "exported": pathlib.Path(folder) not in path.parents}
-            for found in _measure(run, format, path, threads, batches, seconds):
-                memory = {"peak_memory_mb": found.pop("peak_memory") / 1e6}
-                rows.append({"format": format, "quantize": quantize, **found, **memory, **shared, "threads": threads})
+            for measured in _measure(run, format, path, threads, batches, seconds):
+                memory = {"peak_memory_mb": measured.pop("peak_memory") / 1e6}
+                own = {"format": format, "quantize": quantize, **measured, **memory}
+                rows.append({**own, **shared, "threads": threads})
     if not rows:
         raise RunError("Nothing could be measured; the lines above say why.")
-    told = runtime.environment()
-    table = pd.DataFrame(rows).assign(
-        device=told["device"], versions=runtime.join_versions(told["versions"]), command=command_line()
-    )
+    environment = runtime.environment()
+    versions = runtime.join_versions(environment["versions"])
+    table = pd.DataFrame(rows).assign(device=environment["device"], versions=versions, command=command_line())
     write_frame(run.folder / "benchmark.csv", table)
     if append is not None:
         tables.append_rows(append, [table.iloc[[row]].astype(str) for row in range(len(table))])
@@ -105,23 +111,24 @@ def describe_table(table: pd.DataFrame) -> str:
 
 
 def _check_batches(candidates, batches: list[int]) -> None:
-    """Raises ConfigError where none of the formats takes even the smallest batch."""
-    most = [FORMATS[format].max_batch for format, _ in candidates]
-    if not most or None in most or min(batches) <= max(most):
+    """Raises ConfigError if none of the formats takes even the smallest batch."""
+    limits = [FORMATS[format].max_batch for format, _ in candidates]
+    most = max((limit for limit in limits if limit is not None), default=None)
+    if most is None or None in limits or min(batches) <= most:
         return
-    names, most = either(dict.fromkeys(format for format, _ in candidates)), max(most)
+    names = either(dict.fromkeys(format for format, _ in candidates))
     count = "one picture" if most == 1 else f"{most} pictures"
     raise ConfigError(f"Files of {names} take {count} at a time: measure batch {most} too. Received: {batches}.")
 
 
 def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, str], pathlib.Path]:
-    """Returns the file of each candidate, those that are missing made in `folder`; what cannot be made is told."""
+    """Returns the file of each candidate; a missing one is made in `folder`, or left out with a message."""
     files, model = {}, None
     for format, quantize in candidates:
         path = export_path(run, format, quantize)
         if not path.exists():
             path = folder / path.name
-            say(f"Making {path.name} to be measured ...")
+            say(f"Making {path.name} for the measurement ...")
             try:
                 graph.check_backend()
                 model = load_model(run.model) if model is None else model
@@ -139,12 +146,13 @@ def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, 
 
 
 def _measure(run: Run, format: str, path: pathlib.Path, threads: int, batches, seconds: float) -> list[dict]:
-    """Returns what `python -m kmed.deployment.latency` finds, or nothing where it fails, which is told."""
+    """Returns what `python -m kmed.deployment.latency` measures; if it fails, nothing, with a message."""
     arguments = [str(run.folder), format, str(path), str(threads), ",".join(map(str, batches)), str(seconds)]
     limits = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": "1"}
     command = [sys.executable, "-m", "kmed.deployment.latency", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **limits}, check=False)
     if done.returncode:
-        say(f"Left out: {path.name}. {(done.stderr.strip().splitlines() or ['it ended without a word'])[-1]}")
+        reason = (done.stderr.strip().splitlines() or ["It ended without a message."])[-1]
+        say(f"Left out: {path.name}. {reason}")
         return []
     return json.loads(done.stdout.strip().splitlines()[-1])

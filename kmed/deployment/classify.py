@@ -1,4 +1,4 @@
-"""Answers of `kmed predict` as lines of text, JSON or CSV, written as they come."""
+"""`kmed.classify_files`: the predictions for files, one by one, and as lines of text, JSON or CSV."""
 
 import concurrent.futures
 import csv
@@ -17,7 +17,7 @@ from kmed.data.images import Resizing, read_image
 from kmed.data.readers.folders import is_image
 from kmed.errors import DataError, KmedError
 from kmed.evaluation.decisions import DecisionRule, decision_rule
-from kmed.evaluation.novelty import feature_model, load_novelty, look
+from kmed.evaluation.novelty import Novelty, feature_model, load_novelty, look
 from kmed.evaluation.predictor import open_model
 from kmed.files import replacing
 from kmed.models.heatmaps import explain_and_overlay
@@ -28,18 +28,18 @@ from kmed.runs import finished_run, judged_split
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What is said of one file.
+    """The prediction for one file.
 
     Attributes:
-      path: as it was found.
-      found: the class, or the findings over their thresholds.
+      path: the file, as it was found.
+      found: the most probable class, or the findings over their thresholds.
       probs: class name -> calibrated probability.
-      prediction_set: the classes of the conformal prediction set.
-      distance: to the training pictures, see `kmed.evaluation.novelty`; None where the run or the format cannot tell.
+      prediction_set: the classes in the conformal prediction set.
+      distance: to the training pictures, see `kmed.evaluation.novelty`; None if the run or the format has none.
       threshold: of the distance; None likewise.
-      unlike_training: whether the distance is beyond it; None likewise.
-      overlay: the PNG that shows what spoke for the most probable class; None unless asked for.
-      error: why there is no answer, or "".
+      unlike_training: whether the distance is above the threshold; None likewise.
+      overlay: a PNG that shows the evidence for the most probable class; None unless asked for.
+      error: why there is no prediction, or "".
     """
 
     path: str
@@ -54,10 +54,10 @@ class Answer:
 
 
 def find_pictures(sources: Iterable) -> list[str]:
-    """Returns the paths of pictures: files as they are named, folders gone through with all below, globs.
+    """Returns the paths of the pictures in files, folders (with all folders below them) and globs.
 
-    A folder and a glob give their pictures sorted, known by their suffix; a file is taken whatever its name. What
-    was given twice is there twice.
+    Folders and globs give the files with a picture's suffix, sorted; a file is taken whatever its name. A picture
+    that is given twice is returned twice.
 
     Raises: DataError: a source does not exist, or holds no picture.
     """
@@ -69,7 +69,7 @@ def find_pictures(sources: Iterable) -> list[str]:
         elif path.exists():
             inside = [source]
         else:
-            names = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            names = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
             inside = sorted(name for name in names if is_image(pathlib.Path(name)))
         if not inside:
             is_glob = glob.has_magic(source)
@@ -82,19 +82,20 @@ def find_pictures(sources: Iterable) -> list[str]:
 def classify_files(
     run_folder, sources, *, format: str = "keras", quantize: str = "none", explain=None, batch_size: int = 32
 ) -> Iterator[Answer]:
-    """Yields an Answer a picture, in order, holding no more than three batches of pictures at a time.
+    """Yields one Answer per picture, in order, with at most three batches of pictures in memory.
 
-    A file that cannot be read is answered with its error, and the rest goes on. The next pictures are decoded
-    while the model looks at these.
+    A file that cannot be read gives an Answer with its error, and the next ones follow. Pictures of the next batch
+    are decoded while the model predicts the present one.
 
     Args:
       run_folder: what `kmed train` made.
       sources: files, folders or globs; see `find_pictures`.
       format, quantize: which of the run's files predicts; see `kmed.evaluation.predictor.open_model`. Only the Keras
-        model tells pictures unlike the training data.
-      explain: a folder for PNGs of what spoke for each picture's most probable class; None: none.
-      batch_size: pictures a step.
-    Raises: RunError: no such run or export. DataError: no pictures; at once, not at the first answer.
+        model can flag pictures unlike the training data.
+      explain: a folder for PNGs that show the evidence for each picture's most probable class; None: none are made.
+      batch_size: pictures per step.
+    Raises: RunError: there is no such run or export. DataError: there are no pictures. Both are raised at once, not
+      at the first Answer.
     Example:
       >>> for answer in classify_files("saved_models/latest", ["smears"]):
       ...     print(answer.path, answer.found)
@@ -116,42 +117,42 @@ def _stream(paths: list[str], model: "_Model", batch_size: int) -> Iterator[Answ
             coming = [pool.submit(model.read, path) for path in following]
             yield from model.answer(batch, read)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # who stops here does not wait for pictures under way
+        pool.shutdown(wait=False, cancel_futures=True)  # a caller that stops early does not wait for the next batch
 
 
 class _Model:
-    """A run's model with all that is said beside its probabilities."""
+    """A run's model, and everything that an Answer holds besides its probabilities."""
 
     def __init__(self, run, format: str, quantize: str, explain, paths: list[str], batch_size: int):
         config, self.batch_size = run.read_config(), batch_size
         self.resizing = Resizing.from_settings(config.data)
         self.rule: DecisionRule = decision_rule(run)
         self.predictor = open_model(run, format, quantize)
-        self.novelty, self.both = None, None
+        self.novelty: Novelty | None = None
         if self.predictor.keras_model is None:
-            say(f"{format} gives probabilities alone: pictures unlike the training data are not flagged.")
+            say(f"{format} gives only probabilities: pictures unlike the training data are not flagged.")
         elif not run.novelty.exists():
             say(
                 f"{run.folder} has no {run.novelty.name}: pictures unlike its training data are not flagged. Add it in "
-                f"Python by: kmed.fit_novelty({str(run.folder)!r})"
+                f"Python with: kmed.fit_novelty({str(run.folder)!r})"
             )
         else:
             self.novelty, self.both = load_novelty(run.novelty), feature_model(self.predictor.keras_model)
-            told = run.read_json(run.metrics).get("novelty", {})
-            split = judged_split(told)
-            of_split = f", as {told[split]['value']:.1%} of its {split} pictures were" if split in told else ""
+            shares = run.read_json(run.metrics).get("novelty", {})
+            split = judged_split(shares)
+            of_split = f"; {shares[split]['value']:.1%} of its {split} pictures were flagged" if split in shares else ""
             say(
-                f"Flagged is what is farther from the training pictures than {1 - self.novelty.wanted:.0%} of "
-                f"validation{of_split}."
+                "A picture is flagged if it is farther from the training pictures than "
+                f"{1 - self.novelty.wanted:.0%} of the run's validation pictures{of_split}."
             )
         self.explained = None
         if explain is not None:
             self.explained = self.predictor.keras_model or load_model(run.model)
-            # No source is ever written over, though the folder may be theirs.
+            # A source is never overwritten, even if it lies in the same folder.
             self.folder, self.taken = pathlib.Path(explain), {pathlib.Path(path).resolve() for path in paths}
 
     def read(self, path: str) -> np.ndarray | KmedError:
-        """Returns uint8 (H, W, 3), or why there is none."""
+        """Returns the picture, uint8 (H, W, 3), or the error if it cannot be read."""
         try:
             return read_image(path, self.resizing)
         except KmedError as error:
@@ -163,17 +164,18 @@ class _Model:
         answers = {row: Answer(paths[row], error=str(read[row])) for row in range(len(read)) if row not in kept}
         if kept:
             images = np.stack([read[row] for row in kept])
-            told = self._ask(images, [paths[row] for row in kept])
-            answers |= dict(zip(kept, told, strict=True))
+            predicted = self._predict(images, [paths[row] for row in kept])
+            answers |= dict(zip(kept, predicted, strict=True))
         yield from (answers[row] for row in range(len(read)))
 
-    def _ask(self, images: np.ndarray, paths: list[str]) -> list[Answer]:
-        distances = [None] * len(images)
-        if self.both is not None:
+    def _predict(self, images: np.ndarray, paths: list[str]) -> list[Answer]:
+        if self.novelty is not None:
             features, raw = look(self.both, images, self.batch_size)
-            probs, distances = self.rule.calibration.apply(raw), self.novelty.distances(images, features).tolist()
+            probs, away = self.rule.calibration.apply(raw), self.novelty.distances(images, features)
+            distances, unlike = away.tolist(), self.novelty.flags(away).tolist()
         else:
             probs = self.predictor.predict(images)
+            distances = unlike = [None] * len(images)
         found, sets = self.rule.decide(probs), self.rule.prediction_sets(probs)
         overlays = self._overlays(images, probs, paths) if self.explained is not None else [None] * len(images)
         names = self.rule.class_names
@@ -185,7 +187,7 @@ class _Model:
                 prediction_set=_names(names, sets[row]),
                 distance=distances[row],
                 threshold=None if self.novelty is None else self.novelty.threshold,
-                unlike_training=None if self.novelty is None else bool(self.novelty.flags(distances[row])),
+                unlike_training=unlike[row],
                 overlay=overlays[row],
             )
             for row, path in enumerate(paths)
@@ -210,11 +212,11 @@ def _names(class_names, mask) -> tuple[str, ...]:
     return tuple(name for name, held in zip(class_names, mask, strict=True) if held)
 
 
-_LAST = ("distance", "threshold", "unlike_training", "overlay", "error")
+_LAST_COLUMNS = ("distance", "threshold", "unlike_training", "overlay", "error")
 
 
 def as_text(answers: Iterator[Answer]) -> Iterator[str]:
-    """Yields a line a picture to read: what was found with its probability, and what speaks against trusting it."""
+    """Yields one line of text per picture: what was found, its probability, and any reason not to trust it."""
     for answer in answers:
         name = _printable(answer.path)
         if answer.error:
@@ -230,32 +232,32 @@ def as_text(answers: Iterator[Answer]) -> Iterator[str]:
 
 
 def as_json(answers: Iterator[Answer]) -> Iterator[str]:
-    """Yields a line of JSON a picture, with all fields of `kmed.deployment.classify.Answer`."""
+    """Yields one line of JSON per picture, with all fields of `kmed.deployment.classify.Answer`."""
     for answer in answers:
         line = json.dumps(dataclasses.asdict(answer), ensure_ascii=False)
-        yield line.encode("utf-8", "replace").decode("utf-8")  # JSON holds no bytes that are no text
+        yield line.encode("utf-8", "replace").decode("utf-8")  # a file's name may hold bytes that are not text
 
 
 def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
-    """Yields a header and a line a picture; several classes of a picture are joined by "|".
+    """Yields a header and one line per picture; several classes of a picture are joined by "|".
 
     Columns: path, found, prob_NAME for each class, prediction_set, distance, threshold, unlike_training, overlay,
     error.
     """
     columns = [f"prob_{name}" for name in class_names]
-    yield _line(["path", "found", *columns, "prediction_set", *_LAST])
+    yield _csv_line(["path", "found", *columns, "prediction_set", *_LAST_COLUMNS])
     for answer in answers:
         probs = [answer.probs.get(name, "") for name in class_names]
-        told = ["" if value is None else value for value in (getattr(answer, name) for name in _LAST)]
-        yield _line([answer.path, "|".join(answer.found), *probs, "|".join(answer.prediction_set), *told])
+        last = ["" if value is None else value for value in (getattr(answer, name) for name in _LAST_COLUMNS)]
+        yield _csv_line([answer.path, "|".join(answer.found), *probs, "|".join(answer.prediction_set), *last])
 
 
 def _printable(text: str) -> str:
-    """Returns the text on one line, with control characters written as Python does."""
+    """Returns the text on one line, with control characters as Python's escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _line(cells: list) -> str:
+def _csv_line(cells: list) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="").writerow(cells)
     return buffer.getvalue()

@@ -25,18 +25,18 @@ _SPLITS = {"test": "test pictures, which it had not seen", "val": "validation pi
 
 
 def write_demo(run_folder, out, *, quantize: str = "none", data=None) -> pathlib.Path:
-    """Writes the page of a finished run to the folder `out`; returns `out`.
+    """Writes a page that runs a finished run's model to the folder `out`; returns `out`.
 
-    The run's TFLite file is taken from its folder; where there is none, or one that tells of other scores or
-    thresholds than the run does today, it is exported first, which reads the run's pictures.
+    The page holds the run's exported TFLite file. If there is none, or if its description differs from the run's
+    present scores or thresholds, the model is exported first, which reads the run's pictures.
 
     Args:
       run_folder: what `kmed train` made.
-      out: a folder that is new, empty, or an older demo, which is replaced.
+      out: a new or empty folder, or an older demo, which is replaced.
       quantize: "none", "float16", "dynamic" or "int8": how the model is stored.
-      data: where the run's pictures are now, if they have moved; read only for an export.
-    Raises: RunError: no such run, `out` holds something else or cannot be written, or the export is refused.
-      ConfigError: an unknown quantization. DataError: an export is needed and the pictures cannot be read.
+      data: where the run's pictures are now, if they have moved; only read for an export.
+    Raises: RunError: there is no such run, `out` holds something else or cannot be written, or the export is refused.
+      ConfigError: an unknown quantization. DataError: an export is needed, but the pictures cannot be read.
     Example:
       >>> write_demo("saved_models/latest", "demo")
     """
@@ -52,22 +52,22 @@ def write_demo(run_folder, out, *, quantize: str = "none", data=None) -> pathlib
 
 
 def write_page(tflite, description: dict, out, *, title: str, level: float = 0.95) -> pathlib.Path:
-    """Writes the page of any TFLite file to the folder `out`, whole or not at all; returns `out`.
+    """Writes a page that runs any TFLite file to the folder `out`, whole or not at all; returns `out`.
 
     Args:
       tflite: the file; one input, float32 (1, H, W, 3), RGB in [0, 255], and one output, float32 (1, K),
         calibrated probabilities.
-      description: of `kmed.evaluation.predictor.describe_run`.
-      out: a folder that is new, empty, or an older demo, which is replaced.
-      title: the page's, and the name of the app where it is installed.
-      level: of the test score's interval.
+      description: of the model, from `kmed.evaluation.predictor.describe_run`.
+      out: a new or empty folder, or an older demo, which is replaced.
+      title: of the page, and of the app if a user installs it.
+      level: nominal coverage of the test score's interval, in (0, 1).
     Raises: RunError: `out` holds something else or cannot be written; there is no such TFLite file.
     """
     out, tflite = check_out(out), pathlib.Path(tflite)
     if not tflite.is_file():
         raise RunError(f"There is no TFLite file {tflite}. Make it with: kmed export RUN --format tflite")
     content = _content(description, title, level, tflite.stat().st_size)
-    # What the pixels are depends on Pillow's version; the page follows the one that is installed.
+    # Versions of Pillow resize to different pixels; the page follows the one that is installed.
     facts = {"title": title, "model_bytes": tflite.stat().st_size, "pillow_version": PIL.__version__, **description}
     with replacing(out) as folder:
         shutil.copytree(WEBAPP, folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -90,29 +90,29 @@ def check_out(out) -> pathlib.Path:
         raise RunError(f"--out {out} is a file. Give a folder that does not exist yet.")
     ours = (out / DESCRIPTION).is_file() and (out / WORKER).is_file()
     if out.is_dir() and any(out.iterdir()) and not ours:
-        raise RunError(f"{out} is not empty and holds no older demo. Choose another --out.")
+        raise RunError(f"{out} is not empty and does not hold an older demo. Choose another --out.")
     if out.resolve() == pathlib.Path.cwd().resolve():
         raise RunError(
-            f"--out {out} is the folder this runs in, which is replaced as a whole. Run it from another one."
+            f"--out {out} is the current folder, which would be replaced as a whole. Run the command in another folder."
         )
     own = {path.relative_to(WEBAPP).parts[0] for path in WEBAPP.iterdir()} | {MODEL, DESCRIPTION}
     if ours and (foreign := sorted(path.name for path in out.iterdir() if path.name not in own)):
         raise RunError(
-            f"{out} holds {', '.join(foreign)} beside an older demo, which would be lost. Choose another --out."
+            f"{out} holds an older demo and also {', '.join(foreign)}, which would be lost. Choose another --out."
         )
     return out
 
 
 def _is_current(path: pathlib.Path, description: dict) -> bool:
-    """Tells whether the exported file is there and says of itself what the run says today."""
+    """Returns whether the exported file exists and its description is the run's present one."""
     if not path.is_file():
         return False
-    told, today = ({**part, "kmed_version": None} for part in (read_description(path), description))
-    return json.dumps(told, sort_keys=True) == json.dumps(today, sort_keys=True)  # as text, NaN equals NaN
+    stored, current = ({**part, "kmed_version": None} for part in (read_description(path), description))
+    return json.dumps(stored, sort_keys=True) == json.dumps(current, sort_keys=True)  # as text, NaN equals NaN
 
 
 def _content(description: dict, title: str, level: float, size: int) -> dict:
-    """Returns what index.html is filled with."""
+    """Returns the values that index.html is filled with."""
     exclusive, names = get_task(description["task"]).exclusive, description["class_names"]
     kind = "tells which of {} classes a picture shows" if exclusive else "looks for {} findings in a picture"
     packages = json.loads((WEBAPP / "litert" / "VERSION").read_text(encoding="utf-8"))["packages"]
@@ -122,21 +122,21 @@ def _content(description: dict, title: str, level: float, size: int) -> dict:
         "description": description,
         "multiclass": exclusive,
         "verdict": description["verdict"],
-        "score": _tell_score(description["test_score"], level),
+        "score": _describe_score(description["test_score"], level),
         "fit": _FITS[description["fit"]],
         "size": f"{size / 1e6:,.1f} MB",
         "litert": packages["@litertjs/core"]["version"],
     }
 
 
-def _tell_score(score: dict, level: float) -> dict:
-    """Returns the test score in words: name, value, interval, split, and what it rests on."""
+def _describe_score(score: dict, level: float) -> dict:
+    """Returns the test score in words: its name, value, interval, split, and the pictures behind it."""
     name = words(score["name"])
     sizes = f"{score['num_images']:,} pictures in {score['num_clusters']:,} independent groups"
     basis = f"{sizes} (patients or photographs), which the interval resamples."
     value, low, high = (_number(score[key]) for key in ("value", "low", "high"))
     if score["num_clusters"] < FEW_CLUSTERS:
-        basis += f" With fewer than {FEW_CLUSTERS} groups it is too narrow."
+        basis += f" With fewer than {FEW_CLUSTERS} groups the interval is too narrow."
     return {
         "name": name[0].upper() + name[1:],
         "value": value,
@@ -147,7 +147,7 @@ def _tell_score(score: dict, level: float) -> dict:
 
 
 def _number(value) -> str:
-    """Returns a score as it is read; one that metrics.json holds as null is undefined."""
+    """Returns a score as text; null in metrics.json, or NaN, is "undefined"."""
     return "undefined" if value is None or value != value else f"{value:.3f}"
 
 

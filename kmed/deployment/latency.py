@@ -20,14 +20,14 @@ WARM_UP = 5
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Of one batch size.
+    """How long predictions of one batch size take.
 
     Attributes:
-      batch: pictures a call.
-      median_ms: milliseconds a call; half of the calls were faster.
+      batch: pictures per call.
+      median_ms: milliseconds per call; half of the calls were faster.
       low_ms, high_ms: the 10th and 90th percentile.
       images_per_s: batch / median.
-      num_calls: how many were measured.
+      num_calls: how many calls were measured.
     """
 
     batch: int
@@ -45,19 +45,20 @@ class Latency:
 def measure_latency(
     predictor: Predictor, image_size, *, batch: int = 1, seconds: float = 2.0, least: int = 20
 ) -> Latency:
-    """Returns the Latency of predicting a batch of noise; what the pixels are plays no part.
+    """Returns the Latency of predicting a batch of noise; it does not depend on what the pixels show.
 
     Args:
       predictor: the model.
-      image_size: (height, width) that it takes.
-      batch: pictures a call.
-      seconds: how long to measure, in all.
-      least: calls to measure, even if they take longer.
+      image_size: (height, width) of its input.
+      batch: pictures per call.
+      seconds: how long to measure in total.
+      least: how many calls to measure at least, even if that takes longer.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (batch, *image_size, 3)).astype(np.float32)
     for _ in range(WARM_UP):
         predictor.predict(pixels)
-    times, start = [], time.perf_counter()
+    times: list[float] = []
+    start = time.perf_counter()
     while len(times) < least or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         predictor.predict(pixels)
@@ -67,9 +68,9 @@ def measure_latency(
 
 
 def peak_memory() -> int:
-    """Returns the most bytes of memory this process has held so far."""
+    """Returns the peak memory of this process so far, in bytes."""
     status = pathlib.Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held before this program was started
+    if status.exists():  # getrusage would include the memory that the parent held when it started this process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource
@@ -79,7 +80,7 @@ def peak_memory() -> int:
 
 
 def main(run: str, format: str, path: str, threads: str, batches: str, seconds: str) -> None:
-    """Prints a line of JSON: the latencies of one file at several batch sizes, and the peak memory."""
+    """Prints one line of JSON: the latencies of one file at several batch sizes, and the peak memory."""
     folder = open_run(run)
     if not FORMATS[format].exported:
         from kmed.runtime import load_backend

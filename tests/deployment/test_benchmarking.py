@@ -25,7 +25,7 @@ def test_formats_are_measured_and_stored(run):
     table = kmed.benchmark(run.folder, pairs, batches=(1, 4), threads=1, seconds=0.05)
     found = list(zip(table["format"], table["quantize"], table["batch"]))
     several = [(name, "none", batch) for name in ("keras", "onnx") for batch in (1, 4)]
-    assert sorted(found) == sorted([*several, ("tflite", "none", 1), ("tflite", "float16", 1)])  # TFLite takes one
+    assert sorted(found) == sorted([*several, ("tflite", "none", 1), ("tflite", "float16", 1)])  # no batches of 4
     assert (table["low_ms"] <= table["median_ms"]).all() and (table["median_ms"] <= table["high_ms"]).all()
     assert (table["num_calls"] >= 20).all() and (table["threads"] == 1).all()
     assert (table["images_per_s"] - 1000 * table["batch"] / table["median_ms"]).abs().max() < 1e-6
@@ -33,29 +33,29 @@ def test_formats_are_measured_and_stored(run):
     assert memory["tflite"] < memory["keras"]  # without TensorFlow
     assert table.loc[table["quantize"] == "float16", "exported"].eq(False).all()
     assert table.loc[(table["format"] == "tflite") & (table["quantize"] == "none"), "exported"].all()
-    assert not (run.exports / "vit-float16.tflite").exists()  # made to be measured, and gone
+    assert not (run.exports / "vit-float16.tflite").exists()  # made for the measurement and removed
     assert len(pd.read_csv(run.folder / "benchmark.csv")) == len(table)
 
 
-def test_what_cannot_be_made_is_left_out_and_told(run, monkeypatch):
-    told = []
-    monkeypatch.setattr(benchmarking, "say", told.append)
+def test_a_format_that_cannot_be_made_is_left_out_with_a_message(run, monkeypatch):
+    lines = []
+    monkeypatch.setattr(benchmarking, "say", lines.append)
     with pytest.raises(RunError, match="Nothing could be measured"):
         kmed.benchmark(run.folder, [("tflite", "int8")], seconds=0.05, data="/nowhere")
-    assert any(line.startswith("Left out: vit-int8.tflite. ") and "/nowhere" in line for line in told)
+    assert any(line.startswith("Left out: vit-int8.tflite. ") and "/nowhere" in line for line in lines)
 
 
-def test_a_file_that_does_not_run_is_left_out_and_told(run, monkeypatch):
-    told = []
-    monkeypatch.setattr(benchmarking, "say", told.append)
+def test_a_file_that_does_not_run_is_left_out_with_a_message(run, monkeypatch):
+    lines = []
+    monkeypatch.setattr(benchmarking, "say", lines.append)
     run.exports.mkdir()
-    (run.exports / "vit.tflite").write_bytes(b"no model")
+    (run.exports / "vit.tflite").write_bytes(b"not a model")
     with pytest.raises(RunError, match="Nothing could be measured"):
         kmed.benchmark(run.folder, [("tflite", "none")], seconds=0.05)
-    assert any("cannot be run as TFLite" in line for line in told)
+    assert any("cannot be run as TFLite" in line for line in lines)
 
 
-def test_the_peak_of_memory_is_that_of_the_smaller_batch_first(run):
+def test_smaller_batches_come_first_so_that_each_has_its_own_peak_of_memory(run):
     table = kmed.benchmark(run.folder, [("keras", "none")], batches=(8, 1, 8), threads=1, seconds=0.05)
     assert table["batch"].tolist() == [1, 8] and table["peak_memory_mb"].is_monotonic_increasing
 
@@ -67,7 +67,7 @@ def test_tflite_alone_needs_batch_1(run):
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"batches": (0,)}, {"batches": ()}, {"seconds": 0}])
 def test_bad_numbers_are_refused(run, options):
-    with pytest.raises(ConfigError, match="threads and batches are 1 or more"):
+    with pytest.raises(ConfigError, match="threads and batches must be at least 1, seconds above 0. Received: "):
         kmed.benchmark(run.folder, **options)
 
 

@@ -1,4 +1,4 @@
-"""kmed predict: what is found in which files, as a stream, with the broken ones named."""
+"""kmed predict: one answer per file, as a stream, in which broken files are named."""
 
 import csv
 import json
@@ -83,17 +83,17 @@ def test_pictures_of_another_kind_are_flagged(short_run, tmp_path):
 
 
 def test_a_run_without_novelty_says_so(run, files, monkeypatch):
-    told = []
-    monkeypatch.setattr(classify, "say", told.append)
+    lines = []
+    monkeypatch.setattr(classify, "say", lines.append)
     run.novelty.unlink()
     answers = list(kmed.classify_files(run.folder, [files]))
     assert all(answer.unlike_training is None and answer.distance is None for answer in answers)
-    assert len(told) == 1 and "kmed.fit_novelty(" in told[0]
+    assert len(lines) == 1 and "kmed.fit_novelty(" in lines[0]
 
 
 def test_an_exported_file_says_the_same(run, files, monkeypatch):
-    told = []
-    monkeypatch.setattr(classify, "say", told.append)
+    lines = []
+    monkeypatch.setattr(classify, "say", lines.append)
     kmed.export(run.folder, "tflite", threads=1)
     plain = list(kmed.classify_files(run.folder, [files]))
     other = list(kmed.classify_files(run.folder, [files], format="tflite"))
@@ -101,13 +101,13 @@ def test_an_exported_file_says_the_same(run, files, monkeypatch):
     np.testing.assert_allclose(
         [list(answer.probs.values()) for answer in other], [list(answer.probs.values()) for answer in plain], atol=1e-4
     )
-    assert len(told) == 2 and "99% of validation" in told[0] and "are not flagged" in told[1]
+    assert len(lines) == 2 and "99% of the run's validation pictures; " in lines[0] and "are not flagged" in lines[1]
     assert other[0].unlike_training is None
     with pytest.raises(RunError, match="has no vit.onnx"):
         kmed.classify_files(run.folder, [files], format="onnx")
 
 
-def test_overlays_show_what_spoke_for_the_class(short_run, files, tmp_path):
+def test_overlays_show_the_evidence_for_the_class(short_run, files, tmp_path):
     first = sorted(files.iterdir())[:2]
     copy = tmp_path / first[0].name  # the same name in another folder
     shutil.copy(first[0], copy)
@@ -129,7 +129,7 @@ def test_overlays_never_replace_a_source(short_run, files, tmp_path):
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
-def test_names_that_are_no_text_or_more_than_a_line(short_run, files, tmp_path, form):
+def test_names_that_are_not_text_or_hold_a_line_break(short_run, files, tmp_path, form):
     folder = tmp_path / "odd"
     folder.mkdir()
     for name in (b"caf\xe9.png", b"two\nlines.png"):
@@ -151,7 +151,7 @@ def test_a_thousand_files_stream_and_broken_ones_are_named(short_run, files, tmp
     made, most = [], 0
 
     class Watched(np.ndarray):
-        """An array that can be counted."""
+        """An array that can be referenced weakly."""
 
     def watched(*arguments):
         image = read(*arguments).view(Watched)
@@ -167,13 +167,13 @@ def test_a_thousand_files_stream_and_broken_ones_are_named(short_run, files, tmp
         errors += [answer.path.rsplit("/", 1)[1]] if answer.error else []
     assert seen == [str(tmp_path / f"{number:04d}.png") for number in range(1000)]
     assert errors == broken
-    assert 32 <= most <= 3 * 32  # of decoded pictures: this batch, the next, and what the pool still holds
+    assert 32 <= most <= 3 * 32  # decoded pictures: this batch, the next one, and what the pool still holds
 
 
 def write_tiff(path, channels: int, side: int = 8) -> None:
-    """Writes a TIFF file of 8-bit channels, as many as wanted: Pillow writes four at most."""
+    """Writes a TIFF file of any number of 8-bit channels; Pillow writes four at most."""
     size = side * side * channels
-    ends = {258: 8 + 2 + 9 * 12 + 4, 273: 8 + 2 + 9 * 12 + 4 + 2 * channels}  # bits a sample, and pixels, lie behind
+    ends = {258: 8 + 2 + 9 * 12 + 4, 273: 8 + 2 + 9 * 12 + 4 + 2 * channels}  # offsets of bits per sample, of pixels
     tags = [(256, 3, 1, side), (257, 3, 1, side), (258, 3, channels, 0), (259, 3, 1, 1), (262, 3, 1, 1)]
     tags += [(273, 4, 1, 0), (277, 3, 1, channels), (278, 3, 1, side), (279, 4, 1, size)]
     head = struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<H", len(tags))
@@ -185,7 +185,7 @@ def command(run, *more):
     return CliRunner().invoke(main, ["--quiet", "predict", str(run.folder), *map(str, more)])
 
 
-def test_some_broken_files_are_exit_code_1_after_all_was_said(short_run, files, tmp_path):
+def test_broken_files_give_exit_code_1_after_all_answers(short_run, files, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"damaged")
     (tmp_path / "ok.png").write_bytes(next(files.iterdir()).read_bytes())
     result = command(short_run, tmp_path)
@@ -205,10 +205,10 @@ def test_json_lines(short_run, files):
 
 def test_two_forms_at_once_are_refused(short_run, files):
     result = command(short_run, files, "--json", "--csv")
-    assert result.exit_code == 2 and "give one of them" in result.output
+    assert result.exit_code == 2 and "give only one of them" in result.output
 
 
-def test_a_reader_that_has_had_enough_is_no_error(short_run, files):
+def test_a_closed_pipe_is_not_an_error(short_run, files):
     line = f"{sys.executable} -m kmed --quiet predict {short_run.folder} {files} | head -n 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert len(done.stdout.splitlines()) == 1 and "roken pipe" not in done.stderr and "Traceback" not in done.stderr
@@ -231,13 +231,13 @@ def test_csv_into_a_file_whole_or_not_at_all(short_run, files, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
-def test_a_tiff_of_grey_bands_is_told(short_run, tmp_path, channels):
+def test_a_tiff_of_grey_bands_is_refused(short_run, tmp_path, channels):
     write_tiff(tmp_path / "bands.tif", channels)
     result = command(short_run, tmp_path / "bands.tif")
     assert result.exit_code == 1 and f"has {channels} channels" in result.output and "Traceback" not in result.output
 
 
-def test_a_wrong_shape_of_arrays_is_told(short_run):
+def test_arrays_of_a_wrong_shape_are_refused(short_run):
     from kmed.evaluation.predictor import open_model
 
     with pytest.raises(DataError, match=r"RGB. Received: shape=\(1, 32, 40, 1\)"):

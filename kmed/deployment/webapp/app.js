@@ -1,4 +1,4 @@
-// The page: takes pictures, has them read and classified one after the other, and shows the answers.
+// The page: takes pictures, reads and classifies them one after the other, and shows the results.
 
 import { canCompute, fetchDescription, loadModel } from "./model.js";
 import { PictureError, canvasIsHonest, readPicture } from "./picture.js";
@@ -13,7 +13,7 @@ const NOISY =
   "Allow this page to read canvas data, or use another browser.";
 
 let description; // model.json
-let waiting = Promise.resolve(); // the pictures that were chosen, in their order
+let waiting = Promise.resolve(); // the queue of chosen pictures, in their order
 const model = start();
 
 async function start() {
@@ -28,7 +28,7 @@ async function start() {
     keepOffline();
     return classify;
   } catch (error) {
-    const reason = error.message ?? "a file of this page is missing"; // a script that is missing gives no message
+    const reason = error.message ?? "a file of this page is missing"; // for a missing script there is no message
     return fail(`The model did not load: ${reason}. Check the connection, then load this page again.`);
   }
 }
@@ -62,7 +62,7 @@ function complain(text) {
 function take(files) {
   if (!files.length) return;
   find("errors").replaceChildren();
-  let last = null; // the newest pictures stand at the top, those chosen together in their order
+  let last = null; // the newest pictures are at the top; those chosen together keep their order
   for (const file of files) waiting = waiting.then(async () => (last = (await answer(file, last)) ?? last));
 }
 
@@ -101,13 +101,13 @@ find("clear").addEventListener("click", () => {
 
 // ----- answers go out -----
 
-/** Reads, classifies and shows one picture, below the element `last`; returns what it shows, or null. */
+/** Reads, classifies and shows one picture, below the element `last`; returns the new element, or null. */
 async function answer(file, last) {
   const classify = await model;
   if (!classify) return null;
   const name = file.name || "The pasted picture";
   say(`Reading ${name}…`);
-  await new Promise((done) => setTimeout(done)); // lets the page show it
+  await new Promise((done) => setTimeout(done)); // lets the page show this message
   try {
     const started = performance.now();
     const picture = await readPicture(file, description);
@@ -117,13 +117,13 @@ async function answer(file, last) {
     return show(name, picture, probs, times, last);
   } catch (error) {
     say("");
-    const told = error instanceof PictureError ? error.message : `was not classified: ${error.message}.`;
-    complain(`${name} ${told}`);
+    const reason = error instanceof PictureError ? error.message : `was not classified: ${error.message}.`;
+    complain(`${name} ${reason}`);
     return null;
   }
 }
 
-/** Returns [{name, prob, threshold, reported}], what is reported first, then by probability. */
+/** Returns [{name, prob, threshold, reported}], the reported ones first, each part by falling probability. */
 function decide(probs) {
   const { class_names: names, thresholds } = description;
   const best = probs.indexOf(Math.max(...probs));
@@ -134,13 +134,13 @@ function decide(probs) {
   return rows.sort((a, b) => b.reported - a.reported || b.prob - a.prob);
 }
 
-function tell(rows) {
+function describe(rows) {
   if (description.task === "multiclass") return `${rows[0].name}, ${share(rows[0].prob)}`;
   const reported = rows.filter((row) => row.reported).map((row) => row.name);
   return reported.length ? `Reported: ${reported.join(", ")}` : "Nothing reported: each finding is below its threshold";
 }
 
-/** Returns a probability as it is read; what is nearly certain is never shown as certain. */
+/** Returns a probability as text; one that is nearly certain is never shown as certain. */
 function share(prob) {
   if (prob < 0.0005) return "< 0.1\u00a0%";
   if (prob > 0.9995) return "> 99.9\u00a0%";
@@ -149,7 +149,7 @@ function share(prob) {
 
 function show(name, picture, probs, times, last) {
   const rows = decide(probs);
-  const decision = tell(rows);
+  const decision = describe(rows);
   const result = find("result").content.cloneNode(true).firstElementChild;
   const part = (selector) => result.querySelector(selector);
   const [height, width] = description.image_size;
@@ -160,7 +160,7 @@ function show(name, picture, probs, times, last) {
   part("h3").textContent = name;
   part(".decision").textContent = decision;
   part(".legend").textContent = description.thresholds
-    ? "Probability of each finding. It is reported from its threshold on, the line on its bar."
+    ? "Probability of each finding. A finding is reported if its bar reaches its threshold, the line on the bar."
     : "Probability of each class.";
   part(".rows").classList.toggle("thresholds", Boolean(description.thresholds));
   part(".rows").append(...rows.map(makeRow));
@@ -192,7 +192,7 @@ function makeRow({ name, prob, threshold, reported }) {
   const number = add(row, "span", "number");
   add(number, "span", "value").textContent = share(prob);
   const bar = add(row, "span", "bar");
-  bar.setAttribute("aria-hidden", "true"); // the number says the same
+  bar.setAttribute("aria-hidden", "true"); // the number gives the same value
   add(bar, "span", "fill").style.width = `${100 * prob}%`;
   if (threshold !== undefined) {
     if (reported) add(head, "span", "tag").textContent = "reported";
@@ -211,7 +211,7 @@ function add(parent, tag, className) {
 // ----- without a network -----
 
 async function keepOffline() {
-  if (!navigator.serviceWorker) return; // an address without https
+  if (!navigator.serviceWorker) return; // the address is not https
   try {
     const hadOlder = Boolean(navigator.serviceWorker.controller);
     const registration = await navigator.serviceWorker.register("service-worker.js");
@@ -229,7 +229,7 @@ async function keepOffline() {
   }
 }
 
-/** A newer page or model is never mixed into the one that is running: it is taken when the reader says so. */
+/** Offers a button to load a newer version, so that it is never mixed with the one that is running. */
 function offerNewer(worker) {
   if (find("newer")) return;
   const button = document.createElement("button");

@@ -7,12 +7,12 @@ const RUNTIME = "litert/litert_wasm_compat_internal.js"; // the one build that i
 // (func (result v128) (i8x16.splat (i32.const 0))): valid only where WebAssembly has SIMD.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11];
 
-/** Tells whether this browser has what the runtime needs. */
+/** Returns whether this browser has what the runtime needs. */
 export function canCompute() {
   return typeof WebAssembly === "object" && WebAssembly.validate(new Uint8Array(SIMD));
 }
 
-/** Returns the content of model.json: what the model takes, gives and is worth. */
+/** Returns the content of model.json: the model's input, output and scores. */
 export async function fetchDescription() {
   return (await fetchFile("model.json")).json();
 }
@@ -20,7 +20,7 @@ export async function fetchDescription() {
 /**
  * Returns a function from pixels, Uint8Array (H * W * 3), to probabilities, Float32Array (K).
  *
- * onProgress(bytes) tells how much of the model has come.
+ * onProgress(bytes) is called with how much of the model has arrived.
  */
 export async function loadModel(description, onProgress) {
   quieten();
@@ -38,7 +38,7 @@ export async function loadModel(description, onProgress) {
   };
 }
 
-/** Keeps the runtime's notes out of the console's errors; what fails is thrown as well. */
+/** Keeps the runtime's messages out of the console's errors; a failure is also thrown. */
 function quieten() {
   globalThis.Module = { print: console.debug, printErr: console.debug };
 }

@@ -1,17 +1,17 @@
-// From a picture file to the pixels that the model sees, as kmed reads them: upright, without its colour profile,
-// transparency laid on black.
+// From a picture file to the pixels that the model sees, read as kmed reads them: upright, without the colour profile,
+// with transparency on black.
 
 import { resize } from "./resize.js";
 
 const STRIP = 2 ** 21; // pixels that are drawn at once: phones refuse canvases of more than 16 million
 
-/** A file that is no picture, or one that this browser cannot read; the message is for the reader. */
+/** A file that is not a picture, or one that this browser cannot read; the message is shown to the user. */
 export class PictureError extends Error {}
 
 /**
  * Returns {width, height, pixels}: the picture's own size, and Uint8Array (H * W * 3) of the size in `description`.
  *
- * Throws PictureError where the file cannot be read.
+ * Throws PictureError if the file cannot be read.
  */
 export async function readPicture(file, description) {
   const bitmap = await decode(file);
@@ -28,17 +28,17 @@ async function decode(file) {
   const options = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
   try {
     return await createImageBitmap(file, options).catch((error) => {
-      // A browser that does not know these words does by default what they ask for, but for the colour profile.
+      // A browser that does not know these options behaves as they ask, except for the colour profile.
       if (error instanceof TypeError) return createImageBitmap(file);
       throw error;
     });
   } catch (error) {
-    const told = "is not a picture that this browser can read. Choose a JPEG, PNG, WebP, GIF or BMP file.";
-    throw new PictureError(told, { cause: error });
+    const reason = "is not a picture that this browser can read. Choose a JPEG, PNG, WebP, GIF or BMP file.";
+    throw new PictureError(reason, { cause: error });
   }
 }
 
-/** Returns readRows(top, num) -> RGBA bytes. Few rows are drawn at a time; the whole picture would not fit a phone. */
+/** Returns readRows(top, num) -> RGBA bytes. It draws few rows at a time: a phone cannot draw a whole photograph. */
 function rowReader(bitmap, rowsAtOnce) {
   const canvas = document.createElement("canvas");
   canvas.width = bitmap.width;
@@ -58,7 +58,7 @@ function rowReader(bitmap, rowsAtOnce) {
   };
 }
 
-/** Tells whether pixels come back from a canvas unchanged; some browsers blur them against tracking. */
+/** Returns whether a canvas returns its pixels unchanged; some browsers alter them to prevent tracking. */
 export function canvasIsHonest() {
   const side = 16;
   const canvas = document.createElement("canvas");

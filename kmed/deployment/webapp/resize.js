@@ -1,8 +1,8 @@
-// Resizing as kmed does it in training: Pillow's resampling, to the bit.
+// Resizes as kmed does in training: Pillow's resampling, to the bit.
 //
-// A row of pixels is convolved with a filter whose support grows with the factor of shrinking (so that every pixel
-// counts), along x and along y. Weights are fixed-point numbers of 22 bits, and what stands between the two passes is
-// rounded to 8 bits, so their order matters. Filters: box, triangle, Catmull-Rom (a = -0.5), Lanczos with three lobes.
+// Pixels are convolved along x and along y with a filter whose support grows with the factor of shrinking, so that
+// every pixel counts. Weights are fixed-point numbers of 22 bits. The result of the first pass is rounded to 8 bits,
+// so the order of the passes matters. Filters: box, triangle, Catmull-Rom (a = -0.5), Lanczos with three lobes.
 
 const BITS = 22;
 const HALF = 1 << (BITS - 1);
@@ -23,7 +23,7 @@ function catmullRom(x) {
   return d < 2 ? (((d - 5) * d + 8) * d - 4) * a : 0;
 }
 
-/** Returns x rounded as Python's round() does: halves go to the even number. */
+/** Returns x rounded as by Python's round(): halves go to the even number. */
 export function roundHalfEven(x) {
   const low = Math.floor(x);
   if (x - low !== 0.5) return Math.round(x);
@@ -33,8 +33,8 @@ export function roundHalfEven(x) {
 /**
  * Returns where a picture of width x height lands in the model's input.
  *
- * box: [left, top, right, bottom], the part that is seen, in the picture's pixels, perhaps between two of them;
- * width, height: what it is resized to; left, top: where that stands in the input, which is black around it.
+ * box: [left, top, right, bottom], the part of the picture that is used, in its pixels (or fractions of them);
+ * width, height: the size it is resized to; left, top: its position in the input, which is black around it.
  */
 export function place(width, height, { image_size: [inputHeight, inputWidth], fit }) {
   const whole = { box: [0, 0, width, height], width: inputWidth, height: inputHeight, left: 0, top: 0 };
@@ -60,9 +60,10 @@ export function place(width, height, { image_size: [inputHeight, inputWidth], fi
 }
 
 /**
- * Returns, for each of `out` new pixels along one axis, the first old pixel it is made of, how many, and their weights.
+ * Returns, for each of `out` new pixels along one axis, the first old pixel that it is made of, their number, and
+ * their weights.
  *
- * size: old pixels along the axis; start, end: the part of them that is seen.
+ * size: old pixels along the axis; start, end: the part of them that is used.
  */
 export function makeWeights(size, start, end, out, interpolation) {
   const scale = Math.fround(end - start) / out;
@@ -93,12 +94,12 @@ function makeNearest(start, scale, out) {
   let center = start + scale * 0.5;
   for (let i = 0; i < out; i++) {
     first[i] = Math.floor(center);
-    center += scale; // added up, not multiplied: where a centre lies between two pixels, the last bit decides
+    center += scale; // added up, not multiplied: if a centre lies between two pixels, the last bit decides
   }
   return { first, count: new Int32Array(out).fill(1), weights: new Int32Array(out).fill(1 << BITS), most: 1 };
 }
 
-/** Tells whether Pillow resizes along y first: version 13 and later do where the height shrinks by far more. */
+/** Returns whether Pillow resizes along y first: version 13 and later do if the height shrinks by far more. */
 function verticalFirst(width, height, target, { interpolation, pillow_version: version }) {
   if (interpolation === "nearest" || Number.parseInt(version, 10) < 13) return false;
   const shorter = height - target.height;
@@ -110,8 +111,8 @@ const toByte = (sum) => Math.min(Math.max(sum >> BITS, 0), 255);
 /**
  * Returns Uint8Array (H * W * 3), RGB: a picture as the model sees it.
  *
- * readRows(top, num) gives RGBA bytes of `num` rows of the picture from row `top` on. It is asked for a few rows at a
- * time, from top to bottom and only for those that are seen, so a large photograph never lies in memory twice.
+ * readRows(top, num) returns the RGBA bytes of `num` rows of the picture from row `top` on. It is called for a few rows
+ * at a time, from top to bottom and only for those that are used, so a large photograph is never in memory twice.
  */
 export function resize(width, height, readRows, description, rowsAtOnce = 256) {
   const [inputHeight, inputWidth] = description.image_size;
@@ -125,7 +126,7 @@ export function resize(width, height, readRows, description, rowsAtOnce = 256) {
   const sums = new Int32Array(target.height * stride).fill(HALF); // of the pass along y
   const row = new Uint8Array(stride);
   const end = down.first[target.height - 1] + down.count[target.height - 1];
-  let oldest = 0; // the first new row that still takes up old ones
+  let oldest = 0; // the first new row that still needs old ones
   for (let y = down.first[0]; y < end; y += rowsAtOnce) {
     const num = Math.min(rowsAtOnce, end - y);
     const strip = readRows(y, num);

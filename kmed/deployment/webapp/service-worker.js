@@ -1,14 +1,14 @@
 // Keeps the whole page on the device, so that it works without a network.
-// VERSION is a hash of all files: another model, or another page, is another cache, never a mixture of the two.
+// VERSION is a hash of all files: a changed model or page has a cache of its own, so that two versions never mix.
 
 const VERSION = {{ version | tojson }};
 const FILES = {{ files | tojson }};
 
-const PREFIX = `kmed-demo ${self.registration.scope} `; // several demos may live on one host
+const PREFIX = `kmed-demo ${self.registration.scope} `; // one host may serve several demos
 const CACHE = PREFIX + VERSION;
 
 self.addEventListener("install", (event) => {
-  // "no-cache" asks whether a file has changed, and does not fetch it twice if not.
+  // "no-cache" asks whether a file has changed, and does not fetch it again if it has not.
   const requests = FILES.map((file) => new Request(file, { cache: "no-cache" }));
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(requests)));
 });
