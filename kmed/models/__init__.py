@@ -1,6 +1,6 @@
-"""Models by name: scaling of the pixels, a backbone of one of four families, and a float32 head.
+"""Models by name: scaling of the pixels, a backbone of one of the families, and a float32 head.
 
-Importing this is light; Keras is loaded when a model is built.
+Importing this module is cheap: Keras is loaded when a model is built.
 """
 
 from kmed.models.build import build_model, check_model, list_models, model_facts, model_options

@@ -1,6 +1,6 @@
-"""Models by name: scaling of the pixels, a backbone of one of four families, and a float32 head.
+"""Models by name: scaling of the pixels, a backbone of one of the families, and a float32 head.
 
-Importing this is light; Keras is loaded when a model is built.
+Importing this module is cheap: Keras is loaded when a model is built.
 """
 
 import inspect
@@ -16,7 +16,7 @@ __all__ = ["build_model", "check_model", "list_models", "model_facts", "model_op
 
 FACTS_PATH = pathlib.Path(__file__).with_name("facts.csv")
 
-# name: (mean, std) of pixels in [0, 1]
+# {name: (mean, std) of pixels in [0, 1]}
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -29,7 +29,7 @@ def list_models() -> list[str]:
 
 
 def model_facts():
-    """Returns a pandas.DataFrame with one row a model, measured at its usual image size with 4 classes.
+    """Returns a pandas.DataFrame with one row per model, measured at its default image size with 4 classes.
 
     Columns: name, trainable_parameters, total_parameters, multiply_adds (of one image),
     image_size ("HEIGHTxWIDTH"), imagenet_weights (a Hugging Face repository, or "").
@@ -40,20 +40,20 @@ def model_facts():
 
 
 def model_options(name: str) -> dict[str, object]:
-    """Returns {option: default} of what `build_model` takes for this model besides its own arguments."""
+    """Returns {option: default}, the options that `build_model` takes for this model besides its own arguments."""
     parameters = inspect.signature(family_of(name).load().build).parameters.values()
     keyword_only = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     return {option: default for option, default in keyword_only.items() if option != "dropout"}
 
 
 def check_model(name: str, image_size: Sequence[int], options: dict) -> None:
-    """Raises ModelError where a model cannot be built of this size with these options, as far as can be told at once.
+    """Raises ModelError if a model cannot be built at this size with these options, as far as a quick check can tell.
 
-    So that a mistake is found before the pictures are read.
+    It finds such mistakes before the pictures are read.
     """
     _, image_size = _check_sizes(resolve_name(name), 1, image_size)
     _check_options(resolve_name(name), options)
-    check_size = getattr(family_of(name).load(), "check_size", None)  # only the patches of vit ask for more
+    check_size = getattr(family_of(name).load(), "check_size", None)  # only vit has one, for its patches
     if check_size is not None:
         check_size(image_size, **options)
 
@@ -69,24 +69,24 @@ def build_model(
     dropout: float | None = None,
     **options,
 ):
-    """Returns an uncompiled keras.Model from raw pixels to probabilities.
+    """Returns an uncompiled keras.Model that maps raw pixels to probabilities.
 
-    Its layers: "images" -> "normalize" -> "backbone" (a model of its own, to freeze or to train at
-    another rate) -> "pool" -> "dropout" -> "head" (logits) -> "probs". From "pool" on it computes in
-    float32, whatever Keras' dtype policy.
+    Its layers are "images" -> "normalize" -> "backbone" (a model of its own, which can be frozen or
+    trained at another rate) -> "pool" -> "dropout" -> "head" (logits) -> "probs". From "pool" on it
+    computes in float32, whatever Keras' dtype policy is.
 
     Args:
       name: one of `list_models()`; "efficientnet_b0" and "ResNet-18" are understood.
       num_classes: number of outputs, at least 1.
-      image_size: (height, width) in pixels; None takes the size the model was published at.
+      image_size: (height, width) in pixels; None: the size at which the model was published.
       task: "multiclass" (softmax) or "multilabel" (sigmoid).
-      weights: None for a random start, or what `kmed.models.weights.load_weights` takes: "imagenet",
+      weights: None for random weights, or what `kmed.models.weights.load_weights` takes: "imagenet",
         a safetensors file or folder, a .keras file, an earlier run, "hf://user/repository".
-      normalization: "imagenet", "unit" (pixels / 255), or (mean, std) of three numbers each, of pixels
-        in [0, 1]; None takes the one that belongs to the weights, else "imagenet".
+      normalization: "imagenet", "unit" (pixels / 255), or (mean, std) of three numbers each, for pixels
+        in [0, 1]; None: that of the weights, or "imagenet" if they have none.
       activation: "task", or None for logits.
       dropout: rate in [0, 1) before the head; in vit throughout the transformer. None: as published.
-      options: of the model's family, see `model_options(name)`.
+      options: options of the model's family, see `model_options(name)`.
     Input: uint8 or float (N, height, width, 3) in [0, 255]. Output: float32 (N, num_classes).
     Raises: ModelError: an unknown name, option or value. WeightsError: weights that do not fit.
     Example:
@@ -117,7 +117,7 @@ def build_model(
 
 
 def _head(features, num_classes: int, rate: float, activation: str):
-    """Returns what is made of a backbone's output, in float32: (N, h, w, D) or (N, 1 + P, D) -> (N, num_classes)."""
+    """Returns the output of the head, in float32: (N, h, w, D) or (N, 1 + P, D) -> (N, num_classes)."""
     import keras
 
     from kmed.models.layers import ClassToken
@@ -130,7 +130,7 @@ def _head(features, num_classes: int, rate: float, activation: str):
 
 
 def _load(model, weights) -> None:
-    """Loads weights into a new model, and says what has been done with them."""
+    """Loads weights into a new model, and logs what was changed on the way."""
     from kmed.models.weights import load_weights
 
     for note in load_weights(model, weights):
@@ -139,13 +139,13 @@ def _load(model, weights) -> None:
 
 def _check_sizes(name: str, num_classes, image_size) -> tuple[int, tuple[int, int]]:
     if isinstance(num_classes, bool) or not hasattr(num_classes, "__index__") or num_classes < 1:
-        raise ModelError(f"num_classes is an integer of at least 1. Received: num_classes={num_classes!r}")
+        raise ModelError(f"num_classes must be an integer of at least 1. Received: num_classes={num_classes!r}")
     sides = MODELS[name].image_size if image_size is None else image_size
-    least = family_of(name).min_side
-    whole = isinstance(sides, Sequence) and len(sides) == 2 and all(hasattr(side, "__index__") for side in sides)
-    if not whole or min(sides) < least:
+    min_side = family_of(name).min_side
+    is_pair = isinstance(sides, Sequence) and len(sides) == 2 and all(hasattr(side, "__index__") for side in sides)
+    if not is_pair or min(sides) < min_side:
         raise ModelError(
-            f"image_size is (height, width) in pixels, for {name} at least {least} each. "
+            f"image_size must be (height, width) in pixels, at least {min_side} each for {name}. "
             f"Received: image_size={image_size!r}"
         )
     return int(num_classes), (int(sides[0]), int(sides[1]))
@@ -163,33 +163,33 @@ def _activation(task: str, activation: str | None) -> str:
     from kmed.tasks import TASKS
 
     if task not in TASKS:
-        raise ModelError(f"task is one of {', '.join(TASKS)}.{suggest(task, TASKS)} Received: task={task!r}")
+        raise ModelError(f"task must be one of {', '.join(TASKS)}.{suggest(task, TASKS)} Received: task={task!r}")
     if activation not in ("task", None):
-        raise ModelError(f'activation is "task" or None (logits). Received: activation={activation!r}')
+        raise ModelError(f'activation must be "task" or None (logits). Received: activation={activation!r}')
     return "linear" if activation is None else TASKS[task].activation
 
 
 def _check_normalization(normalization, weights, name: str):
-    """Returns (mean, std): those asked for, else those of the weights, else ImageNet's."""
-    asked = None if normalization is None else _mean_and_std(normalization)
+    """Returns (mean, std): those requested, else those of the weights, else ImageNet's."""
+    requested = None if normalization is None else _mean_and_std(normalization)
     if weights is None:
-        return asked or NORMALIZATIONS["imagenet"]
+        return requested or NORMALIZATIONS["imagenet"]
     from kmed.models.weight_files import normalization_of, same_normalization
 
     own = normalization_of(weights, name)
-    if asked and own and not same_normalization(asked, own):
+    if requested and own and not same_normalization(requested, own):
         raise ModelError(
             f"The weights were trained with mean {list(own[0])} and std {list(own[1])}, so another normalization "
-            f"would spoil them. Received: normalization={normalization!r}. Leave it out."
+            f"would harm them. Received: normalization={normalization!r}. Leave it out."
         )
-    return asked or own or NORMALIZATIONS["imagenet"]
+    return requested or own or NORMALIZATIONS["imagenet"]
 
 
 def _mean_and_std(normalization):
     if isinstance(normalization, str):
         if normalization not in NORMALIZATIONS:
             hint = suggest(normalization, NORMALIZATIONS)
-            raise ModelError(f"normalization is imagenet, unit or (mean, std).{hint} Received: {normalization!r}")
+            raise ModelError(f"normalization must be imagenet, unit or (mean, std).{hint} Received: {normalization!r}")
         return NORMALIZATIONS[normalization]
     try:
         mean, std = (tuple(float(value) for value in values) for values in normalization)
@@ -197,7 +197,7 @@ def _mean_and_std(normalization):
         mean, std = (), ()
     if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise ModelError(
-            "normalization is imagenet, unit, or (mean, std) with three numbers each, std above 0. "
+            "normalization must be imagenet, unit, or (mean, std) with three numbers each and std above 0. "
             f"Received: normalization={normalization!r}"
         )
     return mean, std
