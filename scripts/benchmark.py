@@ -1,6 +1,6 @@
-"""Speed and memory of kmed on this machine; ratios are taken within one run, since machines differ and drift.
+"""Speed and memory of kmed on this machine; ratios are taken within one run, since machines differ and change.
 
-Each command prints its figures, and writes them as rows of a CSV where --out is given:
+Each command prints its figures; with --out it also adds them to a CSV as rows:
 
     python scripts/benchmark.py startup
     python scripts/benchmark.py train --torch-python ../torch/bin/python --out results/training_speed.csv
@@ -33,7 +33,7 @@ from kmed import progress, runtime
 from kmed.files import replacing
 
 IMAGE_SIZE = (120, 160)
-# How a training step is taken: (framework, dtype). The first is compared with the others.
+# {name of a mode: (framework, dtype)}, the ways to run a training step. The first is compared with the others.
 MODES = {
     "kmed": ("kmed", "auto"),
     "keras float32": ("keras", "float32"),
@@ -44,11 +44,11 @@ MODES = {
     "pytorch bfloat16, same work": ("torch, same work", "mixed_bfloat16"),
 }
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
-ROUND = 5  # steps of one mode of `train` before the next has its turn
+ROUND = 5  # steps of one mode of `train` before the next one takes its turn
 STEP_SCRIPT = str(pathlib.Path(__file__).with_name("training_step.py"))
-BLOCK = 10  # steps of one candidate before the other has its turn
-OUT = click.option("--out", type=click.Path(path_type=pathlib.Path), help="A CSV that the rows are added to.")
-DATA = click.option("--data", required=True, help="The blood cells, such as data/blood_cells.")
+BLOCK = 10  # steps of one candidate before the next one takes its turn
+OUT = click.option("--out", type=click.Path(path_type=pathlib.Path), help="A CSV to which the rows are added.")
+DATA = click.option("--data", required=True, help="The folder of the blood cells, such as data/blood_cells.")
 
 
 @click.group(help=__doc__.split("\n")[0])
@@ -61,7 +61,7 @@ def main():
 @click.option("--runs", default=9, show_default=True)
 @OUT
 def startup(runs, out):
-    """Time `kmed --help` and `kmed models --help`, and look whether TensorFlow is imported."""
+    """Time `kmed --help` and `kmed models --help`, and check whether TensorFlow is imported."""
     rows = []
     for arguments in (["--help"], ["models", "--help"]):
         seconds = []
@@ -81,9 +81,9 @@ def startup(runs, out):
 @main.command()
 @click.option("--models", default="resnet18,resnet152,densenet121,densenet161,efficientnetb0,vit", show_default=True)
 @click.option("--sizes", default="60x80,120x160", show_default=True, help="vit rounds up to whole patches.")
-@click.option("--steps", default=30, show_default=True, help="Counted steps of each mode, after the warm-up.")
-@click.option("--torch-python", help="Python of an environment with torch, torchvision and timm; none: without them.")
-@click.option("--same-work", is_flag=True, help="Against PyTorch alone, which clips, averages and counts as kmed does.")
+@click.option("--steps", default=30, show_default=True, help="Measured steps per mode, after the warm-up.")
+@click.option("--torch-python", help="Python of an environment with torch, torchvision and timm; default: none.")
+@click.option("--same-work", is_flag=True, help="Only against PyTorch, with the rest of kmed's step added to it.")
 @OUT
 def train(models, sizes, steps, torch_python, same_work, out):
     """Training steps of kmed, stock Keras and timm on PyTorch, in processes that take turns."""
@@ -97,7 +97,7 @@ def train(models, sizes, steps, torch_python, same_work, out):
 
 
 def racers(models: list[str], sizes: list[str]):
-    """Yields (name in the table, what `training_step.py` is to build), each model at each size."""
+    """Yields (name in the table, settings for `training_step.py`) for each model at each size."""
     for name in models:
         subjects = {name: {}} | ({f"{name} without dropout": NO_DROPOUT} if name == "vit" else {})
         for (subject, options), size in itertools.product(subjects.items(), sizes):
@@ -108,47 +108,47 @@ def racers(models: list[str], sizes: list[str]):
 
 
 def race(wanted: dict, modes: dict, steps: int, torch_python: str | None) -> list[dict]:
-    """Returns a row a mode: images/s, and how many times as fast as it kmed is, both in turn.
+    """Returns one row per mode: its images/s, and how many times as fast kmed is.
 
-    The ratio is the median over the rounds of two modes' times in the same round: what slows the
+    The ratio is the median over rounds of two modes' times in the same round, since whatever slows the
     machine for a while slows both.
     """
     with contextlib.ExitStack() as stack:
         workers = {}
         for mode, (framework, dtype) in modes.items():
             python = torch_python if framework.startswith("torch") else sys.executable
-            asked = wanted | {"framework": framework, "dtype": dtype}
-            workers[mode] = stack.enter_context(started([python, STEP_SCRIPT, json.dumps(asked)]))
+            settings = wanted | {"framework": framework, "dtype": dtype}
+            workers[mode] = stack.enter_context(started([python, STEP_SCRIPT, json.dumps(settings)]))
         seconds = take_turns({mode: worker.run for mode, worker in workers.items()}, steps, ROUND)
-        told = {mode: worker.told for mode, worker in workers.items()}
-    return [raced(mode, seconds, told[mode]) for mode in seconds]
+        facts = {mode: worker.facts for mode, worker in workers.items()}
+    return [raced(mode, seconds, facts[mode]) for mode in seconds]
 
 
-def raced(mode: str, seconds: dict[str, list[float]], told: dict) -> dict:
-    """Returns the row of one mode; `kmed_ratio` is kmed's speed in units of the mode's."""
+def raced(mode: str, seconds: dict[str, list[float]], facts: dict) -> dict:
+    """Returns the row of one mode; `kmed_ratio` is kmed's speed divided by that of the mode."""
     ratios = np.array(seconds[mode]) / np.array(seconds["kmed"])
     return {
         "mode": mode,
-        "dtype": told["dtype"],
+        "dtype": facts["dtype"],
         "images_per_second": round(ROUND * BATCH_SIZE / statistics.median(seconds[mode]), 1),
         "kmed_ratio": round(float(np.median(ratios)), 3),
         "ratio_low": round(float(ratios.min()), 3),
         "ratio_high": round(float(ratios.max()), 3),
         "steps": ROUND * len(ratios),
         "batch_size": BATCH_SIZE,
-        "versions": runtime.join_versions(told["versions"]),
+        "versions": runtime.join_versions(facts["versions"]),
     }
 
 
 class Worker:
-    """A process of `training_step.py`: `told` is what it said of itself."""
+    """A process of `training_step.py`; `facts` is its first answer, with its dtype and versions."""
 
     def __init__(self, process: subprocess.Popen):
         self._process = process
-        self.told = self._answer()
+        self.facts = self._answer()
 
     def run(self, steps: int) -> float:
-        """Returns the seconds that so many steps took."""
+        """Returns the seconds that `steps` steps took."""
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         return self._answer()["seconds"]
@@ -171,11 +171,11 @@ def started(command: list[str]):
 
 
 @main.command()
-@click.option("--steps", default=40, show_default=True, help="Counted steps of each, after the warm-up.")
+@click.option("--steps", default=40, show_default=True, help="Measured steps per candidate, after the warm-up.")
 @click.option("--dtype", default="mixed_bfloat16", show_default=True)
 @OUT
 def batchnorm(steps, dtype, out):
-    """ResNet-18's training step with the fused batch normalisation against stock Keras'."""
+    """ResNet-18's training step with the fused batch normalisation, against Keras' own."""
     candidates = {
         kind: training_step("resnet18", dtype, model_options={"batch_norm": kind}) for kind in ("fused", "keras")
     }
@@ -188,7 +188,7 @@ def batchnorm(steps, dtype, out):
 @click.option("--steps", default=20, show_default=True)
 @OUT
 def dtype(models, steps, out):
-    """Each model's training step in float32 and in mixed_bfloat16: what `dtype: auto` rests on."""
+    """Each model's training step in float32 and in mixed_bfloat16: the basis of `dtype: auto`."""
     for name in models.split(","):
         candidates = {kind: training_step(name, kind) for kind in ("float32", "mixed_bfloat16")}
         rates = in_turn(candidates, steps)
@@ -196,12 +196,12 @@ def dtype(models, steps, out):
 
 
 @main.command()
-@click.option("--steps", default=30, show_default=True, help="Training steps to compare with.")
-@click.option("--images", default=3000, show_default=True, help="Pictures read.")
+@click.option("--steps", default=30, show_default=True, help="Training steps for the comparison.")
+@click.option("--images", default=3000, show_default=True, help="Number of pictures to read.")
 @DATA
 @OUT
 def pipeline(data, steps, images, out):
-    """Decode, resize and light augmentation from disk without a cache, against what ResNet-18's step eats."""
+    """Decode, resize and light augmentation from disk without a cache, against the rate of ResNet-18's step."""
     from kmed.data.augment import Augmentation
     from kmed.data.images import Resizing
     from kmed.data.pipeline import Pipeline
@@ -237,7 +237,7 @@ def pipeline(data, steps, images, out):
 @DATA
 @OUT
 def memory(data, config, out):
-    """Peak memory of a whole resnet18 run of one epoch, data preparation and judging included."""
+    """Peak memory of a whole resnet18 run of one epoch, including data preparation and evaluation."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [
             "--config",
@@ -257,10 +257,10 @@ def memory(data, config, out):
 
 
 @main.command()
-@click.option("--sizes", default="1121x15,25596x14", show_default=True, help="Pictures x labels, each.")
+@click.option("--sizes", default="1121x15,25596x14", show_default=True, help="Numbers of pictures x labels.")
 @OUT
 def scores(sizes, out):
-    """All scores of a multilabel split with intervals, constants and subgroups: seconds and memory."""
+    """All scores of a multilabel split with intervals, constant predictors and subgroups: seconds and memory."""
     rows = []
     for size in sizes.split(","):
         num_images, num_labels = map(int, size.split("x"))
@@ -273,12 +273,12 @@ def scores(sizes, out):
 
 
 @main.command()
-@click.option("--sizes", default="1000,4000,12444", show_default=True, help="Files drawn of TRAIN and TEST, each.")
-@click.option("--keep", type=click.Path(path_type=pathlib.Path), help="A folder for what the last audit found.")
+@click.option("--sizes", default="1000,4000,12444", show_default=True, help="Numbers of files from TRAIN and TEST.")
+@click.option("--keep", type=click.Path(path_type=pathlib.Path), help="A folder for the findings of the last audit.")
 @DATA
 @OUT
 def audit(data, sizes, keep, out):
-    """The leak audit on so many files, and how its time grows; on the blood cells, beside the map that kmed ships."""
+    """The leak audit on growing numbers of files of the blood cells, compared with the map that kmed ships."""
     from sklearn.metrics import adjusted_rand_score
 
     from kmed.data.audit.leaks import audit as audit_table
@@ -293,12 +293,12 @@ def audit(data, sizes, keep, out):
         start = time.perf_counter()
         found = audit_table(table.take(chosen))
         seconds = time.perf_counter() - start
-        told = found.table.rows
+        truths = found.table.rows
         growth = {} if last is None else {"ratio_to": f"{last[0]} files", "ratio": seconds / last[1]}
         rows.append(row("audit", f"{len(chosen)} files", seconds, "s", **growth))
         for name, truth, ids in (
-            ("photographs", told["cluster"], found.photograph),
-            ("groups", told["group"], found.group),
+            ("photographs", truths["cluster"], found.photograph),
+            ("groups", truths["group"], found.group),
         ):
             score = adjusted_rand_score(truth, ids)
             rows.append(row("audit", f"{len(chosen)} files, {name}", score, "adjusted Rand index"))
@@ -310,7 +310,7 @@ def audit(data, sizes, keep, out):
     report(rows, out)
 
 
-# In a process of its own, so that the peak of memory is that of the scoring.
+# It runs in a process of its own, so that the peak memory is that of the scoring.
 SCORING = """
 import resource, time
 import numpy as np, pandas as pd
@@ -359,7 +359,7 @@ def in_turn(candidates: dict, steps: int) -> dict[str, float]:
 
 
 def take_turns(candidates: dict, steps: int, block: int) -> dict[str, list[float]]:
-    """Returns each candidate's seconds a round: a block of steps in each, every other round in reverse order.
+    """Returns each candidate's seconds per round, a block of steps each; every other round is in reverse order.
 
     Args:
       candidates: {name: function of a number of steps that returns the seconds they took}.
@@ -372,7 +372,7 @@ def take_turns(candidates: dict, steps: int, block: int) -> dict[str, list[float
 
 
 def compared(benchmark: str, subject: str, rates: dict[str, float], steps: int, *, base: str) -> list[dict]:
-    """Returns a row for each rate, with its ratio to that of `base`; {} in `subject` is the candidate's name."""
+    """Returns one row per rate, with its ratio to that of `base`; {} in `subject` is the candidate's name."""
     return [
         row(benchmark, subject.format(kind), rate, "images/s", steps=steps, ratio_to=base, ratio=rate / rates[base])
         for kind, rate in rates.items()
@@ -399,7 +399,7 @@ def report(rows: list[dict], out: pathlib.Path | None) -> None:
     if out is None:
         return
     frame["device"] = runtime.describe_device()
-    if "versions" not in frame:  # the rows of `train` come from environments of their own
+    if "versions" not in frame:  # the rows of `train` have versions, since they come from other environments
         frame["versions"] = runtime.join_versions(runtime.versions())
     frame["command"] = " ".join(["python", *sys.argv])
     if out.exists():

@@ -1,4 +1,4 @@
-"""Draws the icons of the page that `kmed demo` makes: a cell, and the bars of what the model says of it.
+"""Draws the icons of the page that `kmed demo` writes: a cell, and bars for the model's probabilities.
 
 python scripts/demo_icons.py
 """
@@ -8,14 +8,14 @@ import pathlib
 from PIL import Image, ImageDraw
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "kmed" / "deployment" / "webapp"
-SIZES = (192, 512)  # what browsers ask of an installable page
+SIZES = (192, 512)  # the sizes that browsers need for an installable page
 FINE = 2048  # drawn large and shrunk, for smooth edges
 
 NIGHT, PALE, BLUE, ORANGE = "#0b2a3f", "#dcecf6", "#58b0e3", "#f08a48"
 
 
 def draw() -> Image.Image:
-    """Returns the icon, FINE x FINE; what matters stands in the middle 80 %, since phones cut the corners off."""
+    """Returns the icon, FINE x FINE; its content is in the middle 80 %, since phones cut off the corners."""
     icon = Image.new("RGB", (FINE, FINE), NIGHT)
     pen = ImageDraw.Draw(icon)
     disc(pen, 0.50, 0.375, 0.215, PALE)

@@ -1,6 +1,6 @@
-"""What mkdocs.yml asks of this project: files outside docs/ as part of the site, and its docstrings read by griffe.
+"""Hooks for mkdocs.yml: they add files outside docs/ to the site, and make griffe read this project's docstrings.
 
-MkDocs calls the functions named on_...; mkdocstrings loads the class HouseDocstrings.
+MkDocs calls the functions named on_*; mkdocstrings loads the class HouseDocstrings.
 """
 
 import pathlib
@@ -11,7 +11,7 @@ import griffe
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Pages and files that docs/ links to as ../NAME; on the site they lie beside the pages.
+# Pages and files that docs/ links to as ../NAME; on the site they are beside the pages.
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "NOTICE", "LICENSE", "configs/*.yaml", "results/*.csv")
 
 
@@ -31,7 +31,7 @@ def on_page_markdown(markdown, page, **_):
 
 
 class HouseDocstrings(griffe.Extension):
-    """Turns the sections of this project's docstrings into those of Google's style, which griffe reads.
+    """Rewrites the sections of this project's docstrings in Google's style, which griffe reads.
 
     Here a section may begin on the line of its heading ("Raises: DataError: no such file. RunError: ...") and an
     example is called "Example:".

@@ -1,8 +1,8 @@
-"""How often a nominal 95 % interval holds the truth: whole clusters resampled, and single images.
+"""How often a nominal 95 % interval contains the truth, if whole clusters or single images are resampled.
 
-Drawn data: every patient has a share of right answers of its own (Beta distributed), and ten pictures
-that are right or wrong by that share. The truth is the mean share. Both intervals are those of
-`kmed.metrics.intervals`; they differ in what is called a cluster.
+The data are drawn: every patient has its own share of right answers (Beta distributed), and ten pictures
+that are right with that probability. The truth is the mean share. Both intervals are those of
+`kmed.metrics.intervals`; they differ in what counts as a cluster.
 
     python scripts/interval_coverage.py --out results/interval_coverage.csv
 """
@@ -17,15 +17,15 @@ from kmed.files import replacing
 from kmed.metrics.intervals import Bootstrap, draw_resamples, mean_score
 
 TRUTH = 0.7
-SPREAD = 1.0  # a + b of the Beta distribution; small: patients differ much
-IMAGES = 10  # a patient
+SPREAD = 1.0  # a + b of the Beta distribution; the smaller, the more patients differ
+IMAGES = 10  # per patient
 
 
 @click.command()
 @click.option("--clusters", default="4,10,20,100", show_default=True, help="Numbers of patients.")
-@click.option("--data-sets", default=1000, show_default=True, help="Drawn for each.")
+@click.option("--data-sets", default=1000, show_default=True, help="Number drawn for each.")
 @click.option("--resamples", default=1000, show_default=True)
-@click.option("--out", type=click.Path(path_type=pathlib.Path), help="A CSV that is written.")
+@click.option("--out", type=click.Path(path_type=pathlib.Path), help="The CSV to write.")
 def main(clusters, data_sets, resamples, out):
     """Measure the coverage of cluster and image intervals."""
     rows = []
@@ -48,7 +48,7 @@ def main(clusters, data_sets, resamples, out):
 
 
 def covers(patients: np.ndarray, units: np.ndarray, num_resamples: int, seed: int) -> bool:
-    """Draws a data set and returns whether the interval of its mean holds the truth."""
+    """Draws a data set and returns whether the interval of its mean contains the truth."""
     rng = np.random.default_rng(seed)
     shares = rng.beta(TRUTH * SPREAD, (1 - TRUTH) * SPREAD, patients.max() + 1)
     right = rng.random(len(patients)) < shares[patients]

@@ -1,9 +1,9 @@
-"""Keeps of finished runs what `kmed compare` reads: settings, scores and the test predictions, but no weights.
+"""Copies the files of finished runs that `kmed compare` reads: settings, scores and test predictions, no weights.
 
     python scripts/keep_runs.py results/blood_cells_six saved_models/blood_six/resnet18 saved_models/blood_six/vit
     kmed compare results/blood_cells_six/*
 
-So whoever has the repository can draw every interval and comparison again without training anything.
+So everyone who has the repository can compute every interval and comparison again without training anything.
 """
 
 import pathlib
@@ -21,27 +21,27 @@ from kmed.runs import Run, judged_run
 @click.argument("out", type=PATH)
 @click.argument("runs", nargs=-1, required=True, type=PATH)
 def main(out, runs):
-    """Writes OUT/RUN of each run, RUN being its folder's name."""
+    """Writes OUT/RUN for each run, where RUN is the name of its folder."""
     with one_line_errors():
         kept = {folder: Run(out / folder.resolve().name) for folder in runs}
         if len({run.folder for run in kept.values()}) < len(runs):
-            raise RunError(f"Two of the runs have one name: {', '.join(map(str, runs))}. Keep them in two folders.")
+            raise RunError(f"Two of the runs share a name: {', '.join(map(str, runs))}. Keep them in two folders.")
         for folder, run in kept.items():
             keep(judged_run(folder), run)
             click.echo(f"Made: {run.folder}")
 
 
 def keep(run: Run, kept: Run) -> None:
-    """Copies what a comparison on the test split reads; `kept` is replaced, file by file."""
+    """Copies the files that a comparison on the test split reads; those of `kept` are replaced one by one."""
     if run.folder.resolve() == kept.folder.resolve():
         raise RunError(f"{run.folder} would lose its validation predictions. Keep it in another folder.")
-    predictions = pd.read_csv(run.predictions, dtype=str, keep_default_na=False)  # as text: every digit stays
+    predictions = pd.read_csv(run.predictions, dtype=str, keep_default_na=False)  # as text, to keep every digit
     tested = predictions[predictions["split"] == "test"]
     if tested.empty:
         raise RunError(f"{run.folder} has no predictions of split 'test'.")
     config = run.read_config(data=relative(run.read_config().data.path))
     files = (run.classes, run.fitted, run.metrics, run.history, run.summary, run.result)
-    texts = {path.name: path.read_text(encoding="utf-8") for path in files}  # all is read before anything is written
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files}  # all is read before writing
     write_frame(kept.predictions, tested)
     for name, text in texts.items():
         write_text(kept.folder / name, text)
@@ -49,7 +49,7 @@ def keep(run: Run, kept: Run) -> None:
 
 
 def relative(path: str | None) -> str | None:
-    """Returns the path of pictures as seen from the present folder, where they lie below it."""
+    """Returns the path of pictures relative to the current folder if they are in it, else unchanged."""
     here = pathlib.Path.cwd()
     return str(pathlib.Path(path).relative_to(here)) if path and pathlib.Path(path).is_relative_to(here) else path
 

@@ -22,14 +22,14 @@ WIDTH = 1500  # pixels
 @click.argument("run_folder", metavar="RUN")
 @click.argument("out", type=click.Path(path_type=pathlib.Path))
 def main(run_folder, out):
-    """Puts the contact sheet and the figures of RUN side by side."""
+    """Puts the contact sheet and the figures of RUN into one image."""
     run = finished_run(run_folder)
     table = run_table(run, load_table("data/demo"))
     with tempfile.TemporaryDirectory() as folder:
         sheet = next(path for path in show(table, pathlib.Path(folder)) if path.name == "contact_sheet.png")
         paths = [sheet, run.figures / "history.png", run.figures / "confusion_test.png"]
         sheet, curves, confusion = (Image.open(path).convert("RGB") for path in paths)
-    # The sheet and the confusion matrix share the first row at one height; the curves fill the second.
+    # The sheet and the confusion matrix share the first row at the same height; the curves fill the second.
     height = round(WIDTH / (sheet.width / sheet.height + confusion.width / confusion.height))
     sheet, confusion = (scaled(picture, height=height) for picture in (sheet, confusion))
     curves = scaled(curves, height=round(WIDTH * curves.height / curves.width))
@@ -41,7 +41,7 @@ def main(run_folder, out):
 
 
 def scaled(picture: Image.Image, *, height: int) -> Image.Image:
-    """Returns the picture at a height, its aspect ratio kept."""
+    """Returns the picture scaled to a height, with its aspect ratio."""
     return picture.resize((round(picture.width * height / picture.height), height))
 
 

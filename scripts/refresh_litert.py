@@ -3,7 +3,7 @@
 python scripts/refresh_litert.py            # needs npm and the network; the same versions give the same bytes
 python scripts/refresh_litert.py --check    # compares instead of writing
 
-To take a newer version: change the versions and integrity hashes below (`npm view @litertjs/core dist.integrity`).
+To use a newer version, change the versions and integrity hashes below (`npm view @litertjs/core dist.integrity`).
 """
 
 import base64
@@ -30,14 +30,14 @@ PACKAGES = {
         "sha512-4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
     ),
 }
-# (package, its file) -> the file in TARGET. Of the four WASM builds the one that asks least of a browser.
+# {(package, its file): the file in TARGET}. Of the four WASM builds, this one needs the fewest browser features.
 FILES = {
     ("@litertjs/core", "dist/index.js"): "litert.js",
     ("@litertjs/wasm-utils", "dist/index.js"): "wasm-utils.js",
     ("@litertjs/core", "wasm/litert_wasm_compat_internal.js"): "litert_wasm_compat_internal.js",
     ("@litertjs/core", "wasm/litert_wasm_compat_internal.wasm"): "litert_wasm_compat_internal.wasm",
 }
-# What is changed in litert.js: (what for, from, to); each must occur once.
+# The changes in litert.js: (reason, old text, new text); each old text must occur once.
 CHANGES = [
     ("a browser finds the other file without a bundler", 'from "@litertjs/wasm-utils"', 'from "./wasm-utils.js"'),
     (
@@ -57,7 +57,7 @@ def main(check):
         files = {target: read(archives[name], path) for (name, path), target in FILES.items()}
     files["litert.js"] = change(files["litert.js"].decode()).encode()
     files["wasm-utils.js"] = without_source_map(files["wasm-utils.js"].decode()).encode()
-    files["LICENSE"] = (ROOT / "LICENSE").read_bytes()  # the packages name Apache-2.0, and hold no copy of it
+    files["LICENSE"] = (ROOT / "LICENSE").read_bytes()  # the packages name Apache-2.0, but contain no copy of it
     files["VERSION"] = version(files).encode()
     if check:
         different = [name for name, content in files.items() if (TARGET / name).read_bytes() != content]
@@ -70,10 +70,10 @@ def main(check):
 
 
 def fetch(name: str, number: str, integrity: str, folder: str) -> bytes:
-    """Returns the package's archive as npm delivers it; ends the program where its SHA-512 is not the pinned one."""
+    """Returns the package's archive from npm; ends the program if its SHA-512 is not the pinned one."""
     command = ["npm", "pack", f"{name}@{number}", "--json", "--pack-destination", folder]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    archive = (pathlib.Path(folder) / told[0]["filename"]).read_bytes()
+    packed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    archive = (pathlib.Path(folder) / packed[0]["filename"]).read_bytes()
     found = "sha512-" + base64.b64encode(hashlib.sha512(archive).digest()).decode()
     if found != integrity:
         sys.exit(f"{name}@{number} is not the pinned file: {found} instead of {integrity}.")
@@ -90,14 +90,14 @@ def read(archive: bytes, path: str) -> bytes:
 
 
 def change(text: str) -> str:
-    """Returns litert.js with CHANGES made and told at its top, as its licence asks."""
+    """Returns litert.js with CHANGES applied and listed at its top, as its licence requires."""
     for _, old, new in CHANGES:
         if text.count(old) != 1:
             sys.exit(f"litert.js holds {old!r} {text.count(old)} times instead of once. Look at CHANGES again.")
         text = text.replace(old, new)
-    told = "".join(f"//   {new}: {reason}\n" for reason, _, new in CHANGES)
+    changes = "".join(f"//   {new}: {reason}\n" for reason, _, new in CHANGES)
     head = f"// @litertjs/core {PACKAGES['@litertjs/core'][0]}, Copyright 2025 Google LLC, Apache-2.0.\n"
-    return f"{head}// Changed for kmed by scripts/refresh_litert.py:\n{told}\n{without_source_map(text)}"
+    return f"{head}// Changed for kmed by scripts/refresh_litert.py:\n{changes}\n{without_source_map(text)}"
 
 
 def without_source_map(text: str) -> str:
@@ -107,11 +107,11 @@ def without_source_map(text: str) -> str:
 
 
 def version(files: dict[str, bytes]) -> str:
-    """Returns VERSION: where the files come from, and their SHA-256."""
+    """Returns the content of VERSION: the origin of the files, and their SHA-256."""
     packages = {name: {"version": number, "integrity": integrity} for name, (number, integrity) in PACKAGES.items()}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    told = {"name": "LiteRT.js", "license": "Apache-2.0", "packages": packages, "changed": ["litert.js"]}
-    return json.dumps(told | {"sha256": sums}, indent=2) + "\n"
+    facts = {"name": "LiteRT.js", "license": "Apache-2.0", "packages": packages, "changed": ["litert.js"]}
+    return json.dumps(facts | {"sha256": sums}, indent=2) + "\n"
 
 
 if __name__ == "__main__":

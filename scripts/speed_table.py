@@ -1,4 +1,4 @@
-"""Writes what `scripts/benchmark.py train` measured as a table between marks, and as a figure.
+"""Writes the results of `scripts/benchmark.py train` as a table between marks, and as a figure.
 
 python scripts/speed_table.py results/training_speed.csv docs/performance.md --image docs/images/training_speed.png
 python scripts/speed_table.py results/training_speed_same_work.csv docs/performance.md --mark "same work"
@@ -16,7 +16,7 @@ from study import replace_marked
 from kmed.figures import save_figure
 from kmed.files import write_text
 
-# What is drawn: of each framework the faster mode. Blue and orange of Okabe & Ito's palette.
+# The frameworks to draw, each in its faster mode. Blue and orange are from Okabe & Ito's palette.
 FRAMEWORKS = {"keras": ("stock Keras", "#0072B2", "o"), "pytorch": ("timm on PyTorch", "#D55E00", "s")}
 THERE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
@@ -24,8 +24,8 @@ THERE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 @click.command(help=__doc__.split("\n")[0])
 @click.argument("results", type=THERE)
 @click.argument("page", type=THERE)
-@click.option("--mark", default="training speed", show_default=True, help="Between which marks the table belongs.")
-@click.option("--image", type=click.Path(path_type=pathlib.Path), help="The figure's file; none: no figure.")
+@click.option("--mark", default="training speed", show_default=True, help="The marks around the table.")
+@click.option("--image", type=click.Path(path_type=pathlib.Path), help="The file of the figure; default: no figure.")
 def main(results, page, mark, image):
     """Writes the table of RESULTS into PAGE between the marks <!-- MARK --> and <!-- /MARK -->, and the figure."""
     rows = pd.read_csv(results)
@@ -47,7 +47,7 @@ def best(race: pd.DataFrame, framework: str) -> pd.Series:
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """Returns kmed's images/s, and how many times as fast as each other mode it is, lowest to highest round."""
+    """Returns a table of kmed's images/s and its ratios to each other mode: median, lowest and highest round."""
     lines = []
     for model, size, race in races(rows):
         ours = race.loc["kmed"]
@@ -59,11 +59,11 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def plot(rows: pd.DataFrame) -> Figure:
-    """Returns the Figure of kmed's speed in units of the others' faster mode: small pictures left, large ones right."""
-    told = list(races(rows))
+    """Returns a figure of kmed's speed relative to the others' faster mode: small pictures left, large ones right."""
+    all_races = list(races(rows))
     drawn = {name: look for name, look in FRAMEWORKS.items() if rows["mode"].str.startswith(name).any()}
-    models = list(dict.fromkeys(model for model, _, _ in told))
-    sizes = [[(model, size, race) for model, size, race in told if model == name] for name in models]
+    models = list(dict.fromkeys(model for model, _, _ in all_races))
+    sizes = [[(model, size, race) for model, size, race in all_races if model == name] for name in models]
     figure = Figure(figsize=(9.0, 0.42 * len(models) + 1.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True, sharex=True)

@@ -1,9 +1,9 @@
-"""Writes the six models of configs/*_six.yaml as tables, and draws them, beside the figures of a study.
+"""Writes tables and figures of the six models of configs/*_six.yaml, beside the scores of a study.
 
     python scripts/study.py README.md docs/results.md docs/images
 
 The study ("Medical Image Classification with ResNets, DenseNets, EfficientNet and ViT", course slides, Skoltech, no
-date) prints its scores without intervals: results/study.csv, with our names of models and scores.
+date) gives its scores without intervals. They are in results/study.csv, with kmed's names of models and scores.
 """
 
 import pathlib
@@ -21,14 +21,14 @@ from kmed.tasks import get_task
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 TASKS = {"blood_cells": "multiclass", "nih_cxr": "multilabel"}
-# Scores that the study does not give, beside those it does.
+# Scores that the study does not give, shown beside those that it gives.
 FURTHER = {
     "multiclass": {},
     "multilabel": {"auroc_macro": "AUROC macro", "auroc_macro_common": "AUROC of common findings"},
 }
-# Drawn: the study's first score, and on X-rays a ranking, which a constant predictor cannot reach.
+# Scores to draw: the study's first one, and on X-rays a ranking score, which a constant predictor cannot raise.
 DRAWN = {"multiclass": ("accuracy",), "multilabel": ("exact_match_ratio", "auroc_macro_common")}
-# The README's one table: (data, score, heading).
+# Columns of the README's only table: (data, score, heading).
 OVERVIEW = (
     ("blood_cells", "accuracy", "blood cells: accuracy"),
     ("nih_cxr", "auroc_macro_common", "X-rays: AUROC of common findings"),
@@ -66,7 +66,7 @@ def insert_overview(text: str) -> str:
 
 
 def replace_marked(text: str, mark: str, content: str) -> str:
-    """Returns `text` with `content` between the marks <!-- MARK --> and <!-- /MARK -->, in place of what is there."""
+    """Returns `text` with `content` between the marks <!-- MARK --> and <!-- /MARK -->, in place of the old text."""
     found = re.search(rf"<!-- {mark} -->\n.*?<!-- /{mark} -->", text, re.DOTALL)
     if found is None:
         raise click.ClickException(f"the text lacks the marks <!-- {mark} --> and <!-- /{mark} -->.")
@@ -76,7 +76,7 @@ def replace_marked(text: str, mark: str, content: str) -> str:
 def read_rows(data: str) -> pd.DataFrame:
     """Returns the first row of each of the six models on `data`, in the study's order, indexed by model.
 
-    Only rows of the recipe as it stands count: a command with any further option is that of another experiment.
+    Only rows of the unchanged recipe count: a command with any further option belongs to another experiment.
     """
     rows = read_table(RESULTS / f"{data}.csv", needed=("model", "command"))
     recipe = rf"kmed train --config[= ]configs/{data}_six\.yaml --data[= ]\S+ --model \S+ --out \S+"
@@ -90,7 +90,7 @@ def read_study() -> pd.DataFrame:
 
 
 def markdown(data: str) -> str:
-    """Returns the table of `data`: our scores with intervals, and where the study's figure lies."""
+    """Returns the table of `data`: our scores with intervals, and how they compare with the study's."""
     study, lines = read_study(), []
     for model, row in read_rows(data).iterrows():
         cells = {"model": model}
@@ -116,24 +116,24 @@ def markdown_overview() -> str:
 
 
 def constant(rows: pd.DataFrame, name: str) -> float:
-    """Returns what the best constant predictor scores; in rankings that is 0.5."""
+    """Returns the score of the best constant predictor; 0.5 for ranking scores."""
     return 0.5 if name.startswith("auroc") else float(rows[f"best_constant_{name}"].iloc[0])
 
 
 def relation(score: Score, figure: float) -> str:
-    """Returns how the interval of `score` lies to a figure without one: it contains it, or is above or below it."""
+    """Returns whether the interval of `score` contains a value without interval, or lies above or below it."""
     word = "contains" if score.low <= figure <= score.high else "above" if score.low > figure else "below"
     return f"{word} {figure:.3f}"
 
 
 def read_score(row: pd.Series, name: str) -> Score:
-    """Returns a score of a results row; `num_clusters` is that of the whole test split."""
+    """Returns a score from a row of results; its `num_clusters` is that of the whole test split."""
     value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
     return Score(value, low, high, int(row["num_clusters"]))
 
 
 def plot(data: str):
-    """Returns the Figure of the six models' scores, the study's as crosses, the best constant's as a dashed line."""
+    """Returns a figure of the six models' scores, the study's (crosses) and the best constant's (dashed line)."""
     rows, study, shown = read_rows(data), read_study(), DRAWN[TASKS[data]]
     constants = {name: constant(rows, name) for name in shown}
     runs = {model: {name: read_score(row, name) for name in shown} for model, row in rows.iterrows()}

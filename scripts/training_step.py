@@ -1,8 +1,8 @@
 """A process that runs training steps of one model on request, for `scripts/benchmark.py train`.
 
-It is started with a description in JSON, prints a line in JSON when it is ready, then reads a number of
-steps from each line of its input and answers with the seconds they took. It imports only what the asked
-framework needs, so that PyTorch and timm may live in an environment of their own:
+It is started with a description in JSON, prints one line of JSON when it is ready, then reads a number of
+steps from each line of its input and answers with the seconds they took. It imports only what the chosen
+framework needs, so that PyTorch and timm can have an environment of their own:
 
     echo 30 | python scripts/training_step.py \\
         '{"framework": "kmed", "model": "resnet18", "size": [60, 80], "dtype": "auto", "options": {}}'
@@ -20,9 +20,9 @@ NUM_CLASSES = 4
 def main():
     """Reads what to run, builds it, and runs it whenever a number of steps arrives."""
     wanted = json.loads(sys.argv[1])
-    run, told = FRAMEWORKS[wanted["framework"]](wanted)
-    run(3)  # compiles, and fills the allocators
-    answer(told)
+    run, facts = FRAMEWORKS[wanted["framework"]](wanted)
+    run(3)  # compiles the step, and fills the allocators
+    answer(facts)
     for line in sys.stdin:
         start = time.perf_counter()
         run(int(line))
@@ -36,7 +36,7 @@ def answer(message: dict) -> None:
 
 
 def kmed_steps(wanted: dict):
-    """Returns (run, what it uses): `run(steps)` trains as `kmed train` does, input aside.
+    """Returns (run, {"dtype", "versions"}): `run(steps)` trains as `kmed train` does, except for the input.
 
     Args:
       wanted: "model", "size" (height, width), "dtype" (a policy or "auto") and "options" of `build_model`.
@@ -60,7 +60,7 @@ def kmed_steps(wanted: dict):
 
 
 def keras_steps(wanted: dict):
-    """The same architecture of Keras' own layers, with Keras' own optimizer and average of the weights."""
+    """Returns the same for Keras: the same architecture with Keras' own layers, optimizer and weight average."""
     from kmed import build_model, runtime
 
     runtime.load_backend()
@@ -77,7 +77,7 @@ def keras_steps(wanted: dict):
 
 
 def keras_vit(size, dropout: float = 0.3, attention_dropout: float = 0.3):
-    """Returns kmed's vision transformer as one writes it with `keras.layers.MultiHeadAttention`."""
+    """Returns kmed's vision transformer, written in the usual way with `keras.layers.MultiHeadAttention`."""
     import keras
     from keras import layers
 
@@ -85,7 +85,7 @@ def keras_vit(size, dropout: float = 0.3, attention_dropout: float = 0.3):
     x = layers.Rescaling(1 / 255)(images)
     x = layers.Conv2D(128, 8, 8)(x)
     x = layers.Reshape((-1, 128))(x)  # (N, P, 128)
-    x = layers.ZeroPadding1D((1, 0))(x)  # a place for the class token, whose value the position is
+    x = layers.ZeroPadding1D((1, 0))(x)  # a place for the class token, whose value is its position
     positions = layers.Embedding(x.shape[1], 128)(keras.ops.arange(x.shape[1]))
     x = layers.Dropout(dropout)(x + positions)
     for _ in range(6):
@@ -100,7 +100,7 @@ def keras_vit(size, dropout: float = 0.3, attention_dropout: float = 0.3):
 
 
 def keras_runner(model, wanted: dict, callbacks: list):
-    """Returns a function that fits the model on one batch, again and again."""
+    """Returns a function that trains the model on one batch, repeated."""
     import numpy as np
     import tensorflow as tf
 
@@ -108,7 +108,7 @@ def keras_runner(model, wanted: dict, callbacks: list):
     images = tf.constant(rng.integers(0, 256, (BATCH_SIZE, *wanted["size"], 3)), tf.float32)
     labels = tf.one_hot(rng.integers(0, NUM_CLASSES, BATCH_SIZE), NUM_CLASSES)
     batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
-    # With tf.data's tuning, giving back the iterator at the end of `fit` waits up to a second for its timer.
+    # With tf.data's autotuning, releasing the iterator at the end of `fit` waits up to a second for a timer.
     settings = tf.data.Options()
     settings.autotune.enabled = False
     batches = batches.with_options(settings)
@@ -116,7 +116,7 @@ def keras_runner(model, wanted: dict, callbacks: list):
 
 
 def drawn_table():
-    """Returns a Table of four classes without pictures, for what a training step asks of its data."""
+    """Returns a Table of four classes without pictures, with all that a training step needs to know of its data."""
     import numpy as np
     import pandas as pd
 
@@ -127,9 +127,10 @@ def drawn_table():
 
 
 def torch_steps(wanted: dict, same_work: bool = False):
-    """timm's model in channels-last with PyTorch's fused AdamW; `same_work` adds what else kmed's step does.
+    """Returns the same for PyTorch: timm's model in channels-last with PyTorch's fused AdamW.
 
-    That is clipping by the norm of all gradients, an average of weights and statistics, and the accuracy; not its F1.
+    `same_work` adds the other parts of kmed's step: clipping by the norm of all gradients, an average of weights and
+    statistics, and the accuracy, but not the F1.
     """
     import timm
     import torch
@@ -163,7 +164,7 @@ def torch_steps(wanted: dict, same_work: bool = False):
 
 
 def timm_model(wanted: dict):
-    """Returns timm's model of kmed's name, with the same drop rates."""
+    """Returns timm's counterpart of a model of kmed, with the same drop rates."""
     import timm
 
     if wanted["model"] == "vit":

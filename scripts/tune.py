@@ -1,6 +1,6 @@
-"""Try settings on validation data alone: the test split's pictures are left out before anything is trained.
+"""Try settings on validation data only: the pictures of the test split are left out before training.
 
-Each call trains one model with one set of settings and adds a row to a CSV; what a recipe's settings rest on:
+Each call trains one model with one set of settings and adds a row to a CSV, on which a recipe's settings are based:
 
     python scripts/tune.py --config configs/blood_cells.yaml --data data/blood_cells --model resnet18 \\
         --set data.image_size=96x128 --set train.epochs=4 --out results/tuning.csv
@@ -22,9 +22,9 @@ from kmed.tasks import LOWER_IS_BETTER
 @click.option("--data", required=True, help="Such as data/blood_cells.")
 @click.option("--model", required=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting to try; may be repeated.")
-@click.option("--out", required=True, type=click.Path(path_type=pathlib.Path), help="The CSV that the row is added to.")
+@click.option("--out", required=True, type=click.Path(path_type=pathlib.Path), help="The CSV to add the row to.")
 def main(config, data, model, settings, out):
-    """Trains once, and notes the best epoch's validation scores."""
+    """Trains once, and records the validation scores of the best epoch."""
     runtime.load_backend()
     from kmed.data.prepare import open_table, prepare_table
 
@@ -32,7 +32,7 @@ def main(config, data, model, settings, out):
     chosen = kmed.load_config(config, overrides)
     table, _ = prepare_table(open_table(chosen), chosen)
     table = table.take((table.rows["split"] != "test").to_numpy())
-    # Nothing but history.csv is read, so the final scoring may be brief; and no test split is drawn anew.
+    # Only history.csv is read, so the final scoring can be brief; and no new test split is drawn.
     brief = ["data.test_fraction=0", "train.tensorboard=false", "evaluate.num_resamples=10"]
     chosen = kmed.load_config(config, [*overrides, *brief])
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def main(config, data, model, settings, out):
 
 
 def best_epoch(history: pd.DataFrame, monitor: str) -> dict:
-    """Returns the number and the validation scores of the epoch that a run would keep."""
+    """Returns the number, validation scores and training loss of the epoch that a run would keep."""
     values = history[monitor]
     best = history.loc[values.idxmin() if monitor.removeprefix("val_") in LOWER_IS_BETTER else values.idxmax()]
     scores = {name: round(float(best[name]), 4) for name in history.columns if name.startswith("val_")}

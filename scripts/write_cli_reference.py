@@ -1,4 +1,4 @@
-"""Writes docs/cli-reference.md from the commands' own help and from the settings' definitions.
+"""Writes docs/cli-reference.md from the commands' help and from the definitions of the settings.
 
 python scripts/write_cli_reference.py            # writes it
 python scripts/write_cli_reference.py --check    # only says whether it is up to date
@@ -33,7 +33,7 @@ def main(check):
 
 
 def is_fresh(text: str) -> bool:
-    """Returns whether the page holds the words of `text`; how lines are broken is left to the version of click."""
+    """Returns whether the page has the words of `text`; line breaks depend on click's version and are ignored."""
     return PAGE.exists() and PAGE.read_text(encoding="utf-8").split() == text.split()
 
 
@@ -54,7 +54,7 @@ def reference() -> str:
 
 
 def commands(group: click.Group, prefix=("kmed",)):
-    """Yields (path, command) of every command below a group, groups before what they hold."""
+    """Yields (path, command) of every command below a group; groups come before their commands."""
     for name in group.list_commands(click.Context(group)):
         command = group.commands[name]
         yield (*prefix, name), command
@@ -79,7 +79,7 @@ def help_block(path: tuple[str, ...], command: click.Command) -> str:
 
 
 def settings() -> list[str]:
-    """Returns the chapter of the settings: a table per section."""
+    """Returns the chapter on the settings, with one table per section."""
     comments = setting_comments()
     parts = [
         "## Settings",
@@ -106,7 +106,7 @@ def fill(text: str) -> str:
 
 
 def setting_comments() -> dict[str, str]:
-    """Returns name -> the comment that stands beside or above a setting in kmed/config.py, and its legal values."""
+    """Returns {name: legal values and comment beside or above the setting in kmed/config.py}."""
     source = (ROOT / "kmed" / "config.py").read_text(encoding="utf-8")
     lines, found = source.split("\n"), {}
     classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}

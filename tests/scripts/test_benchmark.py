@@ -1,4 +1,4 @@
-"""scripts/benchmark.py train: what takes turns, and what is written down."""
+"""scripts/benchmark.py train: which processes take turns, and which rows are written."""
 
 import sys
 
@@ -23,8 +23,8 @@ def test_a_race_of_two_frameworks_takes_real_steps(benchmark):
 
 
 def test_each_model_races_at_each_size_and_the_vit_without_dropout_too(benchmark):
-    told = [(subject, wanted["size"]) for subject, wanted in benchmark.racers(["resnet18", "vit"], ["60x80", "8x16"])]
-    assert told == [
+    pairs = [(subject, wanted["size"]) for subject, wanted in benchmark.racers(["resnet18", "vit"], ["60x80", "8x16"])]
+    assert pairs == [
         ("resnet18", [60, 80]),
         ("resnet18", [8, 16]),
         ("vit", [64, 80]),  # whole patches
@@ -66,7 +66,7 @@ def test_pytorch_doing_the_same_work_needs_its_environment(benchmark):
         ),
     ],
 )
-def test_kmed_races_against_what_is_asked_for(benchmark, monkeypatch, more, modes):
+def test_kmed_races_against_the_requested_modes(benchmark, monkeypatch, more, modes):
     raced = []
     monkeypatch.setattr(benchmark, "race", lambda wanted, modes, steps, torch_python: raced.append(list(modes)) or [])
     result = CliRunner().invoke(benchmark.main, ["train", "--models", "resnet18", "--sizes", "60x80", *more])

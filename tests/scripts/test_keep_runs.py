@@ -52,7 +52,7 @@ def test_what_is_kept_compares_as_the_runs_do(keep_runs, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["kept", "unfinished"], "unfinished has no result.csv: it is not finished"),
-        (["kept", "one", "elsewhere/one"], "Two of the runs have one name"),
+        (["kept", "one", "elsewhere/one"], "Two of the runs share a name"),
         ([".", "one"], "would lose its validation predictions"),
         (["kept", "untested"], "no predictions of split 'test'"),
         (["kept", "damaged"], "calibration.json"),

@@ -1,4 +1,4 @@
-"""scripts/speed_table.py: the table of docs/performance.md is that of results/, of all six models in all modes."""
+"""scripts/speed_table.py: the tables of docs/performance.md are those of results/, with all models and modes."""
 
 import pathlib
 
@@ -39,7 +39,7 @@ def test_six_models_raced_in_all_modes_at_two_sizes_in_one_run(speed_table):
     assert (rows["steps"] >= 30).all()
 
 
-def test_a_cell_tells_how_many_times_as_fast_and_the_figure_draws_the_faster_mode(speed_table):
+def test_a_cell_shows_the_ratio_and_the_figure_draws_the_faster_mode(speed_table):
     modes = {"kmed": 1.0, "keras float32": 2.0, "keras bfloat16": 1.5, "pytorch float32": 0.9, "pytorch bfloat16": 1.2}
     rows = pd.DataFrame(
         {

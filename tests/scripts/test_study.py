@@ -42,7 +42,7 @@ def test_each_model_was_trained_as_long_as_the_others(study, data):
         assert (rows[column] == rows[column].iloc[0]).all(), column
 
 
-def test_a_row_with_another_setting_is_not_the_recipes(study, tmp_path, monkeypatch):
+def test_a_row_with_another_setting_is_left_out(study, tmp_path, monkeypatch):
     recipe = "kmed train --config=configs/blood_cells_six.yaml --data=data/blood_cells --model vit --out saved_models/a"
     others = [recipe.replace(" --data", f" {option} --data") for option in ("--set=train.ema=0.9", "--epochs 9")]
     others += [recipe.replace("_six", ""), f"{recipe} --lr 0.1"]
@@ -93,7 +93,7 @@ def test_a_page_without_the_marks_is_named(study, tmp_path, pages, number, mark)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     outcome = CliRunner().invoke(study.main, [*map(str, pages), str(tmp_path)])
     assert outcome.exit_code == 1 and f"the text lacks the marks <!-- {mark} -->" in outcome.output
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before  # no page is written by halves
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before  # no page is written in part
 
 
 def test_all_tables_and_figures_are_written(study, tmp_path, pages):

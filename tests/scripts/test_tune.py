@@ -1,4 +1,4 @@
-"""scripts/tune.py: no test picture is seen, and the row is that of the epoch a run would keep."""
+"""scripts/tune.py: test pictures are not used, and the row is that of the epoch that a run would keep."""
 
 import itertools
 
@@ -16,7 +16,7 @@ def tune(script):
     return script("tune")
 
 
-def test_a_trial_sees_no_test_picture(tune, tmp_path, monkeypatch):
+def test_a_trial_does_not_use_test_pictures(tune, tmp_path, monkeypatch):
     config = tmp_path / "config.yaml"
     config.write_text(
         "train: {epochs: 1}\ndata: {image_size: 16x16}\nmodel: {options: {width: 8, depth: 1, num_heads: 2}}\n"
