@@ -5,12 +5,12 @@ import re
 import keras
 from keras import layers
 
-from kmed.models.layers import BATCH_NORM, choose_batch_norm, compute_dtype
+from kmed.models.layers import BATCH_NORM, choose_batch_norm, compute_dtype, name_parts
 from kmed.models.registry import MODELS
 
 HEAD = "classifier"
 
-BOTTLENECK = 4  # a layer's 1x1 convolution has this many times as many channels as it adds
+BOTTLENECK = 4  # a layer's 1x1 convolution has this many times the channels that the layer adds
 
 
 def build(name: str, image_size: tuple[int, int], *, batch_norm: str = "fused") -> keras.Model:
@@ -38,7 +38,7 @@ def build(name: str, image_size: tuple[int, int], *, batch_norm: str = "fused") 
 
 
 def _dense_block(norm_class, name: str, x, count: int, growth_rate: int):
-    """Returns x with the outputs of `count` layers appended, each of which sees all before it."""
+    """Returns x with the outputs of `count` layers appended, each of which reads the outputs of all before it."""
     for number in range(1, count + 1):
         prefix = f"{name}_layer{number}"
         y = _norm_relu(norm_class, f"{prefix}_1", x)
@@ -79,5 +79,5 @@ def torch_name(layer_name: str) -> str:
         return outer[layer_name]
     if match := re.fullmatch(r"transition(\d)_(conv|norm)", layer_name):
         return f"features.transition{match[1]}.{match[2]}"
-    block, layer, number, kind = re.fullmatch(r"block(\d)_layer(\d+)_(\d)_(conv|norm)", layer_name).groups()
+    block, layer, number, kind = name_parts(r"block(\d)_layer(\d+)_(\d)_(conv|norm)", layer_name)
     return f"features.denseblock{block}.denselayer{layer}.{kind}{number}"

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 import string
 from typing import NamedTuple
 
@@ -10,12 +9,12 @@ import keras
 from keras_hub.models import EfficientNetBackbone
 
 from kmed.errors import ModelError
-from kmed.models.layers import BATCH_NORM, StochasticDepth, check_fraction, swap_batch_norm, with_config
+from kmed.models.layers import BATCH_NORM, StochasticDepth, check_fraction, name_parts, swap_batch_norm, with_config
 from kmed.models.registry import MODELS
 
 HEAD = "classifier"
 
-NUM_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of B0, a stage
+NUM_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # per stage of B0
 
 
 class Scaling(NamedTuple):
@@ -38,13 +37,13 @@ def compound_scaling(phi: float, alpha: float = 1.2, beta: float = 1.1, gamma: f
       phi 6, B7: formula 2.99, 1.77, 518; published 3.1, 2.0, 600
 
     So `build_model("efficientnetb4", ...)` takes the published ones from a table, and this function
-    is for sizes of one's own.
+    is for custom sizes.
 
     Args:
-      phi: how far to scale; 0 is B0, negative is smaller.
+      phi: how far to scale; 0 is B0, and negative values are smaller.
       alpha, beta, gamma: the bases of depth, width and resolution, each at least 1.
     Returns: Scaling(depth, width, resolution), the resolution rounded to a whole pixel.
-    Raises: ModelError: a base below 1, or a phi that leaves no pixels.
+    Raises: ModelError: a base below 1, or a phi that leads to a side outside 8 to 4096 pixels.
     Example:
       >>> depth, width, side = compound_scaling(1)
       >>> depth, round(width, 2), side
@@ -53,7 +52,7 @@ def compound_scaling(phi: float, alpha: float = 1.2, beta: float = 1.1, gamma: f
     """
     for name, base in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
         if not (math.isfinite(base) and base >= 1):
-            raise ModelError(f"{name} is a number of at least 1. Received: {name}={base!r}")
+            raise ModelError(f"{name} must be a number of at least 1. Received: {name}={base!r}")
     if not math.isfinite(phi) or not 8 <= 224 * gamma**phi <= 4096:
         raise ModelError(f"phi must lead to an image of 8 to 4096 pixels. Received: phi={phi!r}")
     return Scaling(alpha**phi, beta**phi, round(224 * gamma**phi))
@@ -71,7 +70,7 @@ def build(
     """Returns the convolutional part: (N, H, W, 3) -> (N, H/32, W/32, C), sizes rounded up; C = 1280 for B0.
 
     Args:
-      name: an EfficientNet of `kmed.models.registry.MODELS`, whose row holds what was published.
+      name: an EfficientNet of `kmed.models.registry.MODELS`, whose row holds the published values.
       image_size: (height, width) in pixels.
       stochastic_depth_rate: in [0, 1); the drop rate grows from 0 at the first block to nearly this
         value at the last. None: 0.06 for B0, and the published 0.2 for the others.
@@ -85,13 +84,13 @@ def build(
     depth = published_depth if depth is None else depth
     for option, factor in (("width", width), ("depth", depth)):
         if not (isinstance(factor, (int, float)) and 0.1 <= factor <= 10):
-            raise ModelError(f"{option} is a factor between 0.1 and 10. Received: {option}={factor!r}")
+            raise ModelError(f"{option} must be a factor between 0.1 and 10. Received: {option}={factor!r}")
     num_blocks = [math.ceil(count * depth) for count in NUM_BLOCKS]
     if max(num_blocks) > len(string.ascii_lowercase):
         raise ModelError(f"depth leads to a stage of more than 26 blocks. Received: depth={depth!r}")
     backbone = _keras_hub_backbone(image_size, width, depth, stochastic_depth_rate)
     rates = _drop_rates(num_blocks, stochastic_depth_rate)
-    adapt = functools.partial(_adapt, rates=rates, same=_padded_alike(backbone))
+    adapt = functools.partial(_adapt, rates=rates, same=_stride_one_depthwise(backbone))
     return swap_batch_norm(backbone, image_size=image_size, batch_norm=batch_norm, adapt=adapt)
 
 
@@ -111,21 +110,21 @@ def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth
         use_depth_divisor_as_min_depth=True,
         cap_round_filter_decrease=True,
         stem_conv_padding="valid",
-        dropout=min(stochastic_depth_rate, 1e-3),  # only says whether there is a layer to replace: see _adapt
+        dropout=min(stochastic_depth_rate, 1e-3),  # only decides whether there is a layer to replace, see _adapt
         input_shape=(*image_size, 3),
         name="backbone",
     )
 
 
 def _drop_rates(num_blocks: list[int], rate: float) -> dict[str, float]:
-    """Returns {block name: drop rate}, growing linearly with the block's number."""
+    """Returns {block name: drop rate}; rates grow linearly with the block's number."""
     letters = string.ascii_lowercase
     names = [f"block{stage}{letter}_" for stage, count in enumerate(num_blocks, 1) for letter in letters[:count]]
     return {name: rate * number / len(names) for number, name in enumerate(names)}
 
 
-def _padded_alike(backbone: keras.Model) -> set[str]:
-    """Returns the depthwise convolutions of stride 1: there padding "same" is the symmetric one."""
+def _stride_one_depthwise(backbone: keras.Model) -> set[str]:
+    """Returns the names of the depthwise convolutions of stride 1, for which padding "same" is symmetric."""
     return {
         layer.name
         for layer in backbone.layers
@@ -134,11 +133,12 @@ def _padded_alike(backbone: keras.Model) -> set[str]:
 
 
 def _adapt(layer: keras.layers.Layer, rates: dict[str, float], same: set[str]) -> keras.layers.Layer | None:
-    """Returns a layer to put in the place of KerasHub's.
+    """Returns the layer that replaces one of KerasHub's, or None to keep that one.
 
-    KerasHub leaves momentum at Keras' 0.99 inside the blocks, and divides a block's number by the
-    number of blocks in B0: B7's last blocks would be dropped 3.4 times as often as meant. It pads in
-    a layer of its own; where the convolution can pad itself, that saves a copy there and a cut back.
+    KerasHub leaves the momentum inside the blocks at Keras' 0.99, and divides a block's number by the
+    number of blocks in B0, so that B7's last blocks would be dropped 3.4 times as often as intended.
+    It also pads in a separate layer; a convolution that pads its own input saves one copy in the
+    forward pass and one in the backward pass.
     """
     if layer.name in same:
         return with_config(layer, padding="same")
@@ -161,8 +161,8 @@ def torch_name(layer_name: str) -> str:
     outer = {"stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2"}
     if layer_name in outer:
         return outer[layer_name]
-    stage, letter, part = re.fullmatch(r"block(\d)([a-z])_(.+)", layer_name).groups()
-    # The first stage does not expand, so its parts count from one less.
+    stage, letter, part = name_parts(r"block(\d)([a-z])_(.+)", layer_name)
+    # The first stage does not expand, so its parts have numbers lower by one.
     parts = {"dwconv": "conv_dw", "se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
     if stage == "1":
         parts |= {"dwconv_bn": "bn1", "project": "conv_pw", "project_bn": "bn2"}

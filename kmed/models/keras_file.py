@@ -1,4 +1,4 @@
-"""`.keras` files, loaded only where they hold no code of others."""
+"""Loading of `.keras` files, which are refused if they contain foreign code."""
 
 import json
 import pathlib
@@ -6,17 +6,17 @@ import zipfile
 
 from kmed.errors import RunError
 
-# Where the classes of a model may come from. Others are code that the file asks to be imported.
+# The modules from which a model's classes may come. Any other would be code that the file has imported.
 _KNOWN_MODULES = ("keras", "keras_hub", "kmed", "builtins")
 
 
 def load_model(path):
-    """Returns the keras.Model of a `.keras` file, kmed's own layers known to it.
+    """Returns the keras.Model of a `.keras` file; kmed's own layers are known.
 
-    Only layers of Keras, KerasHub and kmed are loaded: a Lambda or a class from elsewhere is code of whoever
-    wrote the file.
+    Only layers of Keras, KerasHub and kmed are loaded: a Lambda layer or a class from another module would run
+    code of the file's author.
 
-    Raises: RunError: the file is missing, damaged or no Keras model, or it asks for other code.
+    Raises: RunError: the file is missing, damaged or not a Keras model, or it needs other code.
     """
     import keras
 
@@ -25,28 +25,28 @@ def load_model(path):
     path = pathlib.Path(path)
     if not path.exists():
         raise RunError(f"There is no model {path}. Give a .keras file, such as a run folder's model.keras.")
-    _check_classes(path)
+    _refuse_foreign_code(path)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # of a damaged file Keras, h5py and zipfile raise whatever the damage leads to
+    except Exception as error:  # Keras, h5py and zipfile raise many kinds of errors for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"{path} cannot be loaded: {reason}") from error
 
 
-def _check_classes(path: pathlib.Path) -> None:
-    """Raises RunError where a .keras file names a Lambda or a class of an unknown module; nothing is imported."""
+def _refuse_foreign_code(path: pathlib.Path) -> None:
+    """Raises RunError if a .keras file names a Lambda or a class of an unknown module; imports nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
             settings = json.loads(archive.read("config.json"))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} cannot be loaded: it is no .keras file ({error}).") from None
+        raise RunError(f"{path} cannot be loaded: it is not a .keras file ({error}).") from None
     for module, name in _classes(settings):
         foreign = module is not None and module.split(".")[0] not in _KNOWN_MODULES
         if name == "Lambda" or foreign:
-            origin = f"of the module {module}" if foreign else "which holds code of its own"
+            origin = f"from the module {module}" if foreign else "which contains code of its own"
             raise RunError(
-                f"{path} is not loaded: it holds {name}, {origin}, and would run code of whoever wrote the file. "
-                "Give a model of layers of Keras, KerasHub and kmed."
+                f"{path} is not loaded: it contains {name}, {origin}, and would run code of the file's author. "
+                "Give a model made of layers of Keras, KerasHub and kmed only."
             )
 
 

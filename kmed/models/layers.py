@@ -1,5 +1,6 @@
-"""Layers that several families share, and the way a KerasHub backbone is rebuilt with them."""
+"""Layers that several families share, and functions that rebuild a KerasHub backbone with them."""
 
+import re
 from collections.abc import Callable
 
 import keras
@@ -8,24 +9,23 @@ from keras import ops
 from kmed.errors import ModelError, suggest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# As in PyTorch: momentum there is the share of the new value (0.1), in Keras the share of the old one.
+# As in PyTorch, where momentum is the share of the new value (0.1); in Keras it is the share of the old one.
 BATCH_NORM = {"epsilon": 1e-5, "momentum": 0.9}
 
 
 @keras.saving.register_keras_serializable("kmed")
 class Normalize(keras.layers.Layer):
-    """Returns (images / 255 - mean) / std: computed in float32, given in the compute dtype.
+    """Returns (images / 255 - mean) / std, computed in float32 and cast to the compute dtype.
 
     Args:
-      mean, std: three numbers each, for red, green and blue in [0, 1].
+      mean, std: three numbers each, of red, green and blue in [0, 1].
     Input: uint8 or float (N, H, W, 3) in [0, 255].
     """
 
     def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD, **kwargs):
-        # Without autocast=False mixed precision would round the pixels before they are scaled.
+        # Without autocast=False, mixed precision would round the pixels before they are scaled.
         super().__init__(autocast=False, **kwargs)
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
@@ -45,15 +45,15 @@ class Normalize(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kmed")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' batch normalisation, run by TensorFlow's fused kernel where there is one.
+    """Keras' batch normalisation, computed by TensorFlow's fused kernel where possible.
 
-    The fused kernel reads and writes bfloat16 or float16 as it is and keeps its sums in float32,
-    while Keras' own layer casts each picture to float32 and back. Without TensorFlow, and for
-    inputs that the kernel does not take, Keras' own code runs.
+    The fused kernel reads and writes bfloat16 or float16 directly and keeps its sums in float32,
+    while Keras' own layer casts its inputs to float32 and back. Without TensorFlow, and for inputs
+    that the kernel does not support, Keras' own code runs.
 
-    One difference is seen in the moving variance: the fused kernel updates it with the unbiased
-    variance, N/(N-1) times the biased one that Keras uses (N: values a channel in the batch), as
-    PyTorch does. Normalisation itself uses the biased variance in both.
+    The two differ in the moving variance: the fused kernel updates it with the unbiased variance, as
+    PyTorch does, which is N/(N-1) times the biased one that Keras uses (N: values per channel in the
+    batch). Normalisation itself uses the biased variance in both.
 
     As in Keras, `trainable = False` also means inference mode: moving averages are used and kept.
     """
@@ -80,7 +80,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def _fused(self, inputs, is_training: bool):
-        """Returns (outputs, moving mean, moving variance): in training normalised by the batch, and moved."""
+        """Returns (outputs, moving mean, moving variance); training normalises by the batch and updates both."""
         import tensorflow as tf
 
         num_channels = inputs.shape[-1]
@@ -103,20 +103,20 @@ BATCH_NORMS = {"fused": BatchNormalization, "keras": keras.layers.BatchNormaliza
 
 @keras.saving.register_keras_serializable("kmed")
 class StochasticDepth(keras.layers.Layer):
-    """Drops the whole residual branch of a picture with probability `rate` in training.
+    """Drops the whole residual branch of an image with probability `rate` in training.
 
-    Branches that stay are divided by 1 - rate, so the expectation is that of inference
+    Branches that are kept are divided by 1 - rate, so the expectation is the same as in inference
     (Huang et al., 2016, "Deep networks with stochastic depth").
 
     Args:
       rate: in [0, 1).
-      seed: of the layer's own generator; None takes Keras' global seed.
+      seed: seed of the layer's own generator; None: Keras' global seed.
     """
 
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
-            raise ModelError(f"The rate of stochastic depth lies in [0, 1). Received: rate={rate}")
+            raise ModelError(f"The rate of stochastic depth must be in [0, 1). Received: rate={rate}")
         self.rate = float(rate)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -124,8 +124,8 @@ class StochasticDepth(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training or self.rate == 0:
             return inputs
-        one_a_picture = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
-        return keras.random.dropout(inputs, self.rate, noise_shape=one_a_picture, seed=self.seed_generator)
+        one_per_image = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        return keras.random.dropout(inputs, self.rate, noise_shape=one_per_image, seed=self.seed_generator)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -138,7 +138,7 @@ class StochasticDepth(keras.layers.Layer):
 def gelu(inputs):
     """Returns inputs * P(Z <= inputs) for a standard normal Z (Hendrycks & Gimpel, 2016).
 
-    Written with erf, since the ONNX converter has no erfc, which Keras' own exact GELU uses.
+    It uses erf, since Keras' own exact GELU uses erfc, which the ONNX converter lacks.
     """
     return 0.5 * inputs * (1.0 + ops.erf(inputs * 0.7071067811865476))
 
@@ -159,7 +159,7 @@ class Tokens(keras.layers.Layer):
     """Puts a learned class token before the patches and adds a learned position to each.
 
     Args:
-      grid: (rows, columns) of patches, by which positions are resized to another image size.
+      grid: (rows, columns) of patches, needed to resize the positions to another image size.
     Input: (N, rows * columns, D). Output: (N, 1 + rows * columns, D).
     """
 
@@ -193,8 +193,8 @@ class Attention(keras.layers.Layer):
     Args:
       num_heads: D must be a multiple of it.
       dropout: rate on the attention weights in training.
-    Input and output: (N, T, D). `gates`, where given, are factors (N, heads, T, T) on the attention
-    weights: the gradient by them, at 1, tells how much each weight matters.
+    Input and output: (N, T, D). `gates`, if given, are factors (N, heads, T, T) on the attention
+    weights: the gradient with respect to them, at 1, shows how much each weight matters.
     """
 
     def __init__(self, num_heads, dropout=0.0, **kwargs):
@@ -215,7 +215,7 @@ class Attention(keras.layers.Layer):
         head_dim = width // self.num_heads
         qkv = ops.reshape(self.qkv(x), (-1, num_tokens, 3, self.num_heads, head_dim))  # (N, T, 3, heads, d)
         q, k, v = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)  # each (N, heads, T, d)
-        # The scale goes on the queries: T * d products instead of T * T.
+        # The queries are scaled: T * d products instead of T * T.
         scores = ops.matmul(q * head_dim**-0.5, ops.swapaxes(k, -1, -2))  # (N, heads, T, T)
         weights = ops.softmax(scores, axis=-1)
         weights = self.drop(weights if gates is None else weights * gates, training=training)
@@ -230,10 +230,12 @@ class Attention(keras.layers.Layer):
 
 
 def choose_batch_norm(batch_norm: str) -> type[keras.layers.Layer]:
-    """Returns the layer class that the option `batch_norm` names: "fused" or "keras" (stock, for comparison)."""
+    """Returns the layer class that the option `batch_norm` names: "fused", or "keras" for Keras' own."""
     if batch_norm not in BATCH_NORMS:
         hint = suggest(batch_norm, BATCH_NORMS)
-        raise ModelError(f"batch_norm is one of {', '.join(BATCH_NORMS)}.{hint} Received: batch_norm={batch_norm!r}")
+        raise ModelError(
+            f"batch_norm must be one of {', '.join(BATCH_NORMS)}.{hint} Received: batch_norm={batch_norm!r}"
+        )
     return BATCH_NORMS[batch_norm]
 
 
@@ -244,13 +246,13 @@ def swap_batch_norm(
     batch_norm: str = "fused",
     adapt: Callable[[keras.layers.Layer], keras.layers.Layer | None] | None = None,
 ) -> keras.Model:
-    """Returns a copy of a functional model, freshly initialised, with the batch normalisation of our choice.
+    """Returns a copy of a functional model, freshly initialised, with the chosen batch normalisation.
 
     Args:
-      backbone: a functional model; it is left as it is.
-      image_size: (height, width) to fix the copy's input to; None keeps the input.
+      backbone: a functional model; it is not changed.
+      image_size: (height, width) of the copy's input; None keeps the input.
       batch_norm: "fused" or "keras".
-      adapt: takes a layer and returns the one to put in its place, or None to copy it.
+      adapt: function that takes a layer and returns its replacement, or None to copy it.
     """
     norm_class = choose_batch_norm(batch_norm)
     inputs = None if image_size is None else keras.Input((*image_size, 3), dtype=compute_dtype(), name="images")
@@ -263,8 +265,19 @@ def swap_batch_norm(
     return keras.models.clone_model(backbone, input_tensors=inputs, clone_function=clone)
 
 
+def name_parts(pattern: str, layer_name: str) -> tuple[str, ...]:
+    """Returns the groups that the regular expression `pattern` finds in the name of a layer.
+
+    Raises: ModelError: the name does not match.
+    """
+    match = re.fullmatch(pattern, layer_name)
+    if match is None:
+        raise ModelError(f"The layer {layer_name!r} has no name in PyTorch: it does not match {pattern!r}.")
+    return match.groups()
+
+
 def with_config(layer: keras.layers.Layer, **changes) -> keras.layers.Layer:
-    """Returns a new layer of the same class and configuration but for `changes`."""
+    """Returns a new layer of the same class and configuration, except for `changes`."""
     return type(layer).from_config({**layer.get_config(), **changes})
 
 
@@ -274,19 +287,19 @@ def compute_dtype() -> str:
 
 
 def small_normal() -> keras.initializers.Initializer:
-    """Returns the start of a transformer's matrices and positions: a normal of 0.02, cut at two deviations."""
+    """Returns the initializer of a transformer's matrices and positions: a truncated normal of deviation 0.02."""
     return keras.initializers.TruncatedNormal(stddev=0.02)
 
 
 def check_fraction(**rates) -> None:
-    """Raises ModelError unless each keyword's value lies in [0, 1)."""
+    """Raises ModelError unless each keyword's value is in [0, 1)."""
     for name, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-            raise ModelError(f"{name} lies in [0, 1). Received: {name}={rate!r}")
+            raise ModelError(f"{name} must be in [0, 1). Received: {name}={rate!r}")
 
 
 def check_positive(**counts) -> None:
     """Raises ModelError unless each keyword's value is an integer of at least 1."""
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ModelError(f"{name} is an integer of at least 1. Received: {name}={count!r}")
+            raise ModelError(f"{name} must be an integer of at least 1. Received: {name}={count!r}")

@@ -14,7 +14,7 @@ NUM_CLASSES = 4
 
 
 def measure(name: str) -> dict:
-    """Returns one row of the table of facts: `name` at its usual image size, with 4 classes."""
+    """Returns one row of the table of facts: `name` at its default image size, with 4 classes."""
     name = resolve_name(name)
     model = build_model(name, NUM_CLASSES, activation=None)
     height, width = MODELS[name].image_size
@@ -29,9 +29,9 @@ def measure(name: str) -> dict:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Returns how often a convolution, matrix or attention multiplies and adds for one image.
+    """Returns the number of multiply-adds of convolutions, matrices and attention for one image.
 
-    Bias, normalisation, activations and pooling are left out, as is usual.
+    Bias, normalisation, activations and pooling are not counted, as usual.
     """
     return sum(_of_layer(layer) for layer in model.layers)
 
@@ -55,7 +55,7 @@ def _of_layer(layer: keras.layers.Layer) -> int:
         return num_tokens * 4 * width * width + 2 * num_tokens * num_tokens * width
     if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
         _, height, width, _ = layer.output.shape
-        # The kernel (h, w, in, out) is used once a position; a depthwise one has out = 1.
+        # The kernel (h, w, in, out) is used once per position; a depthwise one has out = 1.
         return height * width * math.prod(layer.kernel.shape)
     if isinstance(layer, keras.layers.Dense):
         return math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)

@@ -1,7 +1,7 @@
-"""The tables of models: the families, each a module of its own, and their members.
+"""The tables of models and of their families; each family has a module of its own.
 
-A new family is a module, its row of FAMILIES and those of its models; a new model of a family is a row of MODELS.
-Importing this is light; Keras is loaded with a family's module.
+A new family needs a module, a row in FAMILIES, and a row in MODELS for each of its models; a new model of a family
+needs a row in MODELS. Importing this module is cheap: Keras is loaded with a family's module.
 """
 
 import dataclasses
@@ -17,15 +17,16 @@ class Family:
     """One kind of network.
 
     Attributes:
-      module: where it is built. It holds `build(name, image_size, **options)`, the backbone; `torch_name(layer_name)`;
-        `HEAD`, the head's name in PyTorch checkpoints; and, where not every size from `min_side` on will do,
-        `check_size(image_size, **options)`.
-      cpu_dtype: which arithmetic trains fastest on a CPU with bfloat16 instructions, as measured by
+      module: the module that builds it. It defines `build(name, image_size, **options)`, which returns the backbone;
+        `torch_name(layer_name)`; `HEAD`, the head's name in PyTorch checkpoints; and, if some sizes of at least
+        `min_side` are not legal, `check_size(image_size, **options)`.
+      cpu_dtype: the dtype policy that trains fastest on a CPU with bfloat16 instructions, as measured by
         `scripts/benchmark.py dtype` (results/dtype.csv).
-      explained_by: "class_activation", for a convolutional backbone, or "relevance", for a transformer.
-      min_side: the least height and width in pixels.
-      cell_step, cell_offset: cell i of a convolutional backbone's map stands at pixel cell_step i + cell_offset.
-      dropout_throughout: whether dropout goes into the backbone, as its option, and not before the head.
+      explained_by: "class_activation" for a convolutional backbone, "relevance" for a transformer.
+      min_side: the smallest legal height and width in pixels.
+      cell_step, cell_offset: cell i of a convolutional backbone's map is centred at pixel
+        cell_step * i + cell_offset.
+      dropout_throughout: whether dropout is an option of the backbone instead of a layer before the head.
     """
 
     module: str
@@ -33,7 +34,7 @@ class Family:
     explained_by: str = "class_activation"
     min_side: int = 8
     cell_step: int = 32  # the convolutional families halve the picture five times
-    cell_offset: float = 0.0  # where each halving keeps the even pixels
+    cell_offset: float = 0.0  # each halving keeps the even pixels
     dropout_throughout: bool = False
 
     def load(self) -> ModuleType:
@@ -46,8 +47,8 @@ FAMILIES = {
     "densenet": Family(
         "kmed.models.densenet",
         cpu_dtype="mixed_bfloat16",
-        min_side=32,  # it rounds down at each halving, where the others reach 1 pixel from any size
-        cell_offset=14.0,  # its poolings of 2x2 come to stand between two pixels, at steps of 4, 8 and 16: 2 + 4 + 8
+        min_side=32,  # it rounds down at each halving, while the others reach 1 pixel from any size
+        cell_offset=14.0,  # its 2x2 poolings are centred between two pixels, at steps of 4, 8 and 16: 2 + 4 + 8
     ),
     "efficientnet": Family("kmed.models.efficientnet", cpu_dtype="float32"),
     "vit": Family("kmed.models.vit", cpu_dtype="mixed_bfloat16", explained_by="relevance", dropout_throughout=True),
@@ -60,10 +61,10 @@ class Entry:
 
     Attributes:
       family: a key of FAMILIES.
-      variant: what sets it apart in its family; what the numbers mean stands above the family's rows.
+      variant: what distinguishes it from others of its family; a comment above the family's rows explains the numbers.
       imagenet: the Hugging Face repository whose weights fit it exactly, or None.
-      image_size: (height, width) it was published at; any other can be asked for.
-      dropout: rate before the head, as published; throughout the backbone where its family has it so.
+      image_size: (height, width) at which it was published; it can be built at other sizes.
+      dropout: rate before the head, as published; rate throughout the backbone if its family has dropout there.
     """
 
     family: str
@@ -90,7 +91,7 @@ MODELS = {
     "densenet169": Entry("densenet", (64, 32, (6, 12, 32, 32)), "timm/densenet169.tv_in1k"),
     "densenet201": Entry("densenet", (64, 32, (6, 12, 48, 32)), "timm/densenet201.tv_in1k"),
     # side, dropout; width, depth, stochastic depth rate (Tan & Le, 2019, and their code). The ImageNet weights of
-    # b6 and b7 exist in TensorFlow's padding only, which this project's convolutions do not have.
+    # b6 and b7 exist only for TensorFlow's padding, which this project's convolutions do not use.
     "efficientnetb0": _efficientnet(224, 0.2, (1.0, 1.0, 0.06), "timm/efficientnet_b0.ra_in1k"),
     "efficientnetb1": _efficientnet(240, 0.2, (1.0, 1.1, 0.2), "timm/efficientnet_b1.ft_in1k"),
     "efficientnetb2": _efficientnet(260, 0.3, (1.1, 1.2, 0.2), "timm/efficientnet_b2.ra_in1k"),
@@ -105,9 +106,9 @@ MODELS = {
 
 
 def resolve_name(name: str) -> str:
-    """Returns the name under which `name` is registered; "efficientnet_b0" and "ResNet-18" are understood.
+    """Returns the registered name for `name`; "efficientnet_b0" and "ResNet-18" are understood.
 
-    Raises: ModelError: no such model; the nearest name is given.
+    Raises: ModelError: no such model; the message suggests the closest name.
     """
     plain = str(name).strip().lower().replace("_", "").replace("-", "")
     if plain in MODELS:
@@ -116,7 +117,7 @@ def resolve_name(name: str) -> str:
 
 
 def family_of(name: str) -> Family:
-    """Returns the family that `name` belongs to. Raises ModelError where there is no such model."""
+    """Returns the family that `name` belongs to. Raises ModelError if there is no such model."""
     return FAMILIES[MODELS[resolve_name(name)].family]
 
 
@@ -125,8 +126,8 @@ def choose_dtype(name: str, requested: str = "auto") -> str:
 
     Args:
       name: a name of MODELS.
-      requested: "auto" chooses: mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions and
-        TensorFlow what was measured to be fastest for the family; float32 elsewhere. Any other value is returned.
+      requested: "auto" chooses mixed_bfloat16 on a GPU; on a CPU with bfloat16 instructions and TensorFlow, the
+        policy measured as fastest for the family; float32 otherwise. Any other value is returned as it is.
     """
     if requested != "auto":
         return requested

@@ -5,7 +5,7 @@ import re
 import keras
 from keras_hub.models import ResNetBackbone
 
-from kmed.models.layers import swap_batch_norm, with_config
+from kmed.models.layers import name_parts, swap_batch_norm, with_config
 from kmed.models.registry import MODELS
 
 HEAD = "fc"
@@ -14,8 +14,8 @@ HEAD = "fc"
 def build(name: str, image_size: tuple[int, int], *, batch_norm: str = "fused") -> keras.Model:
     """Returns the convolutional part: (N, H, W, 3) -> (N, H/32, W/32, 512 or 2048), sizes rounded up.
 
-    Convolutions start as in He et al. (2015), and the last normalisation of each residual branch
-    starts at zero, so that each block begins as the identity (Goyal et al., 2017).
+    Convolutions are initialised as in He et al. (2015), and the last normalisation of each residual
+    branch starts at zero, so that each block begins as the identity (Goyal et al., 2017).
 
     Args:
       name: a ResNet of `kmed.models.registry.MODELS`, whose row holds its block and the blocks per stage.
@@ -55,8 +55,8 @@ def torch_name(layer_name: str) -> str:
     """
     if layer_name.startswith("conv1_"):
         return {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer_name]
-    stack, block, number, kind = re.fullmatch(r"stack(\d+)_block(\d+)_(\d)_(conv|bn)", layer_name).groups()
+    stack, block, number, kind = name_parts(r"stack(\d+)_block(\d+)_(\d)_(conv|bn)", layer_name)
     prefix = f"layer{int(stack) + 1}.{block}"
-    if number == "0":  # the shortcut is a sequence of convolution and normalisation there
+    if number == "0":  # there the shortcut is a sequence of convolution and normalisation
         return f"{prefix}.downsample.{0 if kind == 'conv' else 1}"
     return f"{prefix}.{kind}{number}"

@@ -1,6 +1,4 @@
-"""A small vision transformer (Dosovitskiy et al., 2021), laid out as timm's VisionTransformer."""
-
-import re
+"""A small vision transformer (Dosovitskiy et al., 2021), with the structure of timm's VisionTransformer."""
 
 import keras
 import numpy as np
@@ -15,6 +13,7 @@ from kmed.models.layers import (
     check_positive,
     compute_dtype,
     gelu,
+    name_parts,
     small_normal,
 )
 
@@ -41,21 +40,21 @@ def build(
 
     Args:
       name: "vit".
-      image_size: (height, width) in pixels, multiples of the patch.
+      image_size: (height, width) in pixels, multiples of the patch size.
       patch_size: side of a square patch in pixels.
       width: length of a token; a multiple of num_heads.
       depth: number of blocks.
       num_heads: of each block's attention.
       mlp_ratio: hidden width of the MLP / width.
       dropout: rate after the positions, the attention's projection and both layers of the MLP.
-      attention_dropout: rate on the attention weights; it costs more time than all else.
+      attention_dropout: rate on the attention weights; it takes more time than anything else in training.
       stochastic_depth_rate: drop rate of the last block's branches, growing linearly from 0.
     Raises: ModelError: a size that the patches do not tile, or an option out of range.
     """
     check_positive(width=width, depth=depth, num_heads=num_heads)
     check_fraction(dropout=dropout, attention_dropout=attention_dropout, stochastic_depth_rate=stochastic_depth_rate)
     if not (isinstance(mlp_ratio, (int, float)) and mlp_ratio > 0):
-        raise ModelError(f"mlp_ratio is a number above 0. Received: mlp_ratio={mlp_ratio!r}")
+        raise ModelError(f"mlp_ratio must be a number above 0. Received: mlp_ratio={mlp_ratio!r}")
     if width % num_heads:
         raise ModelError(f"width must be a multiple of num_heads. Received: width={width}, num_heads={num_heads}")
     grid = check_size(image_size, patch_size)
@@ -72,7 +71,7 @@ def build(
 
 
 def _block(name: str, x, num_heads: int, mlp_ratio: float, dropout: float, attention_dropout: float, drop_path: float):
-    """Returns x after attention and MLP, each normalised before and added: (N, T, width) -> (N, T, width)."""
+    """Returns x after attention and MLP, two pre-norm residual branches: (N, T, width) -> (N, T, width)."""
     width = x.shape[-1]
     y = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm1")(x)
     y = Attention(num_heads, attention_dropout, name=f"{name}_attn")(y)
@@ -91,7 +90,7 @@ def resize_positions(positions: np.ndarray, old_grid: tuple[int, int], new_grid:
     """Returns learned positions for another grid of patches, by bicubic interpolation.
 
     Args:
-      positions: (1, 1 + P, D); the class token's stands first and is kept.
+      positions: (1, 1 + P, D); that of the class token comes first and is kept.
       old_grid, new_grid: (rows, columns), P = rows * columns.
     """
     width = positions.shape[-1]
@@ -111,20 +110,20 @@ def torch_name(layer_name: str) -> str:
     outer = {"patch_embed": "patch_embed.proj", "norm": "norm", "tokens": ""}
     if layer_name in outer:
         return outer[layer_name]
-    number, part = re.fullmatch(r"block(\d+)_(.+)", layer_name).groups()
+    number, part = name_parts(r"block(\d+)_(.+)", layer_name)
     part = {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}.get(part, part.replace("/", "."))
     return f"blocks.{number}.{part}"
 
 
 def check_size(image_size: tuple[int, int], patch_size: int = 8, **_) -> tuple[int, int]:
-    """Returns (rows, columns) of patches. Raises ModelError where they do not tile the image."""
+    """Returns (rows, columns) of patches. Raises ModelError if they do not tile the image."""
     check_positive(patch_size=patch_size)
     if any(side % patch_size for side in image_size):
         down = [max(1, side // patch_size) * patch_size for side in image_size]
         up = [-(-side // patch_size) * patch_size for side in image_size]
         raise ModelError(
-            f"vit needs sides that are multiples of its patch of {patch_size}. "
+            f"vit needs sides that are multiples of its patch size, {patch_size}. "
             f"Received: image_size={image_size[0]}x{image_size[1]}. "
-            f"The nearest are {down[0]}x{down[1]} and {up[0]}x{up[1]}."
+            f"The nearest sizes are {down[0]}x{down[1]} and {up[0]}x{up[1]}."
         )
     return image_size[0] // patch_size, image_size[1] // patch_size

@@ -1,4 +1,4 @@
-"""Where weights lie: a file, a folder, an earlier run or the Hugging Face hub; and what is told beside them."""
+"""Files of weights, found by path, earlier run or Hugging Face repository, and the configuration beside them."""
 
 import dataclasses
 import json
@@ -14,28 +14,33 @@ SAFETENSORS = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Where weights lie: a file, and what timm's config.json beside it says ({} without one)."""
+class WeightSource:
+    """A file of weights, and the content of timm's config.json beside it ({} without one)."""
 
     path: pathlib.Path
     config: dict
 
     @property
     def trained_on(self) -> dict:
-        """What timm tells of the training (mean, std, input_size); older files have it at the top."""
+        """timm's facts of the training (mean, std, input_size); older files have them at the top level."""
         return {**self.config, **(self.config.get("pretrained_cfg") or {})}
 
 
-def locate(source, name: str | None = None) -> Source:
-    """Returns the file that `source` means, fetching it where it is on the network.
+def locate_weights(source, name: str | None = None) -> WeightSource:
+    """Returns the file that `source` names; one on the Hugging Face hub is downloaded.
 
-    Raises: WeightsError: there is none.
+    Args:
+      source: as in `kmed.models.weights.load_weights`.
+      name: the model, needed for "imagenet" only.
+    Raises: WeightsError: there is no such file.
     """
     if str(source) == "imagenet":
+        if name is None:
+            raise WeightsError('The weights "imagenet" belong to a model. Received: name=None. Give a model\'s name.')
         repository = MODELS[resolve_name(name)].imagenet
         if repository is None:
-            those = ", ".join(key for key, entry in MODELS.items() if entry.imagenet)
-            raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {those}.")
+            available = ", ".join(key for key, entry in MODELS.items() if entry.imagenet)
+            raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {available}.")
         return _fetch(repository)
     if str(source).startswith("hf://"):
         return _fetch(str(source).removeprefix("hf://"))
@@ -54,17 +59,17 @@ def locate(source, name: str | None = None) -> Source:
             f"Weights are read from .safetensors and .keras files. Received: {path}. Convert it to safetensors first."
         )
     config = path.with_name("config.json")
-    return Source(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
+    return WeightSource(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
 
 
 def normalization_of(source, name: str | None = None):
-    """Returns ((mean), (std)), by which the pixels of the weights' training were scaled, or None if unknown.
+    """Returns (mean, std), three numbers each, that scaled the pixels in the weights' training; None if unknown.
 
     Args:
-      source: as in `kmed.models.weights.load_weights`, or what `locate` returned.
+      source: as in `kmed.models.weights.load_weights`, or what `locate_weights` returned.
       name: the model, needed for "imagenet" only.
     """
-    found = source if isinstance(source, Source) else locate(source, name)
+    found = source if isinstance(source, WeightSource) else locate_weights(source, name)
     if found.path.suffix == ".keras":
         return _normalization_in_keras(found.path)
     values = found.trained_on
@@ -80,11 +85,11 @@ def normalization_of(source, name: str | None = None):
 
 
 def same_normalization(one, other) -> bool:
-    """Returns whether two (mean, std) are equal but for rounding."""
+    """Returns whether two pairs (mean, std) are equal up to rounding."""
     return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=0, atol=1e-4)
 
 
-def _fetch(repository: str) -> Source:
+def _fetch(repository: str) -> WeightSource:
     import huggingface_hub
 
     try:
@@ -96,7 +101,7 @@ def _fetch(repository: str) -> Source:
             f"The weights hf://{repository} could not be fetched ({reason}). Without a network, give a folder "
             f"with that repository's {SAFETENSORS} and config.json."
         ) from error
-    return Source(pathlib.Path(path), _read_json(pathlib.Path(config)))
+    return WeightSource(pathlib.Path(path), _read_json(pathlib.Path(config)))
 
 
 def _read_json(path: pathlib.Path) -> dict:
@@ -115,7 +120,7 @@ def _normalization_in_keras(path: pathlib.Path):
             config = json.loads(archive.read("config.json"))
         layers = config["config"].get("layers", [])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is no readable Keras model: {error}.") from None
+        raise WeightsError(f"{path} is not a readable Keras model: {error}.") from None
     for layer in layers:
         if layer.get("class_name") == "Normalize":
             return tuple(layer["config"]["mean"]), tuple(layer["config"]["std"])

@@ -1,4 +1,4 @@
-"""Weights from elsewhere (safetensors with PyTorch names, a Keras file, an earlier run) into a model of kmed."""
+"""Loading of weights (safetensors with PyTorch's names, a Keras file, an earlier run) into a model of kmed."""
 
 import dataclasses
 import pathlib
@@ -10,9 +10,9 @@ from kmed.errors import ModelError, RunError, WeightsError
 from kmed.models import vit
 from kmed.models.keras_file import load_model
 from kmed.models.registry import family_of, resolve_name
-from kmed.models.weight_files import Source, locate, normalization_of, same_normalization
+from kmed.models.weight_files import WeightSource, locate_weights, normalization_of, same_normalization
 
-# the last part of a Keras variable's path -> PyTorch's
+# {last part of a Keras variable's path: last part of its name in PyTorch}
 LEAVES = {
     "kernel": "weight",
     "gamma": "weight",
@@ -24,7 +24,7 @@ LEAVES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)  # comparing variables would compare their values
 class Slot:
-    """What a variable is called in the file, and how its array gets there."""
+    """A variable, its name in the file, and the layout of its array there."""
 
     variable: keras.Variable
     key: str
@@ -44,11 +44,11 @@ class Slot:
 
 
 def load_weights(model: keras.Model, source) -> list[str]:
-    """Puts weights into `model` and returns notes, one line on each thing that was not simply copied.
+    """Loads weights into `model` and returns notes, one line about each part that was not simply copied.
 
-    The head of a checkpoint for another number of classes (or none) is left out, and the model's is
-    initialised anew. The positions of a vision transformer are resized to the model's grid. Everything
-    else must fit, name by name and shape by shape.
+    If the checkpoint has no head, or one for another number of classes, the model's head is initialised
+    anew. The positions of a vision transformer are resized to the model's grid. Everything else must
+    match by name and shape.
 
     Args:
       model: what `build_model` returned.
@@ -56,10 +56,10 @@ def load_weights(model: keras.Model, source) -> list[str]:
         with timm's or torchvision's names, float32 or 16 bits; a .keras file or an earlier run's folder;
         "hf://user/repository" on the Hugging Face hub.
     Returns: list of str.
-    Raises: WeightsError: nothing there, no network, or a tensor that is missing, left over, of another
-      shape or not finite; the model is then unchanged.
+    Raises: WeightsError: there are no such weights, the download failed, or a tensor is missing,
+      superfluous, of another shape or not finite; the model is then unchanged.
     """
-    found = locate(source, _name_of(model))
+    found = locate_weights(source, _name_of(model))
     if found.path.suffix == ".keras":
         arrays, slots, shape = _read_keras(found.path, model)
     else:
@@ -88,7 +88,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         arrays = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is no readable safetensors file: {error}.") from None
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}.") from None
     return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
 
 
@@ -131,32 +131,34 @@ def _note_normalization(model: keras.Model, theirs) -> list[str]:
     if theirs is None or same_normalization((own.mean, own.std), theirs):
         return []
     return [
-        f"The weights were trained with mean {list(theirs[0])} and std {list(theirs[1])}, this model scales its "
+        f"The weights were trained with mean {list(theirs[0])} and std {list(theirs[1])}, but this model scales its "
         f"pixels with {list(own.mean)} and {list(own.std)}: expect worse features."
     ]
 
 
-def _input_size(found: Source) -> tuple[int, int] | None:
-    """Returns (height, width) of the images that the weights were trained on, or None if that is not told."""
+def _input_size(found: WeightSource) -> tuple[int, int] | None:
+    """Returns (height, width) of the images that the weights were trained on, or None if it is unknown."""
     size = found.trained_on.get("input_size")
     return tuple(size[-2:]) if isinstance(size, list) and len(size) == 3 else None
 
 
 def _resize_positions(arrays, slots, model: keras.Model, shape) -> tuple[dict, list[str]]:
-    """Returns the arrays with learned positions brought to the model's grid, and a note if that was needed.
+    """Returns the arrays with learned positions resized to the model's grid, and a note if that was needed.
 
     Args:
       shape: (height, width) of the weights' images or grid, if known.
     """
     slot = next((slot for slot in slots if slot.variable.path == "tokens/pos_embed"), None)
-    positions = arrays.get(slot.key) if slot else None
+    if slot is None:
+        return arrays, []
+    positions = arrays.get(slot.key)
     if positions is None or positions.ndim != 3 or positions.shape[2] != slot.variable.shape[2]:
-        return arrays, []  # nothing to resize; what does not fit is named by _match
+        return arrays, []  # _match names what does not fit
     num_patches, new_grid = positions.shape[1] - 1, _tokens_of(model).grid
     old_grid = _old_grid(num_patches, new_grid, shape)
     if old_grid is None:
         raise WeightsError(
-            f"{slot.key} holds {num_patches} positions, and how many rows they make is not told. "
+            f"{slot.key} holds {num_patches} positions, but their number of rows is unknown. "
             "Put timm's config.json with input_size beside the file."
         )
     if old_grid == new_grid:
@@ -166,33 +168,35 @@ def _resize_positions(arrays, slots, model: keras.Model, shape) -> tuple[dict, l
     return {**arrays, slot.key: resized}, [note]
 
 
-def _old_grid(count: int, new_grid: tuple[int, int], told: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Returns (rows, columns) of `count` patches: of the shape that is told, else of the model's, else square."""
-    for height, width in filter(None, (told, new_grid, (1, 1))):
+def _old_grid(count: int, new_grid: tuple[int, int], shape: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Returns (rows, columns) of `count` patches, shaped as `shape`, else as `new_grid`, else as a square."""
+    for height, width in filter(None, (shape, new_grid, (1, 1))):
         rows = round((count * height / width) ** 0.5)
         if rows and count % rows == 0 and rows * width == (count // rows) * height:
             return rows, count // rows
     return None
 
 
-def _match(arrays, slots, model: keras.Model, found: Source):
+def _match(arrays, slots, model: keras.Model, found: WeightSource):
     """Returns ([(variable, value)], notes) once every tensor has been checked. Raises WeightsError."""
-    told = found.config.get("architecture")
-    whose = f" {found.path} says that it holds {told}." if told else f" File: {found.path}."
+    architecture = found.config.get("architecture")
+    origin = f" {found.path} says that it holds {architecture}." if architecture else f" File: {found.path}."
     new_head = [slot for slot in slots if slot.variable.path.startswith("head/")]
     notes = _note_head(arrays, new_head, model)
     slots_left = [slot for slot in slots if not (notes and slot in new_head)]
     for slot in slots_left:
         if slot.key not in arrays:
-            raise WeightsError(f"{model.name} needs {slot.key!r}, which the weights do not have.{whose}")
+            raise WeightsError(f"{model.name} needs {slot.key!r}, which the weights do not have.{origin}")
     if extra := sorted(set(arrays) - {slot.key for slot in slots}):
-        raise WeightsError(f"The weights have {extra[0]!r}, which {model.name} has no place for.{whose}")
+        raise WeightsError(f"The weights have {extra[0]!r}, for which {model.name} has no place.{origin}")
     for slot in slots_left:
         array = arrays[slot.key]
         if array.shape != slot.stored_shape:
-            raise WeightsError(f"{slot.key!r} has shape {array.shape}, {model.name} needs {slot.stored_shape}.{whose}")
+            raise WeightsError(
+                f"{slot.key!r} has shape {array.shape}, but {model.name} needs {slot.stored_shape}.{origin}"
+            )
         if not np.isfinite(array.astype("float32")).all():
-            raise WeightsError(f"{slot.key!r} holds values that are not finite.{whose}")
+            raise WeightsError(f"{slot.key!r} holds values that are not finite.{origin}")
     values = [(slot.variable, slot.to_keras(arrays[slot.key])) for slot in slots_left]
     if notes:
         head = model.get_layer("head")
@@ -207,7 +211,7 @@ def _note_head(arrays, slots, model: keras.Model) -> list[str]:
     """Returns a note if the checkpoint has no head, or one for another number of classes."""
     num_classes = model.get_layer("head").units
     if not any(slot.key in arrays for slot in slots):
-        return [f"The weights have no head: that for {num_classes} classes starts anew."]
+        return [f"The weights have no head: the head for {num_classes} classes is initialised anew."]
     kernel, bias = (next(slot for slot in slots if slot.variable.path == path) for path in ("head/kernel", "head/bias"))
     if not {kernel.key, bias.key} <= set(arrays):
         return []  # half a head is a damaged file: _match names the missing key
@@ -216,4 +220,4 @@ def _note_head(arrays, slots, model: keras.Model) -> list[str]:
     expected[0 if kernel.kind == "dense" else 1] = theirs
     if theirs == num_classes or list(arrays[kernel.key].shape) != expected:
         return []
-    return [f"The weights' head is for {theirs} classes: that for {num_classes} starts anew."]
+    return [f"The weights' head is for {theirs} classes: the head for {num_classes} is initialised anew."]

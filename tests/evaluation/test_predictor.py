@@ -90,8 +90,8 @@ def test_the_description_holds_what_a_program_needs(short_run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tfile",), "keras, savedmodel, tflite, onnx. Received: 'tfile'. Did you mean 'tflite'?"),
-        (("tflite", "int4"), "none, float16, dynamic, int8. Received: 'int4'. Did you mean 'int8'?"),
+        (("tfile",), "keras, savedmodel, tflite or onnx. Received: 'tfile'. Did you mean 'tflite'?"),
+        (("tflite", "int4"), "none, float16, dynamic or int8. Received: 'int4'. Did you mean 'int8'?"),
         (("onnx", "int8"), "Only tflite is quantized. Received: format 'onnx'"),
     ],
 )
@@ -135,9 +135,9 @@ def test_a_lambda_is_refused(tmp_path):
     inputs = keras.Input((4,))
     path = tmp_path / "lambda.keras"
     keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save(path)
-    with pytest.raises(RunError, match="holds Lambda, which holds code of its own"):
+    with pytest.raises(RunError, match="contains Lambda, which contains code of its own"):
         load_model(path)
-    with pytest.raises(WeightsError, match="holds Lambda, which holds code of its own"):
+    with pytest.raises(WeightsError, match="contains Lambda, which contains code of its own"):
         load_weights(build_model("vit", 2, image_size=(16, 16)), path)  # `kmed train --weights` too
 
 
@@ -155,7 +155,7 @@ def test_a_class_of_another_module_is_refused_and_not_imported(tmp_path, monkeyp
                                           b'"module": "intruder", "class_name": "Layer"')  # fmt: skip
                 assert b"intruder" in content
             new.writestr(name, content)
-    with pytest.raises(RunError, match="holds Layer, of the module intruder, and would run code"):
+    with pytest.raises(RunError, match="contains Layer, from the module intruder, and would run code"):
         load_model(path)
     assert not marker.exists()
 
@@ -185,7 +185,7 @@ def test_an_unregistered_class_is_refused(tmp_path):
 def test_what_is_no_keras_file_is_refused(tmp_path, content):
     path = tmp_path / "model.keras"
     path.write_bytes(content)
-    with pytest.raises(RunError, match="it is no .keras file"):
+    with pytest.raises(RunError, match="it is not a .keras file"):
         load_model(path)
     with pytest.raises(RunError, match="There is no model"):
         load_model(tmp_path / "absent.keras")

@@ -1,4 +1,4 @@
-"""Contracts that every model of `list_models()` keeps."""
+"""Contracts that every model of `list_models()` fulfils."""
 
 import subprocess
 import sys
@@ -12,12 +12,12 @@ from kmed.models.build import build_model, list_models, model_facts, model_optio
 from kmed.models.registry import MODELS, resolve_name
 from kmed.runtime import dtype_policy
 
-SMALLEST = ["resnet18", "resnet50", "densenet121", "efficientnetb0", "vit"]  # one a family and block type
+SMALLEST = ["resnet18", "resnet50", "densenet121", "efficientnetb0", "vit"]  # one per family and block type
 SIZE = (32, 40)
 
 
 def smallest_first(names):
-    """Returns the names, those that are not SMALLEST marked slow."""
+    """Returns the names; those not in SMALLEST are marked slow."""
     return [name if name in SMALLEST else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -27,7 +27,7 @@ def pixels(count=4, size=SIZE):
 
 @pytest.fixture(scope="module")
 def models():
-    """One small model of each kind, with every normalisation's scale at 1 so that all branches take part."""
+    """One small model of each kind; all scales of normalisations are 1, so that every branch takes part."""
     keras.utils.set_random_seed(0)
     built = {name: build_model(name, 3, SIZE) for name in SMALLEST}
     for model in built.values():
@@ -171,7 +171,7 @@ def test_aliases(alias):
         (("resnet18", 0), "num_classes=0"),
         (("resnet18", True), "num_classes=True"),
         (("resnet18", 2.0), "num_classes=2.0"),
-        (("resnet18", 3, (4, 64)), r"at least 8 each. Received: image_size=\(4, 64\)"),
+        (("resnet18", 3, (4, 64)), r"at least 8 each for resnet18. Received: image_size=\(4, 64\)"),
         (("densenet121", 3, (16, 64)), "at least 32"),
         (("resnet18", 3, 224), "image_size=224"),
         (("resnet18", 3, (64.5, 64)), "image_size="),

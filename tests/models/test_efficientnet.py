@@ -10,7 +10,7 @@ SIZE = (32, 32)
 
 
 def drop_rates(model):
-    """Returns the rates of the residual branches in order, 0 where a branch is never dropped."""
+    """Returns the rates of the residual branches in order, 0 if a branch is never dropped."""
     layers = model.get_layer("backbone").layers
     rates = {layer.name.removesuffix("drop"): layer.rate for layer in layers if isinstance(layer, StochasticDepth)}
     blocks = [layer.name.removesuffix("project") for layer in layers if layer.name.endswith("project")]
@@ -19,7 +19,7 @@ def drop_rates(model):
 
 
 @pytest.mark.parametrize(("name", "rate", "default"), [("efficientnetb0", None, 0.06), ("efficientnetb1", 0.5, 0.5)])
-def test_drop_rates_grow_linearly_to_the_one_asked_for(name, rate, default):
+def test_drop_rates_grow_linearly_to_the_requested_one(name, rate, default):
     options = {} if rate is None else {"stochastic_depth_rate": rate}
     rates = drop_rates(build_model(name, 3, SIZE, **options))
     for number, found in enumerate(rates):
@@ -41,7 +41,7 @@ def test_compound_scaling_gives_b0_and_b2_and_doubles_the_cost():
     assert compound_scaling(1, alpha=1, beta=1, gamma=1) == (1, 1, 224)
 
 
-def test_own_sizes_change_depth_and_width():
+def test_custom_sizes_change_depth_and_width():
     depth, width, side = compound_scaling(-2)
     small = build_model("efficientnetb0", 3, (side, side), width=width, depth=depth)
     usual = build_model("efficientnetb0", 3, SIZE)

@@ -1,4 +1,4 @@
-"""Heat maps: equal to independent gradients, in their range, on the sign that decides, and of one class."""
+"""Heat maps: they equal independent gradients, lie in [0, 1], show the deciding sign, and belong to one class."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def pixels(count=3, size=SIZE, seed=0):
 
 
 def build(name, num_classes=3, size=SIZE, **options):
-    """Returns a model whose branches all take part, with a head that is for and against each class."""
+    """Returns a model whose branches all take part, with positive and negative weights in the head."""
     keras.utils.set_random_seed(0)
     model = build_model(name, num_classes, size, **options)
     rng = np.random.default_rng(1)
@@ -75,7 +75,7 @@ def test_convolutional_maps_equal_grad_cam_by_automatic_differentiation(name, mo
 
 
 @only_tensorflow
-def test_vit_maps_equal_gradients_by_recorded_attention(models, monkeypatch):
+def test_vit_maps_equal_gradients_with_respect_to_recorded_attention(models, monkeypatch):
     import tensorflow as tf
 
     model, images, classes = models["vit"], pixels(), np.array([2, 0, 1])
@@ -111,8 +111,8 @@ def test_attention_with_gates_of_one_is_the_same_bit_for_bit():
 
 @only_tensorflow
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_cells_stand_where_they_look(name):
-    """The pixels that move a cell of the last map, weighed by how much, lie around its place."""
+def test_cells_are_centred_where_they_look(name):
+    """The pixels that change a cell of the last map, weighted by their effect, lie around its centre."""
     import tensorflow as tf
 
     model = build(name, size=(32, 448))
@@ -188,7 +188,7 @@ def test_mixed_precision_gives_nearly_the_same(name, dtype, models):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit"])
-def test_a_map_that_tells_no_place_apart_is_zero(name):
+def test_a_uniform_map_is_zero(name):
     model = build(name, **OPTIONS[name])
     kernel = model.get_layer("head").kernel
     kernel.assign(np.zeros(kernel.shape))
@@ -200,14 +200,14 @@ def test_a_map_that_tells_no_place_apart_is_zero(name):
         assert not explain(single_cell, pixels(size=(32, 32))).any()
 
 
-# ----- does it find what decides? -----
+# ----- do maps find what decides? -----
 
 SIDE = 64
 HALF = SIDE // 2
 
 
 def draw_signs(count, seed, both=False):
-    """Returns (images, labels, quadrants): a red and a green square, each there or not, in corners of their own."""
+    """Returns (images, labels, quadrants): a red and a green square, each present or not, in different quadrants."""
     rng = np.random.default_rng(seed)
     images = rng.integers(60, 140, (count, SIDE, SIDE, 3))
     labels = np.ones((count, 2), bool) if both else rng.random((count, 2)) < 0.5
@@ -220,13 +220,13 @@ def draw_signs(count, seed, both=False):
 
 
 def hottest_quadrant(heat):
-    """Returns (N,), the quadrant that holds most of each map."""
+    """Returns (N,), the quadrant with the largest part of each map."""
     return heat.reshape(-1, 2, HALF, 2, HALF).sum(axis=(2, 4)).reshape(-1, 4).argmax(axis=1)
 
 
 @pytest.fixture(scope="module", params=["resnet18", "vit"])
 def trained(request):
-    """A model that has learned to tell which of two coloured signs are in a picture."""
+    """A model that has learned which of two coloured signs are in a picture."""
     keras.utils.set_random_seed(0)
     steps, options = {
         "resnet18": (40, {}),
@@ -238,11 +238,11 @@ def trained(request):
     model.fit(images, labels, batch_size=16, epochs=1, verbose=0)
     images, labels, _ = draw_signs(64, seed=2)
     right = (model.predict(images, verbose=0) > 0.5) == labels
-    assert right.mean() > 0.95, "the model has not learned the signs, so its maps tell nothing"
+    assert right.mean() > 0.95, "the model has not learned the signs, so its maps mean nothing"
     return model
 
 
-def test_the_maps_of_two_classes_find_their_own_signs_in_one_picture(trained):
+def test_maps_of_two_classes_find_their_own_signs_in_one_picture(trained):
     images, _, quadrants = draw_signs(60, seed=3, both=True)
     hits = np.stack([hottest_quadrant(explain(trained, images, sign)) == quadrants[:, sign] for sign in (0, 1)])
     assert hits.mean() > 0.8  # by chance 0.25
@@ -251,7 +251,7 @@ def test_the_maps_of_two_classes_find_their_own_signs_in_one_picture(trained):
 
 
 def test_the_map_depends_on_what_was_learned(trained):
-    """A method that merely finds edges would find the sign with random weights too (Adebayo et al., 2018)."""
+    """A method that only finds edges would also find the sign with random weights (Adebayo et al., 2018)."""
     images, _, quadrants = draw_signs(60, seed=3, both=True)
     heat, other = explain(trained, images, 0), explain(keras.models.clone_model(trained), images, 0)  # new weights
     assert (hottest_quadrant(other) == quadrants[:, 0]).mean() < 0.55
@@ -272,7 +272,7 @@ def test_the_map_depends_on_what_was_learned(trained):
         (pixels() > 7, None, DataError, "dtype=bool"),
         (pixels(), [0, 1, 3], ModelError, "between 0 and 2 here. Received: 3"),
         (pixels(), -1, ModelError, "Received: -1"),
-        (pixels(), [0, 1], ModelError, r"3 here, or one for all. Received: shape=\(2,\)"),
+        (pixels(), [0, 1], ModelError, r"3 here, or one integer for all. Received: shape=\(2,\)"),
         (pixels(), [0.0, 1.0, 2.0], ModelError, "dtype=float64"),
     ],
 )
@@ -282,7 +282,7 @@ def test_bad_arguments_are_named(images, classes, error, message, models):
     assert "\n" not in str(caught.value)
 
 
-def test_models_of_others_are_refused(models):
+def test_foreign_models_are_refused(models):
     other = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Flatten(name="flat"), keras.layers.Dense(3)])
     with pytest.raises(ModelError, match="no layer 'normalize'. Its layers: flat"):
         explain(other, pixels())
@@ -296,10 +296,10 @@ def test_a_backend_without_gradients_is_named(models, monkeypatch):
         explain(models["vit"], pixels(), 0)
 
 
-# ----- laid over the picture -----
+# ----- overlays -----
 
 
-def test_overlay_is_grey_where_cold_and_ever_brighter_where_hot():
+def test_overlay_is_grey_where_cold_and_brighter_where_hot():
     picture = np.full((4, 256, 3), [200, 20, 60], "uint8")
     ramp = np.tile(np.linspace(0, 1, 256, dtype="float32"), (4, 1))
     laid = overlay(picture, ramp, opacity=1.0)
@@ -309,7 +309,7 @@ def test_overlay_is_grey_where_cold_and_ever_brighter_where_hot():
     np.testing.assert_array_equal(overlay(picture, ramp, opacity=0.0), np.repeat(laid[:, :1], 256, axis=1))
     np.testing.assert_array_equal(overlay(picture.astype("float64"), ramp, opacity=1.0), laid)
     brightness = overlay(np.full((1, 256, 3), 255), ramp[:1]).astype(float)[0, [0, -1]] @ [0.299, 0.587, 0.114]
-    assert brightness[1] > brightness[0] + 30  # the hottest is brighter than white under no heat
+    assert brightness[1] > brightness[0] + 30  # the hottest pixel is brighter than white without heat
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_overlay_is_grey_where_cold_and_ever_brighter_where_hot():
     [
         ((np.zeros((4, 4)), np.zeros((4, 4))), r"\(N, H, W, 3\)"),
         ((np.zeros((4, 4, 3)), np.zeros((4, 5))), r"\(4, 4\). Received: shape=\(4, 5\)"),
-        ((np.zeros((4, 4, 3)), np.full((4, 4), 1.5)), "lie in"),
+        ((np.zeros((4, 4, 3)), np.full((4, 4), 1.5)), "heatmap must be in"),
         ((np.zeros((4, 4, 3)), np.full((4, 4), np.nan)), "nan"),
         ((np.zeros((4, 4, 3)), np.zeros((4, 4)), 1.2), "opacity=1.2"),
     ],

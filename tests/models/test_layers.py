@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from kmed.errors import ModelError
-from kmed.models.layers import BatchNormalization, Normalize, StochasticDepth, gelu, swap_batch_norm
+from kmed.models.layers import (
+    BatchNormalization,
+    Normalize,
+    StochasticDepth,
+    gelu,
+    name_parts,
+    swap_batch_norm,
+)
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the fused kernel is TensorFlow's")
 SHAPE = (4, 6, 5, 3)
@@ -33,7 +40,7 @@ def test_inference_equals_keras(images):
 
 
 @pytest.mark.parametrize("options", [{}, {"center": False}, {"scale": False}, {"momentum": 0.9, "epsilon": 1e-5}])
-def test_training_equals_keras_but_for_the_unbiased_variance(images, options):
+def test_training_equals_keras_except_for_the_unbiased_variance(images, options):
     ours, stock = pair(**options)
     old = np.asarray(ours.moving_variance)
     np.testing.assert_allclose(ours(images, training=True), stock(images, training=True), rtol=1e-3, atol=1e-4)
@@ -59,7 +66,7 @@ def test_gradients_equal_keras(images):
         np.testing.assert_allclose(mine, theirs, rtol=2e-3, atol=1e-3)
 
 
-def test_frozen_is_inference(images):
+def test_a_frozen_layer_runs_in_inference_mode(images):
     ours, _ = pair()
     expected = np.asarray(ours(images, training=False))
     ours.trainable = False
@@ -85,7 +92,7 @@ def test_mixed_precision_keeps_float32_statistics(images, dtype):
     ("shape", "options"),
     [((8, 3), {}), ((4, 3, 6, 5), {"axis": 1}), (SHAPE, {"synchronized": True}), (SHAPE, {"dtype": "float64"})],
 )
-def test_what_the_kernel_does_not_take_falls_back_to_keras(shape, options, monkeypatch):
+def test_what_the_kernel_does_not_support_falls_back_to_keras(shape, options, monkeypatch):
     ours, stock = pair(shape, **options)
     monkeypatch.setattr(ours, "_fused", lambda *args: pytest.fail("the fused kernel was used"))
     x = np.random.default_rng(0).normal(size=shape)
@@ -119,12 +126,18 @@ def test_swap_keeps_names_weights_and_outputs_and_survives_saving(images, tmp_pa
     np.testing.assert_array_equal(loaded(images), swapped(images))
 
 
+def test_a_name_without_the_pattern_is_refused():
+    assert name_parts(r"block(\d)_(.+)", "block3_attn/qkv") == ("3", "attn/qkv")
+    with pytest.raises(ModelError, match="'stem_conv' has no name in PyTorch"):
+        name_parts(r"block(\d)_(.+)", "stem_conv")
+
+
 def test_swap_refuses_an_unknown_choice():
     with pytest.raises(ModelError, match="Did you mean 'fused'"):
         swap_batch_norm(keras.Sequential([keras.Input((4, 4, 3))]), batch_norm="fussed")
 
 
-def test_stochastic_depth_drops_whole_pictures_and_keeps_the_expectation():
+def test_stochastic_depth_drops_whole_images_and_keeps_the_expectation():
     layer = StochasticDepth(0.25, seed=3)
     x = np.random.default_rng(0).uniform(1, 2, (2000, 2, 2, 1)).astype("float32")
     ratios = (np.asarray(layer(x, training=True)) / x).reshape(2000, -1).round(4)
@@ -154,7 +167,7 @@ def test_normalize_equals_the_formula_for_bytes_and_floats():
     half = Normalize(mean, std, dtype="mixed_bfloat16")
     rounded = keras.ops.cast(keras.ops.convert_to_tensor(expected.astype("float32")), "bfloat16")
     difference = np.asarray(half(pixels.astype("float32")), "float32") - np.asarray(rounded, "float32")
-    assert np.abs(difference).max() <= 2**-7  # one unit in the last place below 4: scaled before it was rounded
+    assert np.abs(difference).max() <= 2**-7  # one unit in the last place below 4: scaled before rounding
 
 
 def test_gelu_equals_the_normal_distribution():

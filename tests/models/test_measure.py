@@ -39,7 +39,7 @@ def facts():
     return model_facts().set_index("name")
 
 
-def test_the_table_holds_every_model_once_and_in_order(facts):
+def test_the_table_has_every_model_once_and_in_order(facts):
     assert list(facts.index) == list_models()
     assert set(PUBLISHED) == set(list_models()) - {"vit"}
 
@@ -72,14 +72,14 @@ def test_multiply_adds_of_the_transformer_by_hand(facts):
         for name in list_models()
     ],
 )
-def test_the_table_is_what_the_model_measures(name, facts):
+def test_the_table_equals_what_is_measured(name, facts):
     row = measure(name)
     assert row.pop("name") == name
     assert row == facts.loc[name].to_dict()
 
 
-def test_writing_measures_every_listed_model(tmp_path, monkeypatch, facts):
-    monkeypatch.setattr("kmed.models.build.list_models", lambda: ["resnet18"])
+def test_writing_measures_every_model(tmp_path, monkeypatch, facts):
+    monkeypatch.setattr("kmed.models.measure.list_models", lambda: ["resnet18"])
     write_facts(tmp_path / "facts.csv")
     text = (tmp_path / "facts.csv").read_text().splitlines()
     assert text[0].startswith("name,trainable_parameters,total_parameters,multiply_adds")

@@ -1,4 +1,4 @@
-"""The tables of models: each row whole, and a family that is added by a module and rows alone."""
+"""The tables of models: every row is complete, and a module and rows are enough to add a family."""
 
 import sys
 import types
@@ -21,7 +21,7 @@ def test_the_tables_name_the_same_families_and_no_model_twice():
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_a_family_holds_what_its_row_promises(family):
+def test_a_family_has_what_its_row_promises(family):
     module = family.load()
     assert callable(module.build) and callable(module.torch_name) and isinstance(module.HEAD, str)
     assert family.cpu_dtype in ("float32", "mixed_bfloat16")
@@ -48,7 +48,7 @@ def test_the_dtype_is_what_was_measured_for_the_family(name, monkeypatch):
     assert choose_dtype(name) == "mixed_bfloat16"
 
 
-# ----- a family of one's own -----
+# ----- a new family -----
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_family_is_a_module_and_its_rows(plain, monkeypatch):
     monkeypatch.setattr(runtime, "num_gpus", lambda: 0)
     assert plain in list_models() and model_options("Plain-8") == {"kernel_size": 3}
     assert choose_dtype(plain) == "float32"
-    with pytest.raises(ModelError, match="for plain8 at least 16 each"):
+    with pytest.raises(ModelError, match="at least 16 each for plain8"):
         check_model(plain, (8, 32), {})
     with pytest.raises(ModelError, match="a multiple of 4"):
         check_model(plain, (18, 32), {})

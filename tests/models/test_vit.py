@@ -40,7 +40,7 @@ def test_attention_drops_weights_in_training_only():
     np.testing.assert_allclose(draws.mean(axis=0), inference, atol=6 * draws.std() / 300**0.5)
 
 
-def test_every_hyperparameter_is_heard():
+def test_every_hyperparameter_has_an_effect():
     model = build_model("vit", 3, (24, 36), patch_size=12, mlp_ratio=2, dropout=0.1, attention_dropout=0.2, **SMALL)
     backbone = model.get_layer("backbone")
     assert backbone.output_shape == (None, 1 + 2 * 3, 16)
@@ -67,7 +67,7 @@ def test_stochastic_depth_grows_to_the_last_block():
     ("size", "message"),
     [((30, 40), "24x40 and 32x40"), ((30, 44), "24x40 and 32x48"), ((17, 9), "16x8 and 24x16")],
 )
-def test_an_image_that_patches_do_not_tile_names_the_nearest(size, message):
+def test_an_image_size_that_patches_do_not_tile_gets_the_nearest_sizes(size, message):
     with pytest.raises(ModelError, match=message):
         build_model("vit", 3, size, **SMALL)
 
@@ -88,7 +88,7 @@ def test_bad_options_are_named(options, message):
         build_model("vit", 3, (16, 16), **{**SMALL, **options})
 
 
-def test_positions_resized_to_their_own_grid_stay():
+def test_positions_resized_to_their_own_grid_are_unchanged():
     positions = np.random.default_rng(0).normal(size=(1, 1 + 12, 5)).astype("float32")
     np.testing.assert_allclose(resize_positions(positions, (3, 4), (3, 4)), positions, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Loading weights of a small transformer (fast) and, where its size matters not, of ResNet-18."""
+"""Loading weights into a small transformer, which is fast."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ SIZE = (16, 24)  # 2x3 patches
 
 
 def shapes(num_classes=3, num_patches=6, width=8):
-    """Returns {name: shape} as timm writes them for a transformer of SMALL."""
+    """Returns {name: shape} as timm writes them for a transformer with the options SMALL."""
     block = {
         "norm1.weight": (width,),
         "norm1.bias": (width,),
@@ -60,7 +60,7 @@ def small(num_classes=3, size=SIZE, **kwargs):
 
 
 def written(folder, arrays, config=None):
-    """Returns the safetensors file that holds `arrays`, with a config.json beside it if there is one."""
+    """Writes `arrays` to a safetensors file, and `config`, if given, beside it; returns the path."""
     save_file(arrays, folder / "model.safetensors")
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config))
@@ -75,7 +75,7 @@ def same(one, two):
     return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_each_tensor_lands_where_it_belongs(tmp_path):
+def test_each_tensor_goes_to_its_variable(tmp_path):
     arrays, model = state(), small()
     assert load_weights(model, written(tmp_path, arrays)) == []
     backbone = model.get_layer("backbone")
@@ -100,20 +100,20 @@ def test_a_folder_is_read_and_batch_counters_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("num_classes", [1, 1000])
-def test_a_head_for_other_classes_starts_anew(num_classes, tmp_path):
+def test_a_head_for_other_classes_is_initialised_anew(num_classes, tmp_path):
     model, fresh = small(), small()
     model.get_layer("head").bias.assign([1.0, 2.0, 3.0])
     notes = load_weights(model, written(tmp_path, state(num_classes=num_classes)))
-    assert notes == [f"The weights' head is for {num_classes} classes: that for 3 starts anew."]
+    assert notes == [f"The weights' head is for {num_classes} classes: the head for 3 is initialised anew."]
     assert np.asarray(model.get_layer("head").bias).tolist() == [0, 0, 0]
     np.testing.assert_array_equal(model.get_layer("head").kernel, fresh.get_layer("head").kernel)
     assert not np.array_equal(model.get_layer("backbone").get_layer("norm").gamma, np.ones(8))
 
 
-def test_weights_without_a_head_are_taken(tmp_path):
+def test_weights_without_a_head_are_accepted(tmp_path):
     arrays = {name: array for name, array in state().items() if not name.startswith("head")}
     assert load_weights(small(), written(tmp_path, arrays)) == [
-        "The weights have no head: that for 3 classes starts anew."
+        "The weights have no head: the head for 3 classes is initialised anew."
     ]
 
 
@@ -122,8 +122,8 @@ def test_weights_without_a_head_are_taken(tmp_path):
     [
         ({"blocks.0.norm2.bias": None}, "vit needs 'blocks.0.norm2.bias'"),
         ({"head.bias": None}, "vit needs 'head.bias'"),
-        ({"blocks.1.norm1.weight": np.ones(8, "float32")}, "'blocks.1.norm1.weight', which vit has no place for"),
-        ({"norm.weight": np.ones(9, "float32")}, r"'norm.weight' has shape \(9,\), vit needs \(8,\)"),
+        ({"blocks.1.norm1.weight": np.ones(8, "float32")}, "'blocks.1.norm1.weight', for which vit has no place"),
+        ({"norm.weight": np.ones(9, "float32")}, r"'norm.weight' has shape \(9,\), but vit needs \(8,\)"),
         ({"head.weight": np.ones((3, 9), "float32")}, "'head.weight' has shape"),
         ({"blocks.0.attn.qkv.weight": np.ones((8, 24), "float32")}, "'blocks.0.attn.qkv.weight' has shape"),
         ({"cls_token": np.full((1, 1, 8), np.nan, "float32")}, "'cls_token' holds values that are not finite"),
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_named_and_nothing_changes(change, message, tmp_pat
     assert same(copies(model), before)
 
 
-def test_another_architecture_is_told(tmp_path):
+def test_another_architecture_is_named(tmp_path):
     path = written(tmp_path, state() | {"blocks.7.norm1.bias": np.ones(8, "float32")}, {"architecture": "vit_deep"})
     with pytest.raises(WeightsError, match="says that it holds vit_deep"):
         load_weights(small(), path)
@@ -188,11 +188,11 @@ def test_an_earlier_run_gives_weights_and_normalisation(tmp_path):
 
 def test_an_earlier_run_of_another_model_is_refused(tmp_path):
     build_model("vit", 3, SIZE, width=8, depth=2, num_heads=2).save(tmp_path / "model.keras")
-    with pytest.raises(WeightsError, match="'block1_.*has no place for"):
+    with pytest.raises(WeightsError, match="'block1_.*for which .* has no place"):
         load_weights(small(), tmp_path)
 
 
-def test_building_tells_the_notes(tmp_path, caplog):
+def test_building_logs_the_notes(tmp_path, caplog):
     path = written(tmp_path, state(num_classes=9))
     with caplog.at_level(logging.INFO, logger="kmed"):
         logging.getLogger("kmed").propagate = True
@@ -224,14 +224,14 @@ def test_positions_of_an_earlier_run_are_resized(tmp_path):
 
 
 def test_positions_of_unknown_shape_are_refused(tmp_path):
-    with pytest.raises(WeightsError, match="12 positions, and how many rows"):
+    with pytest.raises(WeightsError, match="12 positions, but their number of rows is unknown"):
         load_weights(small(), written(tmp_path, state(num_patches=12)))
 
 
 @pytest.mark.parametrize(("name", "content"), [("model.safetensors", b"no tensors"), ("model.keras", b"no archive")])
 def test_a_damaged_file_is_named(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{name} (is no readable|cannot be loaded)"):
+    with pytest.raises(WeightsError, match=f"{name} (is not a readable|cannot be loaded)"):
         load_weights(small(), tmp_path)
 
 
@@ -239,7 +239,7 @@ def test_a_damaged_file_is_named(name, content, tmp_path):
     ("name", "message"),
     [("missing.safetensors", "no weights at"), ("model.pth", "Convert it to safetensors"), ("", "holds neither")],
 )
-def test_what_is_no_checkpoint_is_named(name, message, tmp_path):
+def test_what_is_not_a_checkpoint_is_named(name, message, tmp_path):
     (tmp_path / "model.pth").write_bytes(b"")
     with pytest.raises(WeightsError, match=message):
         load_weights(small(), tmp_path / name)
@@ -254,9 +254,11 @@ def test_a_foreign_model_is_refused(tmp_path):
 def test_models_without_imagenet_weights_name_those_that_have_them():
     with pytest.raises(WeightsError, match="no ImageNet weights for vit. Models that have them: resnet18"):
         small(weights="imagenet")
+    with pytest.raises(WeightsError, match="belong to a model. Received: name=None"):
+        normalization_of("imagenet")
 
 
-def test_without_a_network_the_way_out_is_told(monkeypatch):
+def test_without_a_network_the_message_says_what_to_do(monkeypatch):
     def offline(repository, file):
         raise OSError(f"no route to {repository}")
 
@@ -267,15 +269,15 @@ def test_without_a_network_the_way_out_is_told(monkeypatch):
 
 def test_a_hub_repository_is_read_like_a_folder(monkeypatch, tmp_path):
     written(tmp_path, state(num_classes=1000), {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
-    asked = []
+    requested = []
 
     def download(repository, file):
-        asked.append((repository, file))
+        requested.append((repository, file))
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     model = small(weights="hf://someone/small-vit")
-    assert set(asked) == {("someone/small-vit", "config.json"), ("someone/small-vit", "model.safetensors")}
+    assert set(requested) == {("someone/small-vit", "config.json"), ("someone/small-vit", "model.safetensors")}
     assert model.get_layer("normalize").mean == (0.5,) * 3
     expected = state(num_classes=1000)["cls_token"]
     np.testing.assert_array_equal(model.get_layer("backbone").get_layer("tokens").cls_token, expected)

@@ -1,4 +1,4 @@
-"""Our networks against an independent implementation (timm, float64): same weights, same input, same logits."""
+"""The networks against an independent implementation (timm, float64): same weights, same input, same logits."""
 
 import json
 import pathlib
