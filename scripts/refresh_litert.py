@@ -49,7 +49,7 @@ CHANGES = [
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Compare instead of writing; exit code 1 where a byte differs.")
+@click.option("--check", is_flag=True, help="Compare instead of writing; exit code 1 if a byte differs.")
 def main(check):
     """Fetches, verifies, changes and writes the files, with VERSION and LICENSE."""
     with tempfile.TemporaryDirectory() as folder:

@@ -88,7 +88,7 @@ def plot(rows: pd.DataFrame) -> Figure:
         *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=10
     )
     figure.supxlabel(
-        "kmed is so many times as fast as the other's faster mode; lines: slowest to fastest round", fontsize=9
+        "speed of kmed divided by that of the other's faster mode; lines: slowest to fastest round", fontsize=9
     )
     return figure
 

@@ -1,4 +1,4 @@
-"""SavedModel, TFLite and ONNX: how a Keras model is written together with its calibration."""
+"""The function that all exports contain: a Keras model together with its calibration."""
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ from kmed.metrics.calibration import Calibration
 def calibrated(model: keras.Model, calibration: Calibration):
     """Returns a function from raw pictures (B, H, W, 3) to calibrated probabilities (B, K), in backend operations.
 
-    It starts from the logits, of which softmax and sigmoid are then the last step: between two steps an int8
-    converter would round probabilities to 1/256.
+    It calibrates logits, so that softmax or sigmoid is the last step. If calibration followed it, an int8 converter
+    would round the probabilities between the two steps to 1/256.
     """
     logits_of = keras.Model(model.inputs, model.get_layer("head").output)
 
@@ -27,9 +27,9 @@ def calibrated(model: keras.Model, calibration: Calibration):
 
 
 def check_backend() -> None:
-    """Raises ConfigError unless Keras runs on TensorFlow, which writes all these formats."""
+    """Raises ConfigError unless Keras runs on TensorFlow, which writes all formats."""
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
             f"Exports are written by TensorFlow. Received: KERAS_BACKEND={keras.backend.backend()}. "
-            "Install tensorflow and set KERAS_BACKEND=tensorflow; the run folder is the same."
+            "Install tensorflow and set KERAS_BACKEND=tensorflow; the same run folder can be used."
         )

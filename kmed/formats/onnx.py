@@ -1,4 +1,4 @@
-"""ONNX: how it is written and opened."""
+"""Writing and opening ONNX files."""
 
 import pathlib
 
@@ -36,7 +36,7 @@ def write(model: keras.Model, calibration: Calibration, path: pathlib.Path, desc
 
 
 def open(path: pathlib.Path, threads: int | None):
-    """Returns images -> probs of an ONNX file, run by ONNX Runtime on the processor."""
+    """Returns a function images -> probs that runs an ONNX file with ONNX Runtime on the CPU."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -46,6 +46,6 @@ def open(path: pathlib.Path, threads: int | None):
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise RunError(f"{path} cannot be run as ONNX: {str(error).splitlines()[0]}") from None
     return lambda images: session.run(["probs"], {"images": images})[0]

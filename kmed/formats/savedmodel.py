@@ -1,4 +1,4 @@
-"""SavedModel: how it is written and opened."""
+"""Writing and opening SavedModels."""
 
 import pathlib
 
@@ -9,22 +9,22 @@ from kmed.formats.graph import calibrated
 from kmed.metrics.calibration import Calibration
 from kmed.runtime import captured_stderr
 
-# kmed's interpolation -> that of tf.image.resize, which averages when it shrinks, as Pillow does.
+# {kmed's interpolation: that of tf.image.resize}; with antialias=True it averages when it shrinks, as Pillow does.
 TF_METHODS = {"nearest": "nearest", "box": "area", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos3"}
 
 
 def write(model: keras.Model, calibration: Calibration, path: pathlib.Path, description: dict) -> None:
-    """Writes a SavedModel with two signatures, both giving {"probs": float32 (B, K)}.
+    """Writes a SavedModel with two signatures, which both return {"probs": float32 (B, K)}.
 
-    "serving_default": images, float32 (B, H, W, 3) in [0, 255]. "serve_bytes": encoded, strings (B,), the bytes
-    of JPEG, PNG, GIF or BMP files, which are decoded and resized by TensorFlow's kernels: nearly, not exactly, the
-    pixels that Pillow gives, and the EXIF orientation is not applied.
+    "serving_default" takes `images`, float32 (B, H, W, 3) in [0, 255]. "serve_bytes" takes `encoded`, strings (B,),
+    the bytes of JPEG, PNG, GIF or BMP files. TensorFlow's kernels decode and resize them: the pixels are close to
+    Pillow's, but not equal, and the EXIF orientation is not applied.
 
     Args:
-      model: takes raw pictures.
-      calibration: of its probabilities.
-      path: the folder to make.
-      description: of `kmed.evaluation.predictor.describe_run`.
+      model: a model that takes raw pictures.
+      calibration: that of its probabilities.
+      path: the folder to write.
+      description: what `kmed.evaluation.predictor.describe_run` returns.
     """
     import tensorflow as tf
 
@@ -66,7 +66,7 @@ def _decode(encoded, description: dict):
         before = tf.cast(wanted - inner, tf.int32) // 2
         image = tf.image.pad_to_bounding_box(image, before[0], before[1], height, width)
     else:
-        # Cut first, to whole pixels: the part of the picture that is seen.
+        # The picture is cropped first, to whole pixels.
         seen = tf.minimum(tf.cast(tf.round(wanted / tf.reduce_max(scale)), tf.int32), tf.shape(image)[:2])
         start = (tf.shape(image)[:2] - seen) // 2
         image = tf.image.crop_to_bounding_box(image, start[0], start[1], seen[0], seen[1])
@@ -75,18 +75,17 @@ def _decode(encoded, description: dict):
 
 
 def open(path: pathlib.Path, threads: int | None):
-    """Returns images -> probs of a SavedModel; its threads are TensorFlow's."""
+    """Returns a function images -> probs that runs a SavedModel on TensorFlow's threads; `threads` has no effect."""
     import tensorflow as tf
 
     try:
         with captured_stderr():
             loaded = tf.saved_model.load(str(path))
         serve = loaded.signatures["serving_default"]
-    except Exception as error:  # of a damaged one TensorFlow raises whatever the damage leads to
+    except Exception as error:  # TensorFlow raises many kinds of errors for damaged files
         raise RunError(f"{path} cannot be run as a SavedModel: {str(error).splitlines()[0]}") from None
 
-    def run(images):
+    def run(images, keeps=loaded):  # the signature holds no reference to the variables that it reads
         return serve(images=tf.constant(images))["probs"].numpy()
 
-    run.keeps = loaded  # the signature holds no reference to the variables it reads
     return run

@@ -1,4 +1,4 @@
-"""TFLite: how it is written, quantized and opened."""
+"""Writing, quantizing and opening TFLite files."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ from kmed.formats.tflite_metadata import append_files, with_metadata
 from kmed.metrics.calibration import Calibration
 from kmed.runtime import captured_stderr, num_cores
 
-_POOL = re.compile(r"^[^/]+/pool(_\d+)?/")  # the model's own layer of that name, not one of its backbone's
+_POOL = re.compile(r"^[^/]+/pool(_\d+)?/")  # the model's own layer of that name, not one in its backbone
 
 
 def write(
@@ -27,24 +27,25 @@ def write(
 ) -> None:
     """Writes a TFLite file with a batch of 1, float32 input and output, and metadata.
 
-    float16: weights in half precision. dynamic: weights in int8, activations quantized as they come. int8:
-    weights and activations, whose ranges are taken from `pictures`; what follows the pooling (head, calibration)
-    stays in float32, since 256 steps would blur the small probabilities of rare findings.
+    float16: weights in half precision. dynamic: weights in int8, and activations quantized while the model runs.
+    int8: weights and activations, with the ranges of activations measured on `pictures`; the layers after the
+    pooling (head, calibration) stay in float32, since 256 steps are too coarse for the small probabilities of rare
+    findings.
 
     Args:
-      model: takes raw pictures.
-      calibration: of its probabilities.
-      path: the file to make.
-      description: of `kmed.evaluation.predictor.describe_run`.
+      model: a model that takes raw pictures.
+      calibration: that of its probabilities.
+      path: the file to write.
+      description: what `kmed.evaluation.predictor.describe_run` returns.
       quantize: "none", "float16", "dynamic" or "int8".
-      pictures: uint8 (N, H, W, 3), of the training split; needed by int8.
+      pictures: uint8 (N, H, W, 3), from the training split; int8 needs them.
     Raises: ConfigError: int8 without pictures.
     """
     import tensorflow as tf
 
     if quantize == "int8" and (pictures is None or not len(pictures)):
         raise ConfigError(
-            "int8 needs pictures of the training split to learn the ranges of activations. Received: none."
+            "int8 needs pictures of the training split to measure the ranges of activations. Received: none."
         )
     height, width = description["image_size"]
     serve = calibrated(model, calibration)
@@ -80,19 +81,19 @@ def _convert(folder: str, quantize: str, pictures) -> bytes:
 
 
 def _head_tensors(model: bytes) -> list[str]:
-    """Returns the names of what is computed from the layer "pool" on, in the order of computation."""
+    """Returns the names of the tensors computed from the layer "pool" on, in order of computation."""
     from tensorflow.lite.tools import flatbuffer_utils
 
     graph = flatbuffer_utils.convert_bytearray_to_object(bytearray(model)).subgraphs[0]
-    names = [graph.tensors[place].name.decode() for operator in graph.operators for place in operator.outputs]
+    names = [graph.tensors[index].name.decode() for operator in graph.operators for index in operator.outputs]
     first = next((row for row, name in enumerate(names) if _POOL.search(name)), None)
     if first is None:
-        raise RunError("The converted model has no layer called pool, so its head cannot be kept in float32.")
+        raise RunError("The converted model has no layer named pool, so its head cannot be kept in float32.")
     return names[first:]
 
 
 def open(path: pathlib.Path, threads: int | None):
-    """Returns images (1, H, W, 3) -> probs (1, K) of a TFLite file, run by LiteRT."""
+    """Returns a function images (1, H, W, 3) -> probs (1, K) that runs a TFLite file with LiteRT."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError:
@@ -103,11 +104,12 @@ def open(path: pathlib.Path, threads: int | None):
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise RunError(f"{path} cannot be run as TFLite: {str(error).splitlines()[0]}") from None
-    given, made = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
 
     def run(images):
-        interpreter.set_tensor(given, images)
+        interpreter.set_tensor(input_index, images)
         interpreter.invoke()
-        return interpreter.get_tensor(made)
+        return interpreter.get_tensor(output_index)
 
     return run

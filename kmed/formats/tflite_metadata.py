@@ -1,9 +1,9 @@
-"""What a TFLite file says of itself: labels and settings, where Google's TFLite metadata tools look for them.
+"""Metadata of TFLite files: labels and settings, in the places that Google's TFLite metadata tools read.
 
-Two things are added to a plain file, as TensorFlow's metadata format has it: a buffer named
-"TFLITE_METADATA", itself a flatbuffer (identifier "M001") that describes input and output, and behind the
-model a zip archive with the files it names. Interpreters pass over both; `unzip -l` lists the files. The
-field numbers below are those of TensorFlow's published metadata_schema.fbs.
+TensorFlow's metadata format adds two things to a plain file: a buffer named "TFLITE_METADATA", itself a
+flatbuffer (identifier "M001") that describes input and output, and, after the model, a zip archive with
+the files that it names. Interpreters ignore both; `unzip -l` lists the files. The field numbers below are
+those of TensorFlow's published metadata_schema.fbs.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 
 from kmed.errors import RunError
 
-NAME = "TFLITE_METADATA"
+BUFFER_NAME = "TFLITE_METADATA"
 LABELS_FILE, SETTINGS_FILE = "labels.txt", "kmed.json"
 _IDENTIFIER = b"M001"
 _PARSER_VERSION = "1.0.0"
@@ -29,45 +29,45 @@ _RGB = 1  # ColorSpaceType
 def with_metadata(model: bytes, description: dict) -> bytes:
     """Returns the TFLite file with a buffer that describes its input and output.
 
-    Zero points of int8 weights, a list of zeros a channel, are stored once for all tensors that share them: they
-    would take a fifteenth of a small model.
+    The zero points of int8 weights, one per channel and all 0, are stored once for all tensors with equal ones:
+    otherwise they would take up a fifteenth of a small model.
 
     Args:
       model: a TFLite file with one input (1, H, W, 3) and one output (1, K).
-      description: of `kmed.evaluation.predictor.describe_run`.
+      description: what `kmed.evaluation.predictor.describe_run` returns.
     """
     import flatbuffers
     from tensorflow.lite.tools import flatbuffer_utils
 
-    told = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+    parsed = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
     builder = flatbuffers.Builder(1024)
     builder.Finish(_model_metadata(builder, description), file_identifier=_IDENTIFIER)
     buffer, entry = flatbuffer_utils.schema_fb.BufferT(), flatbuffer_utils.schema_fb.MetadataT()
     buffer.data = np.frombuffer(bytes(builder.Output()), np.uint8)
-    entry.name, entry.buffer = NAME, len(told.buffers)
-    told.buffers.append(buffer)
-    told.metadata = [*(told.metadata or []), entry]
+    entry.name, entry.buffer = BUFFER_NAME, len(parsed.buffers)
+    parsed.buffers.append(buffer)
+    parsed.metadata = [*(parsed.metadata or []), entry]
     placed: dict[bytes, int] = {}
-    for tensor in (tensor for graph in told.subgraphs for tensor in graph.tensors):
+    for tensor in (tensor for graph in parsed.subgraphs for tensor in graph.tensors):
         if tensor.quantization is not None and tensor.quantization.details is None:
             tensor.quantization = _SharedQuantization(tensor.quantization, flatbuffer_utils.schema_fb, placed)
-    return flatbuffer_utils.convert_object_to_bytearray(told)
+    return flatbuffer_utils.convert_object_to_bytearray(parsed)
 
 
 class _SharedQuantization:
-    """Stands for a tensor's QuantizationParameters while a file is written; equal zero points share one place."""
+    """Replaces a tensor's QuantizationParameters while a file is written, so that equal zero points share a place."""
 
-    def __init__(self, told, schema, placed: dict[bytes, int]):
-        self.told, self.schema, self.placed = told, schema, placed
+    def __init__(self, parameters, schema, placed: dict[bytes, int]):
+        self.parameters, self.schema, self.placed = parameters, schema, placed
 
     def Pack(self, builder) -> int:  # noqa: N802 - the name that flatbuffers calls
         """Writes the table; returns its place."""
-        zeros = None if self.told.zeroPoint is None else np.asarray(self.told.zeroPoint, np.int64)
+        zeros = None if self.parameters.zeroPoint is None else np.asarray(self.parameters.zeroPoint, np.int64)
         if zeros is not None and zeros.tobytes() not in self.placed:
             self.placed[zeros.tobytes()] = builder.CreateNumpyVector(zeros)
         floats = {}
         for name in ("Min", "Max", "Scale"):
-            values = getattr(self.told, name.lower())
+            values = getattr(self.parameters, name.lower())
             if values is not None:
                 floats[name] = builder.CreateNumpyVector(np.asarray(values, np.float32))
         self.schema.QuantizationParametersStart(builder)
@@ -75,12 +75,12 @@ class _SharedQuantization:
             getattr(self.schema, f"QuantizationParametersAdd{name}")(builder, place)
         if zeros is not None:
             self.schema.QuantizationParametersAddZeroPoint(builder, self.placed[zeros.tobytes()])
-        self.schema.QuantizationParametersAddQuantizedDimension(builder, self.told.quantizedDimension)
+        self.schema.QuantizationParametersAddQuantizedDimension(builder, self.parameters.quantizedDimension)
         return self.schema.QuantizationParametersEnd(builder)
 
 
 def append_files(path: pathlib.Path, description: dict) -> None:
-    """Appends labels.txt, a class a line, and kmed.json, the description, to the TFLite file as a zip archive."""
+    """Appends to a TFLite file a zip archive of labels.txt, one class per line, and kmed.json, the description."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(LABELS_FILE, "".join(f"{name}\n" for name in description["class_names"]))
         archive.writestr(SETTINGS_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
@@ -89,7 +89,7 @@ def append_files(path: pathlib.Path, description: dict) -> None:
 def read_description(path) -> dict:
     """Returns the description inside a TFLite file that kmed exported.
 
-    Raises: RunError: there is none.
+    Raises: RunError: the file has none.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -99,11 +99,11 @@ def read_description(path) -> dict:
 
 
 def _model_metadata(builder, description: dict) -> int:
-    """Writes the table ModelMetadata; returns its place. Parts of a flatbuffer are written before the whole."""
+    """Writes the table ModelMetadata; returns its place. A flatbuffer's parts are written before the whole."""
     height, width = description["image_size"]
     size = _table(builder, 2, ("uint", 0, width), ("uint", 1, height))
     properties = _table(builder, 2, ("byte", 0, _RGB), ("offset", 1, size))
-    # Nothing is left to do to the pixels: mean 0 and scale 1.
+    # The pixels need no further scaling: mean 0 and scale 1.
     options = _table(builder, 2, ("offset", 0, _floats(builder, 0.0)), ("offset", 1, _floats(builder, 1.0)))
     unit = _table(builder, 2, ("byte", 0, _NORMALIZATION), ("offset", 1, options))
     pixels = _tensor(
@@ -166,7 +166,7 @@ def _file(builder, name: str, text: str, kind: int) -> int:
 
 
 def _table(builder, num_fields: int, *fields) -> int:
-    """Writes a table of (kind, field number, value); a value of 0 is the default and takes no room."""
+    """Writes a table of (kind, field number, value); a value of 0 is the default and takes no space."""
     prepend = {
         "offset": builder.PrependUOffsetTRelativeSlot,
         "byte": builder.PrependUint8Slot,

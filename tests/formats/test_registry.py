@@ -1,4 +1,4 @@
-"""The table of formats: each row whole, and a format that is added by a module and a row alone."""
+"""The table of formats: every row is complete, and a module and a row are enough to add a format."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ from kmed.runs import Run
 
 
 @pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS)
-def test_a_row_is_whole(row):
+def test_a_row_is_complete(row):
     assert FORMATS[row.name] is row and row.suffix.startswith(".")
     assert row.quantizations[0] == "none"
     assert set(row.needs_pictures) | set(row.benchmarked) | set(row.nearest) <= set(row.quantizations)
@@ -49,7 +49,7 @@ def test_suffixes_do_not_repeat():
     assert len({row.suffix for row in FORMATS.values()}) == len(FORMATS)
 
 
-def test_what_the_table_says_of_itself():
+def test_the_table_is_described():
     assert either(FORMATS) == "keras, savedmodel, tflite or onnx"
     assert either(["tflite"]) == "tflite"
     assert exported_formats() == ["savedmodel", "tflite", "onnx"]
@@ -77,16 +77,18 @@ def test_help_names_the_formats(command, words):
 
 
 def test_what_is_not_exported_is_not_written(tmp_path):
+    with pytest.raises(ConfigError, match="keras has no module: a run folder already holds this format"):
+        FORMATS["keras"].load()
     for format in ("keras", "coreml"):
-        with pytest.raises(ConfigError, match=f"What is written is savedmodel, tflite or onnx. Received: '{format}'"):
+        with pytest.raises(ConfigError, match=f"The format must be savedmodel, tflite or onnx. Received: '{format}'"):
             write(format, None, None, tmp_path / "model", {})
 
 
-# ----- a format of one's own -----
+# ----- a new format -----
 
 
 def write_boxed(model, calibration, path, description, *, quantize="none", pictures=None):
-    """A folder with the Keras model, half of its digits where it is quantized, and what calibrates it."""
+    """Writes a folder with the Keras model, in half precision if it is quantized, and its calibration."""
     assert (pictures is not None) == (quantize == "small")
     path.mkdir()
     before = model.get_weights()
@@ -98,7 +100,7 @@ def write_boxed(model, calibration, path, description, *, quantize="none", pictu
 
 
 def open_boxed(path, threads):
-    """Takes at most 3 pictures at a time."""
+    """Returns a function that takes at most 3 pictures at a time."""
     from kmed.metrics.calibration import Calibration
 
     model = keras.saving.load_model(path / "model.keras", compile=False)
@@ -113,7 +115,7 @@ def open_boxed(path, threads):
 
 @pytest.fixture
 def boxed(monkeypatch):
-    """The name of a format that is a module made here and a row."""
+    """The row of a new format, whose module is made here."""
     module = types.ModuleType("boxed_format")
     module.write, module.open = write_boxed, open_boxed
     monkeypatch.setitem(sys.modules, "boxed_format", module)
@@ -134,7 +136,7 @@ def boxed(monkeypatch):
 
 @pytest.fixture
 def run(short_run, tmp_path, monkeypatch) -> Run:
-    """A copy of a finished run; latencies are measured for an instant."""
+    """A copy of a finished run; latencies are measured only briefly."""
     short = {"seconds": 0.01, "least": 2}
     measure = latency.measure_latency
     for module in (exporting, latency):
@@ -143,7 +145,7 @@ def run(short_run, tmp_path, monkeypatch) -> Run:
 
 
 def test_a_format_is_named_wherever_formats_are(boxed):
-    with pytest.raises(ConfigError, match="keras, savedmodel, tflite, onnx, boxed. Received: 'boxd'. Did you mean"):
+    with pytest.raises(ConfigError, match="keras, savedmodel, tflite, onnx or boxed. Received: 'boxd'. Did you mean"):
         check_format("boxd")
     with pytest.raises(ConfigError, match="boxed is quantized as none or small. Received: format 'boxed' with .*int8"):
         check_format("boxed", "int8")
@@ -172,15 +174,15 @@ def test_a_format_is_exported_checked_opened_and_scored(boxed, run):
         open_model(run, "boxed", "small")
 
 
-def test_a_quantized_one_learns_from_pictures_and_is_compared_with_the_plain_one(boxed, run):
+def test_a_quantized_format_uses_pictures_and_is_compared_with_the_plain_one(boxed, run):
     record = kmed.export(run.folder, "boxed", "small", tolerance=100, num_pictures=5).record
     assert record["calibration_pictures"] == 5 and record["float32"]["size_bytes"] > 1000
     assert open_exported(run.exports / "vit-small.box", "boxed").max_batch == 3
-    with pytest.raises(kmed.errors.DataError, match="small is calibrated on the run's training pictures, and checked"):
+    with pytest.raises(kmed.errors.DataError, match="small is calibrated on the run's training pictures and checked"):
         kmed.export(run.folder, "boxed", "small", data="/nowhere")
 
 
-def test_a_refused_one_names_what_its_row_says(boxed, run, monkeypatch):
+def test_a_refused_export_names_the_alternatives_of_its_row(boxed, run, monkeypatch):
     def spoil(model, *arguments, **options):
         before = model.get_weights()
         model.set_weights([weight + 1 for weight in before])
@@ -203,7 +205,7 @@ def test_a_format_is_benchmarked(boxed, run, monkeypatch, capsys):
 
     monkeypatch.setattr(benchmarking, "subprocess", types.SimpleNamespace(run=in_this_process))
     table = kmed.benchmark(run.folder, [("boxed", "none")], batches=(1, 3, 4), threads=1, seconds=0.01)
-    assert table["batch"].tolist() == [1, 3] and (table["format"] == "boxed").all()  # 4 is more than it takes
+    assert table["batch"].tolist() == [1, 3] and (table["format"] == "boxed").all()  # 4 is more than it accepts
     assert len(pd.read_csv(run.folder / "benchmark.csv")) == 2
     with pytest.raises(ConfigError, match="Files of boxed take 3 pictures at a time: measure batch 3 too"):
         kmed.benchmark(run.folder, [("boxed", "none")], batches=(4,))
