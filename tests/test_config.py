@@ -1,4 +1,4 @@
-"""Settings: defaults, files, overrides, and the one line that a mistake gets."""
+"""Settings: defaults, files, overrides, and errors of one line."""
 
 import pathlib
 
@@ -98,7 +98,7 @@ def test_a_missing_file_and_an_empty_one(tmp_path):
 
 # ----- a file that builds on another -----
 
-WRITTEN_OUT = {  # what the files gave when each was written out whole
+WRITTEN_OUT = {  # the settings of these files when each was written out in full
     "blood_cells_six": {
         "task": "multiclass",
         "data": {"name": "blood_cells", "image_size": "96x128", "val_fraction": 0.2},
@@ -151,7 +151,7 @@ def test_a_base_is_read_first_and_settings_of_the_file_win(tmp_path):
     write_files(tmp_path / "deep", own="base: ../middle.yaml\ntrain: {epochs: 5}\nmodel: {options: {width: 16}}\n")
     config = load_config(tmp_path / "deep" / "own.yaml", ["train.batch_size=4"])
     assert (config.seed, config.train.epochs, config.train.ema, config.train.batch_size) == (5, 5, 0.9, 4)
-    assert config.model.options == {"width": 16}  # one setting, which is replaced whole
+    assert config.model.options == {"width": 16}  # a mapping is one setting, which is replaced as a whole
     config.write(tmp_path / "config.yaml")
     assert "base" not in (tmp_path / "config.yaml").read_text() and load_config(tmp_path / "config.yaml") == config
 

@@ -1,4 +1,4 @@
-"""Runs of kmed 0.1.0 go on working: they are scored, explained, exported, compared and resumed, and train to the same."""
+"""Runs of kmed 0.1.0 still work: they are scored, explained, exported, compared and resumed, and train to the same."""
 
 import json
 import pathlib
@@ -13,13 +13,13 @@ import kmed
 
 KEPT = pathlib.Path(__file__).parent / "fixtures" / "runs_0_1_0"
 TASKS = ("multiclass", "multilabel")
-# Of probabilities: other processors sum in another order, and two epochs of training pass that on.
+# Of probabilities: other processors sum in another order, and two epochs of training amplify the difference.
 ROUNDING = 2e-3
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """The folder with the images that the kept runs were trained on, drawn anew: smears and xrays."""
+    """The folder with the images of the kept runs, drawn again: smears and xrays."""
     from kmed.data.demo.smears import draw_demo_smears
     from kmed.data.demo.xrays import draw_demo_xrays
 
@@ -31,7 +31,7 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture
 def old(drawn, tmp_path):
-    """A function that returns a copy of a kept run, its data where they were drawn."""
+    """A function that returns a copy of a kept run, with the path of the drawn data in its settings."""
 
     def copy(name, as_name=None):
         folder = tmp_path / (as_name or name)
@@ -57,7 +57,7 @@ def assert_same_predictions(folder, other):
 
 
 def assert_same_shape(value, other, place=""):
-    """The same keys in the same order, the same texts, and lists of the same length; numbers may differ."""
+    """Asserts the same keys in the same order, and lists of the same length; values may differ."""
     if isinstance(other, dict):
         assert list(value) == list(other), place
         for key in other:

@@ -180,7 +180,7 @@ def test_a_loss_is_a_function_and_its_rows(monkeypatch):
     table = Table(rows, labels, tuple("abcde"), "multilabel", "drawn")
     loss = make_loss(with_task(config, "multilabel"), table)
     assert float(loss(labels, probs)) == pytest.approx(np.mean((labels - probs) ** 2), rel=1e-5)
-    with pytest.raises(ConfigError, match="train.loss of multiclass is crossentropy. Received: 'brier'."):
+    with pytest.raises(ConfigError, match="train.loss of multiclass must be crossentropy. Received: 'brier'."):
         check_settings(load_config(overrides=["task=multiclass", "train.loss=brier"]))
 
 
@@ -189,10 +189,13 @@ def test_a_loss_is_a_function_and_its_rows(monkeypatch):
     [
         (
             "multilabel",
-            "train.loss of multilabel is bce or weighted_bce or focal or asymmetric. Received: 'focall'. Did",
+            "train.loss of multilabel must be bce or weighted_bce or focal or asymmetric. Received: 'focall'. Did",
         ),
-        ("multiclass", "train.loss of multiclass is crossentropy. Received: 'focall'."),
-        ("auto", "train.loss is crossentropy or bce or .* or asymmetric. Received: 'focall'. Did you mean 'focal'"),
+        ("multiclass", "train.loss of multiclass must be crossentropy. Received: 'focall'."),
+        (
+            "auto",
+            "train.loss must be crossentropy or bce or .* or asymmetric. Received: 'focall'. Did you mean 'focal'",
+        ),
     ],
 )
 def test_a_misspelt_loss_is_one_line(task, message):

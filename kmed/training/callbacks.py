@@ -1,4 +1,4 @@
-"""What happens between the steps of an epoch: the bar, the estimate of time, the stop on a bad loss."""
+"""Callbacks of an epoch: the progress bar, the estimate of the time left, the stop on a loss that is not finite."""
 
 import contextlib
 import math
@@ -9,9 +9,8 @@ import keras
 from kmed.errors import KmedError
 from kmed.progress import bar, format_time, say
 
-ESTIMATE_AFTER = 10  # steps; the first one compiles and says nothing about the rest
-
-CHECK_EVERY = 20  # steps; reading the loss waits for the device, so not at every one
+ESTIMATE_AFTER = 10  # steps; the first one includes compilation, so it says nothing about the others
+CHECK_EVERY = 20  # steps; reading the loss waits for the device, so it is not read at every step
 
 
 class NonFiniteLoss(KmedError):
@@ -19,13 +18,13 @@ class NonFiniteLoss(KmedError):
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """Shows one epoch's progress and, in the first epoch of a process, how long the run will take.
+    """Shows the progress of one epoch and, if asked, an estimate of how long the remaining epochs will take.
 
     Args:
       epoch: 0-based.
-      epochs: how many the run has.
-      steps: batches an epoch.
-      estimate: whether to tell the time the remaining epochs need.
+      epochs: number of epochs of the run.
+      steps: batches per epoch.
+      estimate: whether to print the estimate.
     """
 
     def __init__(self, epoch: int, epochs: int, steps: int, *, estimate: bool):
@@ -39,7 +38,7 @@ class EpochProgress(keras.callbacks.Callback):
         self._advance = self._bar.enter_context(bar(label, self.steps, announce=False))
 
     def on_train_batch_end(self, batch, logs=None):
-        """Moves the bar, and tells the estimate once."""
+        """Advances the bar, and prints the estimate once."""
         self._advance()
         if self.estimate and batch == 0:
             self._start = time.monotonic()
@@ -47,7 +46,8 @@ class EpochProgress(keras.callbacks.Callback):
             seconds = (time.monotonic() - self._start) / batch
             remaining = seconds * self.steps * (self.epochs - self.epoch)
             say(
-                f"A step takes {seconds:.2f} s: about {format_time(remaining)} for the epochs to come, plus validation."
+                f"A step takes {seconds:.2f} s: about {format_time(remaining)} for the remaining epochs, plus "
+                "validation."
             )
 
     def on_train_end(self, logs=None):
@@ -55,26 +55,26 @@ class EpochProgress(keras.callbacks.Callback):
         self.close()
 
     def close(self):
-        """Closes the bar where an error ended the epoch."""
+        """Closes the bar, also after an error in the epoch; may be called twice."""
         self._bar.close()
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Raises NonFiniteLoss soon after the loss is no number any more."""
+    """Raises NonFiniteLoss soon after the loss has become infinite or NaN."""
 
     def on_train_batch_end(self, batch, logs=None):
-        """Looks at the epoch's mean loss every few steps; one NaN in it stays."""
+        """Checks the epoch's mean loss every few steps; after one NaN it remains NaN."""
         if batch % CHECK_EVERY == 0:
             self._check(logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Looks at the loss of the whole epoch."""
+        """Checks the loss of the whole epoch."""
         self._check(logs)
 
     def _check(self, logs):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             raise NonFiniteLoss(
-                f"The training loss is {loss}: training has diverged and was stopped. Lower --lr (a tenth is a "
-                "good next try), keep train.clip_norm on, or set train.dtype=float32."
+                f"The training loss is {loss}: training has diverged and was stopped. Lower --lr (try a tenth of it "
+                "first), keep train.clip_norm on, or set train.dtype=float32."
             )

@@ -1,7 +1,7 @@
-"""The state of a run after an epoch: one folder, renamed into place, from which training goes on exactly.
+"""The state of a run after an epoch, stored in a folder, from which training continues exactly.
 
-Each finished epoch has a folder of its own (`checkpoints/epoch-0003`), which appears whole by one
-rename; only then are the older ones removed. So a process killed at any moment leaves a whole one.
+Each finished epoch has a folder of its own (`checkpoints/epoch-0003`). It is written under another name and then
+renamed, and only then are the older ones removed, so a process that is killed at any moment leaves a whole one.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +19,15 @@ from kmed.files import replacing
 
 @dataclasses.dataclass
 class State:
-    """What training knows besides the arrays.
+    """The state of training, without the arrays.
 
     Attributes:
-      epoch: how many epochs are finished.
-      rows: history.csv's rows so far, one dict an epoch.
-      best_epoch: 1-based; 0 before the first.
-      best_value: the monitored score of that epoch.
-      waited: epochs since then.
-      num_updates: steps that the weight average has seen.
+      epoch: number of finished epochs.
+      rows: the rows of history.csv so far, one dict per epoch.
+      best_epoch: 1-based; 0 before the first epoch is finished.
+      best_value: the monitored score of the best epoch.
+      waited: number of epochs since the best one.
+      num_updates: number of steps in the weight average.
       seconds: training time so far.
     """
 
@@ -45,36 +46,36 @@ def newest(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def save(folder: pathlib.Path, state: State, model, average, *, improved: bool) -> None:
-    """Writes the checkpoint of epoch `state.epoch`, then removes the one before.
+    """Writes the checkpoint of epoch `state.epoch`, then removes the previous one.
 
     Args:
       folder: the folder of checkpoints.
-      model: compiled keras.Model; its variables (random generators included) and its optimizer's are kept.
+      model: compiled keras.Model; its variables (with those of random generators) and its optimizer's are stored.
       average: kmed.training.ema.WeightAverage or None.
-      improved: whether this epoch is the best so far; else the best weights are taken over from the checkpoint before.
+      improved: whether this epoch is the best so far; if not, the previous checkpoint's best weights are kept.
     """
-    before = newest(folder)
+    previous = newest(folder)
     with replacing(folder / f"epoch-{state.epoch:04d}") as temporary:
         temporary.mkdir()
         _save_arrays(temporary / "model.npz", [variable.value for variable in _variables(model)])
         _save_arrays(temporary / "optimizer.npz", [variable.value for variable in model.optimizer.variables])
         if average is not None:
             _save_arrays(temporary / "average.npz", average.values)
-        if improved:
+        if improved or previous is None:
             values = average.values if average is not None else [weight.value for weight in model.weights]
             _save_arrays(temporary / "best.npz", values)
         else:
-            _take_over(before / "best.npz", temporary / "best.npz")
+            _link_or_copy(previous / "best.npz", temporary / "best.npz")
         text = json.dumps(dataclasses.asdict(state))
         (temporary / "state.json").write_text(text, encoding="utf-8")
         _sync(temporary)
-    for path in folder.iterdir():  # the one before, and what a killed process left unfinished
+    for path in folder.iterdir():  # the previous checkpoint, and unfinished ones of killed processes
         if path.name != f"epoch-{state.epoch:04d}":
             shutil.rmtree(path)
 
 
 def read_state(checkpoint: pathlib.Path | None) -> State:
-    """Returns the stored State, or a fresh one where no epoch has been finished."""
+    """Returns the stored State, or a new one if there is no checkpoint."""
     if checkpoint is None:
         return State()
     try:
@@ -84,7 +85,7 @@ def read_state(checkpoint: pathlib.Path | None) -> State:
 
 
 def restore(checkpoint: pathlib.Path, state: State, model, average) -> None:
-    """Puts the stored arrays into `model`, its built optimizer and `average`."""
+    """Loads the stored arrays into `model`, its built optimizer and `average`."""
     import keras
 
     _load_arrays(checkpoint / "model.npz", _variables(model))
@@ -94,19 +95,23 @@ def restore(checkpoint: pathlib.Path, state: State, model, average) -> None:
         average.num_updates = state.num_updates
 
 
-def load_best(checkpoint: pathlib.Path, model) -> None:
-    """Puts the weights of the best epoch into `model`."""
-    _load_arrays(checkpoint / "best.npz", model.weights)
+def load_best(folder: pathlib.Path, model) -> None:
+    """Loads the weights of the best epoch into `model`. Raises RunError if there is no checkpoint in `folder`."""
+    last = newest(folder)
+    if last is None:
+        raise RunError(f"{folder} holds no checkpoint. Start a new run instead.")
+    _load_arrays(last / "best.npz", model.weights)
 
 
 def _variables(model) -> list:
-    """Returns the weights and the states of random generators (dropout, stochastic depth)."""
+    """Returns the weights, and the states of random generators (dropout, stochastic depth)."""
     metrics = {id(variable) for variable in model.metrics_variables}
     return [variable for variable in model.variables if id(variable) not in metrics]
 
 
 def _save_arrays(path: pathlib.Path, values) -> None:
-    np.savez(path, **{f"{number:05d}": _to_numpy(value) for number, value in enumerate(values)})
+    arrays: dict[str, Any] = {f"{number:05d}": _to_numpy(value) for number, value in enumerate(values)}
+    np.savez(path, **arrays)
 
 
 def _to_numpy(value) -> np.ndarray:
@@ -124,13 +129,13 @@ def _load_arrays(path: pathlib.Path, variables) -> None:
     arrays = _arrays(path)
     shapes = [tuple(array.shape) for array in arrays]
     if shapes != [tuple(variable.shape) for variable in variables]:
-        raise RunError(f"{path} does not fit this model. The run was made by another version of kmed or Keras.")
+        raise RunError(f"{path} does not fit this model: another version of kmed or Keras made it. Start a new run.")
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
-def _take_over(old: pathlib.Path, new: pathlib.Path) -> None:
-    """Makes `new` the same file as `old`: a hard link where the file system has them, else a copy."""
+def _link_or_copy(old: pathlib.Path, new: pathlib.Path) -> None:
+    """Makes `new` a hard link to `old` if the file system has them, else a copy."""
     try:
         os.link(old, new)
     except OSError:
@@ -138,7 +143,7 @@ def _take_over(old: pathlib.Path, new: pathlib.Path) -> None:
 
 
 def _sync(folder: pathlib.Path) -> None:
-    """Forces the files to the disk, so that a power cut after the rename finds them whole."""
+    """Writes the files through to the disk, so that they are whole after a power cut that follows the rename."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

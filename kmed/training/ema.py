@@ -1,4 +1,4 @@
-"""Exponential moving average of all of a model's weights, those of batch normalisation included."""
+"""Exponential moving average of all weights of a model, including those of batch normalisation."""
 
 import contextlib
 
@@ -10,12 +10,12 @@ class WeightAverage(keras.callbacks.Callback):
 
     average <- d * average + (1 - d) * weight, with d = min(decay, (1 + t) / (10 + t)) at step t, so
     that early averages forget the random start (as in TensorFlow's ExponentialMovingAverage).
-    Keras' own `use_ema` leaves the moving mean and variance of batch normalisation behind, which
-    then fit neither set of weights; here they are averaged like the rest.
+    Keras' own `use_ema` does not average the moving mean and variance of batch normalisation, which
+    then fit neither set of weights; here they are averaged like the others.
 
     Args:
       weights: the variables to average, such as `model.weights` (trainable and not).
-      decay: in [0, 1); the average looks back over about 1 / (1 - decay) steps. 0 keeps the last.
+      decay: in [0, 1); the average covers about the last 1 / (1 - decay) steps. 0: only the last one.
     """
 
     def __init__(self, weights, decay: float):
@@ -23,8 +23,8 @@ class WeightAverage(keras.callbacks.Callback):
         self.decay = decay
         self.num_updates = 0
         self._weights = list(weights)
-        # Variables, so that a step reads and writes them where they lie; of copies, since Keras would take a
-        # TensorFlow variable for its own.
+        # They are variables, so that a step updates them in place. They hold copies, since Keras would use a
+        # TensorFlow variable itself instead of its value.
         self._averages = [
             keras.Variable(keras.ops.copy(weight.value), trainable=False, dtype=weight.dtype)
             for weight in self._weights
@@ -33,7 +33,7 @@ class WeightAverage(keras.callbacks.Callback):
 
     @property
     def values(self) -> list:
-        """The averages as they stand, in the order of the weights."""
+        """The present averages, in the order of the weights."""
         return [average.value for average in self._averages]
 
     @values.setter
@@ -43,16 +43,16 @@ class WeightAverage(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Adds one step to the average."""
         if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # fit keeps the newest weights to itself until asked
+            self.model.jax_state_sync()  # `fit` writes the newest weights to the model only when it is asked to
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self._step(keras.ops.convert_to_tensor(decay, "float32"))
 
     @contextlib.contextmanager
     def applied(self):
-        """The model holds its averaged weights inside the block, and its own again after it."""
+        """Gives the model its averaged weights inside the block, and its own weights again after it."""
         own = [keras.ops.copy(weight.value) for weight in self._weights]
-        # Copies, since JAX frees the arrays that it was given once it has computed with them.
+        # Copies, since JAX frees its input arrays once it has computed with them.
         _assign(self._weights, [keras.ops.copy(value) for value in self.values])
         try:
             yield
@@ -61,17 +61,17 @@ class WeightAverage(keras.callbacks.Callback):
 
 
 def _compiled_step(averages: list, weights: list):
-    """Returns a function of the decay that moves the averages one step, as one call of the backend."""
+    """Returns a function of the decay that updates the averages by one step, in one call of the backend."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         @tf.function
-        def step(decay):
-            # Captures the variables: to hand over hundreds of arrays would take as long as to average them.
+        def step_in_place(decay):
+            # The variables are captured: passing hundreds of arrays would take as long as averaging them.
             for average, weight in zip(averages, weights, strict=True):
                 average.assign(_moved(average, weight, decay))
 
-        return step
+        return step_in_place
 
     def move_all(values, targets, decay):
         return [_moved(value, target, decay) for value, target in zip(values, targets, strict=True)]
@@ -88,7 +88,7 @@ def _compiled_step(averages: list, weights: list):
 
 
 def _moved(average, weight, decay):
-    # Written as a step towards the weight, so that one that stands still has itself as its average.
+    # Written as a step towards the weight, so that the average of a constant weight is exactly that weight.
     return average + (1 - decay) * (weight - average)
 
 

@@ -1,4 +1,4 @@
-"""Train a model on a table, judge it once, and leave a run folder. Read from top to bottom: it runs so."""
+"""`kmed.fit` and `kmed.resume`: train a model on a table, score it once, and leave a run folder."""
 
 import pathlib
 
@@ -20,15 +20,15 @@ from kmed.training.loop import remove_leftovers, train
 
 
 def fit(config: Config | None = None, *, table: Table | None = None, out=None) -> Run:
-    """Trains a model, judges it on the test split, and returns its run folder.
+    """Trains a model, scores it on the test split, and returns its run folder.
 
     Args:
-      config: every setting; None takes the defaults (ResNet-18 on the built-in demo data).
-      table: the pictures, in place of those that `config.data.path` names.
-      out: the run folder, which must not exist yet; None makes one under saved_models/.
-    Returns: Run, the paths of what was made.
-    Raises: KmedError: bad settings or data, a full disk, a loss that is not finite. Before the first
-      finished epoch an error leaves no folder behind.
+      config: all settings; None: the defaults (ResNet-18 on the built-in demo data).
+      table: the pictures, to be used instead of those at `config.data.path`.
+      out: the run folder, which must not exist yet; None: a new one in saved_models/.
+    Returns: Run, the paths of the files that were made.
+    Raises: KmedError: bad settings or data, a full disk, a loss that is not finite. An error before
+      the end of the first epoch leaves no folder behind.
     Example:
       >>> run = kmed.fit(kmed.load_config(overrides=["train.epochs=1"]))
     """
@@ -59,13 +59,17 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
 
 
 def resume(folder, *, table: Table | None = None) -> Run:
-    """Goes on with an interrupted run from its last finished epoch, with the run's own settings.
+    """Continues an interrupted run from its last finished epoch, with the run's own settings.
 
-    Raises: RunError: no such run, or it has already ended.
+    Args:
+      folder: the run folder.
+      table: the pictures, to be used instead of those that the run's settings name.
+    Returns: Run, the paths of the files that were made.
+    Raises: RunError: there is no such run, or it has already ended. DataError: the pictures cannot be read.
     """
     run = open_run(folder)
     if run.result.exists():
-        remove_leftovers(run)  # a kill may have come just before
+        remove_leftovers(run)  # the process may have been killed just before it removed them
         raise RunError(
             f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead.{hint_at_page(run)}"
         )
@@ -75,29 +79,29 @@ def resume(folder, *, table: Table | None = None) -> Run:
 
 
 def check_settings(config: Config) -> None:
-    """Raises ConfigError where settings that are legal alone contradict each other."""
+    """Raises ConfigError if settings contradict each other; each of them alone has been checked before."""
     if config.task == "auto":
-        check_loss(config)  # the rest as soon as the labels have been read
+        check_loss(config)  # the rest is checked as soon as the labels have been read
     else:
         check_task_settings(config)
     name = resolve_name(config.model.name)
     arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "activation", "name"}
     if doubled := sorted(arguments & set(config.model.options)):
         raise ConfigError(
-            f"model.options.{doubled[0]} has a setting of its own; for dropout it is model.dropout. Use that instead."
+            f"model.options.{doubled[0]} has a setting of its own (for dropout it is model.dropout). Use that instead."
         )
     check_model(name, config.data.image_size, config.model.options)
     if config.train.freeze_epochs and not config.model.weights:
-        raise ConfigError("train.freeze_epochs freezes a pretrained backbone: give model.weights too, or set it to 0.")
+        raise ConfigError("train.freeze_epochs needs a pretrained backbone. Give model.weights too, or set it to 0.")
     if config.data.fold is not None and config.data.splits is None:
-        raise ConfigError("data.fold chooses a fold of a splits file: give data.splits too.")
+        raise ConfigError("data.fold names a fold of a splits file. Give data.splits too.")
 
 
 def check_task_settings(config: Config) -> None:
-    """Raises ConfigError where the loss or the monitored score does not fit the task."""
+    """Raises ConfigError if the loss or the monitored score does not fit the task."""
     check_loss(config)
     task = get_task(config.task)
-    # Raises where the two do not go together.
+    # Raises ConfigError if the loss does not allow the label smoothing.
     task.make_loss(config.train.loss, label_smoothing=config.train.label_smoothing, positive_weights=[1.0])
     legal = ["val_loss", *(f"val_{metric.name}" for metric in task.make_metrics(["any"]))]
     if config.train.monitor not in legal:
@@ -106,24 +110,24 @@ def check_task_settings(config: Config) -> None:
 
 
 def check_loss(config: Config) -> None:
-    """Raises ConfigError where the task, or any while it is not known, has no loss of that name."""
+    """Raises ConfigError if the task has no loss of that name; while the task is not known, if no task has one."""
     known = TASKS.values() if config.task == "auto" else [get_task(config.task)]
     legal = [loss for task in known for loss in task.losses]
     if config.train.loss not in ("auto", *legal):
         owner = "" if config.task == "auto" else f" of {config.task}"
         hint = suggest(config.train.loss, legal)
-        raise ConfigError(f"train.loss{owner} is {' or '.join(legal)}. Received: {config.train.loss!r}.{hint}")
+        raise ConfigError(f"train.loss{owner} must be {' or '.join(legal)}. Received: {config.train.loss!r}.{hint}")
 
 
 def with_task(config: Config, task: str) -> Config:
-    """Returns the settings with `task` in the place of "auto"."""
+    """Returns the settings with `task` in place of "auto"."""
     return config.model_copy(update={"task": task}) if config.task == "auto" else config
 
 
 def with_normalization(config: Config) -> Config:
     """Returns the settings with the normalisation that belongs to the weights written out.
 
-    So the model can be rebuilt, by a resumed run or in another dtype, without the weights' source.
+    The model can then be rebuilt, by a resumed run or in another dtype, without the source of the weights.
     """
     if config.model.weights is None or config.model.normalization is not None:
         return config
@@ -133,7 +137,7 @@ def with_normalization(config: Config) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Returns the settings with the data's paths written out, so the run can be resumed from any folder."""
+    """Returns the settings with absolute paths to the data, so that the run can be resumed in any current folder."""
     data = config.data
     given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv}
     given |= {name: value for name, value in (("group", data.group), ("cluster", data.cluster)) if _is_file(value)}

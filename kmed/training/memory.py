@@ -1,4 +1,4 @@
-"""How much memory a training run will take, told before it starts."""
+"""An estimate of the memory that a training run will take, made before it starts."""
 
 import math
 
@@ -8,16 +8,16 @@ PROCESS_BYTES = 1.0e9  # Python, the backend and its buffers, measured on Tensor
 
 
 def estimate_memory(model: keras.Model, batch_size: int, *, cached_bytes: int = 0, averaged: bool = True) -> float:
-    """Returns the bytes a training process is likely to hold; measured peaks were within a third of it.
+    """Returns the likely peak memory of a training process, in bytes; measured peaks were within a third of it.
 
-    Weights count five times in float32 (weight, gradient, AdamW's two moments, a copy while
-    updating) and twice more with a weight average and the best epoch's; what every layer puts out is kept for the
-    backward pass, in the layer's compute dtype.
+    Weights count five times in float32 (the weight, its gradient, AdamW's two moments, a copy during the update), and
+    twice more with a weight average (the average, and that of the best epoch). The outputs of all layers are kept for
+    the backward pass, in the layer's compute dtype.
 
     Args:
       model: built model.
-      batch_size: images a step.
-      cached_bytes: decoded pictures kept in memory.
+      batch_size: images per step.
+      cached_bytes: size of the decoded pictures kept in memory.
       averaged: whether a moving average of the weights is kept.
     """
     weights = 4 * model.count_params() * (5 + 2 * averaged)
@@ -26,7 +26,7 @@ def estimate_memory(model: keras.Model, batch_size: int, *, cached_bytes: int = 
 
 
 def _output_bytes(layer) -> int:
-    """Returns the bytes of one image's output of a layer; 0 for a layer that is part of no graph."""
+    """Returns the size of a layer's output for one image, in bytes; 0 for a layer that is not part of a graph."""
     try:
         shape = layer.output.shape
     except (AttributeError, ValueError):

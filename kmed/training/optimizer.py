@@ -2,22 +2,22 @@
 
 import keras
 
-# Biases and the scales of normalisation are not decayed (He et al., 2019, "Bag of Tricks").
+# Weight decay leaves out biases and the scales of normalisation (He et al., 2019, "Bag of Tricks").
 NOT_DECAYED = ["bias", "gamma", "beta", "cls_token", "pos_embed"]
 
 
 @keras.saving.register_keras_serializable("kmed")
 class AdamW(keras.optimizers.AdamW):
-    """Keras' AdamW, clipped over all replicas, whose learning rate can be scaled for one part of the model.
+    """Keras' AdamW, clipped over all replicas, with a learning rate that can be lower for the backbone.
 
-    Keras clips the gradient of each replica before it adds them up, so that two devices train
-    another model than one; here the sum is clipped.
+    Keras clips the gradient of each replica before it adds them up, so that two devices do not
+    train the same model as one; here the sum is clipped.
 
     Args:
-      backbone_factor: in (0, 1]; what the learning rate is multiplied by for all variables but the
-        head's. The weight decay keeps the unscaled rate.
+      backbone_factor: in (0, 1]; the learning rate of all variables except the head's is multiplied by
+        it. The weight decay uses the unscaled rate.
       head_prefix: the beginning of the paths of the head's variables.
-      **kwargs: keras.optimizers.AdamW's.
+      **kwargs: those of keras.optimizers.AdamW.
     """
 
     def __init__(self, *args, backbone_factor: float = 1.0, head_prefix: str = "head/", **kwargs):
@@ -26,14 +26,14 @@ class AdamW(keras.optimizers.AdamW):
         self.head_prefix = head_prefix
 
     def build(self, variables):
-        """Makes the moments of `variables`, and notes which of them learn at the scaled rate."""
+        """Makes the moments of `variables`, and records which of them learn at the scaled rate."""
         super().build(variables)
         self._factors = [
             1.0 if variable.path.startswith(self.head_prefix) else self.backbone_factor for variable in variables
         ]
 
     def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable, the backbone's at the scaled rate."""
+        """Updates one variable; those of the backbone use the scaled rate."""
         index = self._get_variable_index(variable)
         if _on_tensorflow():
             self._fused_step(gradient, variable, index, *learning_rate)
@@ -42,14 +42,14 @@ class AdamW(keras.optimizers.AdamW):
             super().update_step(gradient, variable, learning_rate if factor == 1.0 else learning_rate * factor)
 
     # On TensorFlow one fused operation updates a variable and both of its moments in place. Keras composes the
-    # update of some twenty operations, and works out the schedule anew for each variable that decays.
+    # update of about twenty operations, and computes the schedule again for each variable with weight decay.
 
     def _fused_step(self, gradient, variable, index: int, learning_rate, corrected_rate):
         """Decays and updates a tf.Variable.
 
         Args:
-          learning_rate: the schedule's, for the weight decay.
-          corrected_rate: with the correction of both moments' start at zero, for the update.
+          learning_rate: that of the schedule, for the weight decay.
+          corrected_rate: the same with Adam's bias correction, for the update.
         """
         import tensorflow as tf
 
@@ -59,7 +59,7 @@ class AdamW(keras.optimizers.AdamW):
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=tf.zeros([], variable.dtype),  # the rate is corrected already
+            beta1_power=tf.zeros([], variable.dtype),  # no correction here: the rate is already corrected
             beta2_power=tf.zeros([], variable.dtype),
             lr=tf.cast(corrected_rate * self._factors[index], variable.dtype),
             beta1=tf.cast(self.beta_1, variable.dtype),
@@ -76,11 +76,11 @@ class AdamW(keras.optimizers.AdamW):
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def _apply_weight_decay(self, variables):
-        if not _on_tensorflow():  # where it is part of the step
+        if not _on_tensorflow():  # there it is part of the step
             super()._apply_weight_decay(variables)
 
     def _clip_gradients(self, grads):
-        # On TensorFlow this is called a replica, before the sum: too early.
+        # TensorFlow calls this once per replica, before the sum, which is too early.
         return grads if _on_tensorflow() else super()._clip_gradients(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
@@ -93,7 +93,7 @@ class AdamW(keras.optimizers.AdamW):
             return super()._clip_gradients(grads)
         import tensorflow as tf
 
-        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]  # one pass to measure, where Keras makes two
+        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]  # one pass for the norm; Keras makes two
 
     def get_config(self):
         """Returns the arguments that rebuild the optimizer."""
@@ -113,7 +113,7 @@ def make_optimizer(settings, steps_per_epoch: int) -> AdamW:
 
     Args:
       settings: `kmed.config.TrainConfig`.
-      steps_per_epoch: training batches an epoch.
+      steps_per_epoch: number of training batches per epoch.
     """
     total = settings.epochs * steps_per_epoch
     warmup = min(round(settings.warmup_epochs * steps_per_epoch), total - 1)

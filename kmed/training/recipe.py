@@ -1,6 +1,6 @@
-"""`kmed.train` and `kmed.sweep`: training by the words of the command line.
+"""`kmed.train` and `kmed.sweep`: training with the options of the command line.
 
-Importing this is light, so that a mistake is reported at once and not after the seconds TensorFlow takes to load.
+Importing this module does not load Keras, so a mistake in an argument is reported at once, not seconds later.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from kmed.progress import warn
 from kmed.runs import Run, default_folder, open_run
 from kmed.runtime import load_backend
 
-# Argument -> the setting that it stands for; `settings` reaches every other one.
+# Argument -> the setting that it stands for; `settings` can change every other one.
 SETTINGS = {
     "task": "task",
     "data": "data.path",
@@ -29,9 +29,9 @@ SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What `kmed.train` and `kmed.sweep` share: where the settings come from, but for the model.
+    """The arguments that `kmed.train` and `kmed.sweep` share: all settings except the model.
 
-    Attributes: as the arguments of `train`; None leaves a setting as it is.
+    Attributes: see the arguments of `train`.
     """
 
     config: str | pathlib.Path | None = None
@@ -46,7 +46,7 @@ class Recipe:
     settings: tuple[str, ...] = ()
 
     def given(self) -> dict[str, object]:
-        """Returns the arguments that stand for one setting and are given, as text, numbers and tuples."""
+        """Returns {argument: value} of those in SETTINGS that were given, with paths as text."""
         values = {name: getattr(self, name) for name in SETTINGS}
         return {
             name: str(value) if isinstance(value, pathlib.Path) else value
@@ -55,19 +55,41 @@ class Recipe:
         }
 
     def read(self, model: str | None = None) -> Config:
-        """Returns the settings of a run. Raises ConfigError where one is not legal."""
+        """Returns the settings of a run. Raises ConfigError if one of them is not legal."""
         overrides = [*self.settings, *((SETTINGS[name], value) for name, value in self.given().items())]
         return read_settings(self.config, overrides if model is None else [*overrides, ("model.name", model)])
 
     def options(self) -> list[str]:
-        """Returns the options that give `kmed train` this recipe."""
+        """Returns the recipe as options of `kmed train`."""
         given = ({} if self.config is None else {"config": str(self.config)}) | self.given()
         options = [f"--{name.replace('_', '-')}={_as_option(value)}" for name, value in given.items()]
         return options + [f"--set={setting}" for setting in self.settings]
 
+    def check_empty(self, resumed: str, **others) -> None:
+        """Raises ConfigError if the recipe or one of the `others` gives a setting.
+
+        Args:
+          resumed: what keeps its own settings, such as "a run".
+          others: further arguments by name; None: not given.
+        """
+        values = {**others, **dataclasses.asdict(self)}
+        if given := [name for name, value in values.items() if value not in (None, ())]:
+            raise ConfigError(
+                f"--resume continues {resumed} with its own settings, so it takes no others. "
+                f"Received: {', '.join(given)}."
+            )
+
 
 def _as_option(value) -> str:
     return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _as_settings(settings: str | Iterable[str]) -> tuple[str, ...]:
+    """Returns settings as a tuple; a text is one setting."""
+    settings = (settings,) if isinstance(settings, str) else tuple(settings)
+    if wrong := [setting for setting in settings if not isinstance(setting, str)]:
+        raise ConfigError(f"settings must be texts section.key=value, such as train.epochs=3. Received: {wrong[0]!r}.")
+    return settings
 
 
 def train(
@@ -82,7 +104,7 @@ def train(
     lr: float | str | None = None,
     seed: int | str | None = None,
     weights: str | pathlib.Path | None = None,
-    settings: Iterable[str] = (),
+    settings: str | Iterable[str] = (),
     out: str | pathlib.Path | None = None,
     resume: str | pathlib.Path | None = None,
     append: str | pathlib.Path | None = None,
@@ -90,11 +112,11 @@ def train(
 ) -> Run:
     """Trains a model, scores it once on the test split, and leaves a run folder with its report.
 
-    What is None stays as the YAML file says, else at its default; without `data` and `config` the built-in
-    demo data are used. `kmed.fit` does the same from a whole `Config` and a table of your own.
+    An argument that is None leaves its setting to the YAML file, or else at its default. If neither the arguments nor
+    the file name any data, the built-in demo data are used. `kmed.fit` trains from a `Config` and a table instead.
 
     Args:
-      model: a name of `kmed.list_models()`.
+      model: one of `kmed.list_models()`.
       task: "multiclass", "multilabel", or "auto": what the labels show.
       data: a folder, a CSV or an npz.
       config: a YAML file of settings, such as configs/blood_cells.yaml.
@@ -103,20 +125,22 @@ def train(
       image_size: (height, width) in pixels, or "HxW".
       lr: peak learning rate of AdamW.
       seed: of the split, the weights and every draw.
-      weights: "imagenet", a safetensors file, or an earlier run.
-      settings: "section.key=value", any setting.
+      weights: "imagenet", a safetensors file, or the folder of an earlier run.
+      settings: any settings, as texts "section.key=value"; the arguments above win over them.
       out: the run folder, which must not exist yet; None: saved_models/DATA-MODEL-TIME.
-      resume: an interrupted run to go on with, by its own settings; nothing else may be given beside it.
-      append: a CSV table of results that the run's row is added to.
-      finished: called with the Run once it is trained and scored, before its row is added and its report drawn.
-    Returns: Run, the paths of what was made.
-    Raises: KmedError: bad settings or data, a full disk, a loss that is not finite; RunError: nothing to resume.
+      resume: the folder of an interrupted run, which is continued with its own settings. Of the other arguments, only
+        `append` and `finished` may be given with it.
+      append: a CSV table of results to which the run's row is added.
+      finished: called with the Run after it is scored, before its row is added and its report is drawn.
+    Returns: Run, the paths of the files that were made.
+    Raises: ConfigError: bad settings, or settings given with `resume`. RunError: there is no run to resume, or `out`
+      is taken. Other KmedErrors: bad data, a full disk, a loss that is not finite.
     Example:
       >>> run = kmed.train(model="resnet18", data="my_images", epochs=5)
     """
-    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, tuple(settings))
-    if resume is not None and (model or out or recipe != Recipe()):
-        raise ConfigError("--resume goes on with the run's own settings; give no others beside it.")
+    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, _as_settings(settings))
+    if resume is not None:
+        recipe.check_empty("a run", model=model, out=out)
     chosen = recipe.read(model) if resume is None else open_run(resume).read_config()
     load_backend()  # before what imports Keras
     from kmed.evaluation.result_rows import append_result, check_table
@@ -135,13 +159,13 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What a sweep left.
+    """The result of a sweep.
 
     Attributes:
-      folder: where it is stored; each model has a run folder in it.
+      folder: the sweep's folder, in which each model has a run folder.
       runs: the finished runs, in the order of training.
-      failed: the models whose run failed.
-      comparison: files that compare the runs; none where fewer than two are finished.
+      failed: names of the models whose run failed.
+      comparison: the files of the comparison of the runs; empty if fewer than two are finished.
     """
 
     folder: pathlib.Path
@@ -162,7 +186,7 @@ def sweep(
     lr: float | str | None = None,
     seed: int | str | None = None,
     weights: str | pathlib.Path | None = None,
-    settings: Iterable[str] = (),
+    settings: str | Iterable[str] = (),
     out: str | pathlib.Path | None = None,
     resume: str | pathlib.Path | None = None,
     append: str | pathlib.Path | None = None,
@@ -170,29 +194,31 @@ def sweep(
 ) -> Sweep:
     """Trains several models with one recipe on the same split, each in a process of its own, and compares them.
 
-    Finished runs are skipped and an interrupted one goes on, so the same call again goes on with a sweep. A run that
-    fails is named in the result, and the others go on.
+    A run that fails is named in the result, and the other models are still trained. The same call with the same `out`
+    continues an interrupted sweep: finished runs are skipped, and an interrupted run is resumed.
 
     Args:
-      models: names, or one text in which commas separate them.
+      models: names of `kmed.list_models()`, or one text with commas between them.
       task, data, config, epochs, batch_size, image_size, lr, seed, weights, settings: as for `train`.
       out: the folder of the sweep; None: saved_models/sweep-TIME.
-      resume: the folder of an interrupted sweep, to go on with its own settings.
-      append: a CSV table of results that each run's row is added to as soon as it is finished.
-      quiet: whether the runs print nothing but results and errors.
-    Returns: Sweep.
-    Raises: KmedError: bad settings, before anything is trained. KeyboardInterrupt: Ctrl-C.
+      resume: the folder of an interrupted sweep, which is continued with its own models and settings. Of the other
+        arguments, only `append` and `quiet` may be given with it.
+      append: a CSV table of results to which the row of each run is added as soon as the run is finished.
+      quiet: whether the runs print only results and errors.
+    Returns: Sweep, with the finished runs, the models that failed, and the files of the comparison.
+    Raises: ConfigError, ModelError: bad settings, or settings given with `resume`. RunError: there is no sweep to
+      resume, or `out` or `append` holds something else. All of these before anything is trained.
     Example:
       >>> sweep = kmed.sweep(["resnet18", "vit"], data="my_images", epochs=5)
     """
-    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, tuple(settings))
+    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, _as_settings(settings))
     names = models.split(",") if isinstance(models, str) else list(models or [])
     names = [name.strip() for name in names if name.strip()]
-    if resume is not None and (names or out or recipe != Recipe()):
-        raise ConfigError("--resume goes on with the sweep's own settings; give no others beside it.")
-    if resume is None and not names:
-        raise ConfigError("Give --models, such as --models resnet18,vit, or --resume DIR.")
-    read = [recipe.read(name) for name in names]
+    if resume is not None:
+        recipe.check_empty("a sweep", models=names or None, out=out)
+    elif not names:
+        raise ConfigError("A sweep needs models: give --models, such as --models resnet18,vit, or --resume DIR.")
+    configs = [recipe.read(name) for name in names]
     load_backend()  # before what imports Keras
     from kmed.evaluation.result_rows import append_results, check_table
     from kmed.models.build import check_model
@@ -200,28 +226,28 @@ def sweep(
     from kmed.training import sweep as sweeping
 
     if resume is None:
-        for name, chosen in zip(names, read, strict=True):  # a mistake is found before hours of training
+        for name, chosen in zip(names, configs, strict=True):  # a mistake is found before hours of training
             check_model(name, chosen.data.image_size, chosen.model.options)
-        check_table(append, [chosen.task for chosen in read])
+        check_table(append, [chosen.task for chosen in configs])
         plan = sweeping.make_plan(names, recipe.options(), out or default_folder("sweep"))
     else:
         plan = sweeping.read_plan(resume)
-        begun = [plan.run(name) for name in plan.models if append and plan.run(name).config.exists()]
-        check_table(append, [run.read_config().task for run in begun])
+        started = [plan.run(name) for name in plan.models if append and plan.run(name).config.exists()]
+        check_table(append, [run.read_config().task for run in started])
     failed = sweeping.train_all(plan, quiet=quiet, finished=lambda run: _add_row(run, append))
     runs = [plan.run(model) for model in plan.models if model not in failed]
-    if append is not None:  # again: what could not be added before is an error now
+    if append is not None:  # once more: a row that could not be added before is now an error
         append_results(runs, append)
     made = compare([run.folder for run in runs], out=plan.folder / "comparison")[1] if len(runs) > 1 else ()
     return Sweep(plan.folder, tuple(runs), tuple(failed), tuple(made))
 
 
 def _add_row(run: Run, path) -> None:
-    """Adds the row of a sweep's run to a table, if there is to be one; where it cannot be, the sweep goes on."""
+    """Adds the row of a sweep's run to a table, if there is to be one; if that fails, the sweep continues."""
     from kmed.evaluation.result_rows import append_results
 
     if path is not None:
         try:
             append_results([run], path)
         except KmedError as error:
-            warn(f"Error: {error} The sweep goes on, and its rows are added at its end.")
+            warn(f"Error: {error} The sweep continues; its rows will be added at its end.")

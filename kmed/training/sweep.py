@@ -1,4 +1,4 @@
-"""`kmed sweep`: several models trained one after another with one recipe on the same split, each in its own process."""
+"""The processes of `kmed.sweep`: several models, trained one after another with one recipe on the same split."""
 
 import dataclasses
 import json
@@ -20,13 +20,13 @@ PLAN = "sweep.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What a sweep trains.
 
     Attributes:
-      folder: where it is stored; a run folder a model is made in it.
+      folder: the sweep's folder, in which each model has a run folder.
       models: names, in the order of training.
-      options: what `kmed train` is given for each, besides the model and its folder.
+      options: the options of `kmed train` for each of them, besides the model and its folder.
     """
 
     folder: pathlib.Path
@@ -34,80 +34,87 @@ class Plan:
     options: tuple[str, ...]
 
     def run(self, model: str) -> Run:
-        """Returns the run of a model, which may not have begun."""
+        """Returns the run of a model, which may not have started yet."""
         return Run(self.folder / model)
 
     def command(self, model: str) -> list[str]:
-        """Returns the `kmed` arguments that begin a model's run or go on with it."""
+        """Returns the arguments of `kmed` that start or resume a model's run."""
         run = self.run(model)
         if run.config.exists():
             return ["train", "--resume", str(run.folder)]
         return ["train", *self.options, "--model", model, "--out", str(run.folder)]
 
 
-def make_plan(models: Sequence[str], options: Sequence[str], folder) -> Plan:
-    """Returns the Plan of a new sweep, or of the same one that was begun in `folder`.
+def make_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPlan:
+    """Returns the SweepPlan of a new sweep, or of the same sweep if it has already started in `folder`.
 
     Args:
-      models: names; those that `kmed models` lists.
-      options: of `kmed train`, such as ["--config", "configs/blood_cells.yaml", "--epochs", "3"].
-      folder: where to.
-    Raises: ModelError: an unknown model. ConfigError: a model is named twice, or none is. RunError: the folder
-      holds something else, or a sweep of other models or options.
+      models: names that `kmed models` lists.
+      options: of `kmed train`, such as ["--config=configs/blood_cells.yaml", "--epochs=3"].
+      folder: the sweep's folder.
+    Raises: ModelError: an unknown model. ConfigError: a model is named twice, or none is named. RunError: the folder
+      holds something else, or a sweep of other models or with other options.
     """
     folder = pathlib.Path(folder)
     names = tuple(resolve_name(name) for name in models)
     if not names or len(set(names)) < len(names):
-        raise ConfigError(f"A sweep takes one model or more, each once. Received: {', '.join(models) or 'none'}.")
-    plan = Plan(folder, names, tuple(options))
+        raise ConfigError(f"A sweep takes one or more models, each once. Received: {', '.join(models) or 'none'}.")
+    plan = SweepPlan(folder, names, tuple(options))
     if (folder / PLAN).exists():
-        begun = read_plan(folder)
-        if begun != plan:
+        stored = read_plan(folder)
+        if _essence(stored) != _essence(plan):
+            recipe = f"{', '.join(stored.models)}; {' '.join(stored.options) or 'no options'}"
             raise RunError(
-                f"{folder} holds another sweep ({', '.join(begun.models)}; {' '.join(begun.options) or 'no options'}). "
-                f"Go on with that one by --resume {folder}, or choose another --out."
+                f"{folder} holds another sweep ({recipe}). Resume that one with --resume {folder}, or choose another "
+                "--out."
             )
-        return plan
+        return stored
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is no sweep and not empty. Choose another --out.")
+        raise RunError(f"{folder} is not empty and does not hold a sweep. Choose another --out.")
     write_json(folder / PLAN, {"models": list(names), "options": list(options)})
     return plan
 
 
-def read_plan(folder) -> Plan:
-    """Returns the Plan of a sweep that was begun. Raises RunError where there is none."""
+def _essence(plan: SweepPlan) -> tuple:
+    """Returns what two plans of one sweep have in common; only for --set, the order of the options matters."""
+    flags = sorted(option for option in plan.options if not option.startswith("--set="))
+    return plan.models, flags, [option for option in plan.options if option.startswith("--set=")]
+
+
+def read_plan(folder) -> SweepPlan:
+    """Returns the SweepPlan of a sweep that has started. Raises RunError if there is none in `folder`."""
     folder = pathlib.Path(folder)
     try:
-        told = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        return Plan(folder, tuple(told["models"]), tuple(told["options"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder} is no sweep: its {PLAN} cannot be read ({error}).") from None
+        stored = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return SweepPlan(folder, tuple(stored["models"]), tuple(stored["options"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder} is not the folder of a sweep: its {PLAN} cannot be read ({error}).") from None
 
 
-def train_all(plan: Plan, *, quiet: bool = False, finished: Callable[[Run], None] = lambda run: None) -> list[str]:
-    """Trains what is not trained yet, and returns the models whose run failed.
+def train_all(plan: SweepPlan, *, quiet: bool = False, finished: Callable[[Run], None] = lambda run: None) -> list[str]:
+    """Trains the models that are not trained yet, and returns those whose run failed.
 
-    A finished run is skipped, an interrupted one goes on from its last finished epoch. Each runs in a process of
-    its own, by the `kmed train` command that its row of results names: it gives its memory back, and a run that fails
-    leaves the others alone. A run is finished once it has its result.csv, also where its process then ended with an
-    error, such as one in drawing its page; `resume` takes it alike.
+    A finished run is skipped; an interrupted one continues after its last finished epoch. Each run has a process of
+    its own, started by the `kmed train` command that its row of results names: the process frees its memory at its
+    end, and if it fails, the others are not affected. A run is finished as soon as it has a result.csv, even if its
+    process then ends with an error, for example while it draws the page; `resume` treats such a run in the same way.
 
     Args:
-      plan: of `make_plan`.
-      quiet: whether the runs say nothing but results and errors.
-      finished: called with the Run of each model as soon as it is trained, or found trained.
-    Raises: KeyboardInterrupt: Ctrl-C, once the run under way has stopped too.
+      plan: from `make_plan` or `read_plan`.
+      quiet: whether the runs print only results and errors.
+      finished: called with the Run of each model as soon as it is trained, or found to be trained already.
+    Raises: KeyboardInterrupt: Ctrl-C, after the current run has stopped too.
     """
     failed = []
     for number, model in enumerate(plan.models, 1):
         run, place = plan.run(model), f"[{number}/{len(plan.models)}] {model}"
         if run.result.exists():
-            say(f"{place}: finished already.")
+            say(f"{place}: already finished.")
             finished(run)
             continue
         if run.folder.exists() and not run.config.exists():
-            shutil.rmtree(run.folder)  # killed before it was a run that can be resumed
-        say(f"{place}: {'goes on' if run.config.exists() else 'begins'}. {describe_time_left(plan)}".rstrip())
+            shutil.rmtree(run.folder)  # it was killed before it could be resumed
+        say(f"{place}: {'resumes' if run.config.exists() else 'starts'}. {describe_time_left(plan)}".rstrip())
         start = time.monotonic()
         command = [sys.executable, "-m", "kmed", *(["--quiet"] if quiet else []), *plan.command(model)]
         code = subprocess.run(command, check=False).returncode
@@ -124,10 +131,10 @@ def train_all(plan: Plan, *, quiet: bool = False, finished: Callable[[Run], None
     return failed
 
 
-def describe_time_left(plan: Plan) -> str:
-    """Returns how long the rest is likely to take, from the finished runs' minutes and the models' multiply-adds.
+def describe_time_left(plan: SweepPlan) -> str:
+    """Returns how long the remaining runs will take, from the minutes of the finished ones and all multiply-adds.
 
-    "" before the first run has finished. What part of an interrupted run is done already is not counted.
+    "" before the first run has finished. The finished part of an interrupted run is not taken into account.
     """
     work = model_facts().set_index("name")["multiply_adds"]
     done = {model: _minutes(plan.run(model)) for model in plan.models if plan.run(model).result.exists()}

@@ -1,4 +1,4 @@
-"""TensorBoard's logs of a run: scalars, a sample batch, the validation split's confusion matrix."""
+"""TensorBoard's logs of a run: scalars, a sample batch, and the confusion matrix of the validation split."""
 
 import io
 import pathlib
@@ -13,7 +13,7 @@ NUM_SAMPLES = 16
 
 
 class NoWriter:
-    """Writes nothing; stands in where logs are off."""
+    """A writer that writes nothing, for runs without logs."""
 
     def write_epoch(self, row, validation, probs, batches=None) -> None:
         """Does nothing."""
@@ -26,7 +26,7 @@ class Writer:
     """Writes one run's logs.
 
     Args:
-      folder: where TensorBoard will find them.
+      folder: the folder that TensorBoard reads.
       task: kmed.tasks.Task.
     """
 
@@ -38,13 +38,13 @@ class Writer:
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def write_epoch(self, row: dict, validation, probs: np.ndarray, batches=None) -> None:
-        """Writes an epoch's numbers and confusion matrix, and once a training batch as the model sees it.
+        """Writes the scores and the confusion matrix of an epoch, and a training batch if `batches` are given.
 
         Args:
           row: the epoch's row of history.csv.
           validation: Table of the validation split.
           probs: float (N, K), the predictions for it.
-          batches: kmed.data.pipeline.Pipeline to take the sample batch from; None writes none.
+          batches: kmed.data.pipeline.Pipeline of the sample batch; None: no batch is written.
         """
         with self.writer.as_default(step=row["epoch"]):
             for name, value in row.items():
@@ -68,21 +68,21 @@ class Writer:
 
 
 def make_writer(folder: pathlib.Path, task, *, enabled: bool) -> Writer | NoWriter:
-    """Returns a Writer, or one that writes nothing where logs are off or TensorFlow is not installed."""
+    """Returns a Writer, or a NoWriter if logs are off or the backend is not TensorFlow."""
     if enabled and keras.backend.backend() != "tensorflow":
-        say("TensorBoard logs need TensorFlow, which is not the backend here: none are written.")
+        say("TensorBoard logs need TensorFlow, which is not the backend here, so none are written.")
     elif enabled:
         return Writer(folder, task)
     return NoWriter()
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Returns int (K, K), true class by predicted class, from one-hot (N, K) arrays."""
+    """Returns int (K, K), counts by true class (rows) and predicted class (columns), from one-hot (N, K) arrays."""
     return labels.T.astype(int) @ predicted.astype(int)
 
 
 def figure_pixels(figure) -> np.ndarray:
-    """Returns a matplotlib figure as uint8 (H, W, 4)."""
+    """Returns the pixels of a matplotlib figure, uint8 (H, W, 4)."""
     from PIL import Image
 
     buffer = io.BytesIO()

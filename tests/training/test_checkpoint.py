@@ -1,4 +1,4 @@
-"""Checkpoints: the newest whole one is found, and what a killed process left is cleared away."""
+"""Checkpoints: the newest whole one is found, and the remains of a killed process are removed."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def train_a_little(model, average, steps=3):
     model.fit(images, labels, batch_size=8, verbose=0, shuffle=False, callbacks=[average])
 
 
-def test_what_is_stored_comes_back(model, tmp_path):
+def test_what_is_stored_is_restored(model, tmp_path):
     average = WeightAverage(model.weights, 0.9)
     train_a_little(model, average)
     state = checkpoint.State(epoch=1, rows=[{"epoch": 1}], num_updates=average.num_updates)
@@ -42,20 +42,20 @@ def test_what_is_stored_comes_back(model, tmp_path):
     for variable, value in zip(model.variables, stored):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable.value), value)
     assert average.num_updates == 3
-    # The generator of the dropout layer came back too: the same steps lead to the same weights.
+    # The state of the dropout layer's generator is restored too: the same steps lead to the same weights.
     train_a_little(model, average)
     for variable, value in zip(model.weights, after):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable.value), value)
 
 
-def test_only_the_newest_stays_and_the_best_is_taken_over(model, tmp_path):
+def test_only_the_newest_stays_and_the_best_weights_are_kept(model, tmp_path):
     checkpoint.save(tmp_path, checkpoint.State(epoch=1), model, None, improved=True)
     best = [weight.numpy() for weight in model.weights]
     model.layers[0].kernel.assign(model.layers[0].kernel * 0)
     (tmp_path / ".epoch-0002.99999.tmp").mkdir()  # what a killed process leaves
     checkpoint.save(tmp_path, checkpoint.State(epoch=2), model, None, improved=False)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-0002"]
-    checkpoint.load_best(checkpoint.newest(tmp_path), model)
+    checkpoint.load_best(tmp_path, model)
     for weight, value in zip(model.weights, best):
         np.testing.assert_array_equal(weight.numpy(), value)
 
@@ -63,11 +63,13 @@ def test_only_the_newest_stays_and_the_best_is_taken_over(model, tmp_path):
 def test_no_checkpoint_and_a_damaged_one(model, tmp_path):
     assert checkpoint.newest(tmp_path) is None
     assert checkpoint.read_state(None) == checkpoint.State()
+    with pytest.raises(RunError, match="holds no checkpoint"):
+        checkpoint.load_best(tmp_path, model)
     checkpoint.save(tmp_path, checkpoint.State(epoch=1), model, None, improved=True)
     last = checkpoint.newest(tmp_path)
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(RunError, match="does not fit"):
-        checkpoint.load_best(last, other)
+        checkpoint.load_best(tmp_path, other)
     (last / "state.json").write_text("{")
     with pytest.raises(RunError, match="damaged"):
         checkpoint.read_state(last)

@@ -1,4 +1,4 @@
-"""The optimizer: Keras' own where nothing is scaled, clipped as told, and slower for the backbone."""
+"""The optimizer: like Keras' own if nothing is scaled, with clipping, and slower for the backbone."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def make_model():
 
 
 def moved(optimizer, steps=3):
-    """Returns how far each weight moves in a few steps on fixed data."""
+    """Returns the change of each weight after a few steps on fixed data."""
     model = make_model()
     before = [weight.numpy() for weight in model.weights]
     model.compile(optimizer, "mse")
@@ -28,8 +28,8 @@ def moved(optimizer, steps=3):
     return [weight.numpy() - old for weight, old in zip(model.weights, before)]
 
 
-def test_it_is_keras_adamw_where_nothing_is_scaled():
-    # Powers of two: the fused kernel takes 1 - beta_2 of a float32 beta_2, which for 0.999 is 5e-5 off 0.001.
+def test_it_is_keras_adamw_if_nothing_is_scaled():
+    # Powers of two: the fused kernel computes 1 - beta_2 in float32, which for 0.999 differs from 0.001 by 5e-5 of it.
     settings = {
         "learning_rate": 0.01,
         "weight_decay": 0.1,
@@ -41,18 +41,18 @@ def test_it_is_keras_adamw_where_nothing_is_scaled():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
-def test_at_the_usual_rates_it_is_keras_adamw_but_for_that_rounding():
+def test_at_the_usual_rates_it_is_keras_adamw_except_for_that_rounding():
     for ours, theirs in zip(moved(AdamW(0.01)), moved(keras.optimizers.AdamW(0.01))):
         np.testing.assert_allclose(ours, theirs, rtol=3e-5, atol=1e-8)
 
 
 def test_clipping_changes_the_steps():
-    # Adam forgets the gradient's length where it is the same in all steps; here it is not.
+    # Adam ignores the gradient's length if it is the same in all steps; here it is not.
     free, clipped = (moved(AdamW(0.01, global_clipnorm=norm)) for norm in (None, 0.01))
     assert max(np.abs(a - b).max() for a, b in zip(free, clipped)) > 1e-5
 
 
-def test_the_backbone_moves_a_tenth():
+def test_the_backbone_moves_a_tenth_as_far():
     full, scaled = (
         moved(AdamW(0.01, weight_decay=0), steps=1),
         moved(AdamW(0.01, weight_decay=0, backbone_factor=0.1), steps=1),
