@@ -53,7 +53,7 @@ def spread_out(model: keras.Model) -> keras.Model:
 
 @functools.cache
 def build(name, task="multiclass", size=(32, 40)) -> keras.Model:
-    """Returns a model, the same to all tests: nothing may be changed in it. "small vit" is quick to convert."""
+    """Returns a model that all tests share, so none may change it. "small vit" is quick to convert."""
     keras.utils.set_random_seed(0)
     options = {"width": 16, "depth": 1, "num_heads": 2} if name == "small vit" else {}
     return spread_out(build_model(name.removeprefix("small "), len(NAMES), image_size=size, task=task, **options))
@@ -61,7 +61,7 @@ def build(name, task="multiclass", size=(32, 40)) -> keras.Model:
 
 @functools.cache
 def outputs(name, task="multiclass") -> np.ndarray:
-    """Returns what the model says of `pictures()`, calibrated."""
+    """Returns the model's calibrated probabilities of `pictures()`."""
     return CALIBRATIONS[task].apply(build(name, task).predict(pictures(), verbose=0))
 
 
