@@ -105,27 +105,27 @@ def test_what_was_fitted_survives_json(task, tmp_path):
     table, probs = draw(task)
     fitted = fit_on_validation(make_predictions(table, probs).split("val"), SETTINGS)
     write_json(tmp_path / "calibration.json", fitted.to_dict())
-    told = json.loads((tmp_path / "calibration.json").read_text())
-    again = Fitted.from_dict(told, NAMES[task])
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    again = Fitted.from_dict(stored, NAMES[task])
     assert again.to_dict() == fitted.to_dict()
     np.testing.assert_array_equal(again.calibration.apply(probs), fitted.calibration.apply(probs))
     with pytest.raises(ScoreError, match="of other labels"):
-        Fitted.from_dict(told, ["x", "y", "z"])
+        Fitted.from_dict(stored, ["x", "y", "z"])
 
 
-def test_everything_is_told(task, tmp_path):
+def test_everything_is_reported(task, tmp_path):
     assessment = assessment_of(task)
     write_json(tmp_path / "metrics.json", assessment.to_dict())
-    told = json.loads((tmp_path / "metrics.json").read_text())
+    stored = json.loads((tmp_path / "metrics.json").read_text())
     for name in ("brier", "brier_calibrated", "ece", "f1_macro_tuned", "auroc_macro", "average_precision_macro"):
-        assert told["scores"][name]["low"] is not None
-    assert told["verdict"]["learnt"] is True
-    assert told["prediction_sets"]["wanted"] == 0.9
-    assert len(told["risk_coverage"]["risk"]) == len(told["risk_coverage"]["coverage"])
-    assert set(told["subgroups"]["Patient Gender"]) == {"F", "M"}
-    assert told["subgroups_too_small"] == ["View Position = LL"]  # one patient
-    images = [part["num_images"] for part in told["subgroups"]["Patient Gender"].values()]
-    assert sum(images) == told["num_images"]
+        assert stored["scores"][name]["low"] is not None
+    assert stored["verdict"]["learnt"] is True
+    assert stored["prediction_sets"]["wanted"] == 0.9
+    assert len(stored["risk_coverage"]["risk"]) == len(stored["risk_coverage"]["coverage"])
+    assert set(stored["subgroups"]["Patient Gender"]) == {"F", "M"}
+    assert stored["subgroups_too_small"] == ["View Position = LL"]  # one patient
+    images = [part["num_images"] for part in stored["subgroups"]["Patient Gender"].values()]
+    assert sum(images) == stored["num_images"]
     lines = describe_assessment(assessment, "test")
     for word in ("label prevalence", "Patient Gender", "Prediction sets", assessment.verdict.sentence, "_tuned"):
         assert word in lines

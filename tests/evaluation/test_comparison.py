@@ -33,11 +33,11 @@ def test_the_table_has_the_studys_columns_first_and_the_constants(compared):
     assert set(models[:4]) == set(runs)
     assert all(model.startswith("constant: ") for model in models[4:])
     for run in runs.values():
-        told = pd.read_csv(run.result).iloc[0]
-        row = comparison.table.set_index("model").loc[told["model"]]
+        result = pd.read_csv(run.result).iloc[0]
+        row = comparison.table.set_index("model").loc[result["model"]]
         for name in study:
-            assert row[name] == pytest.approx(told[name])
-            assert row[f"{name}_high"] == pytest.approx(told[f"{name}_high"])
+            assert row[name] == pytest.approx(result[name])
+            assert row[f"{name}_high"] == pytest.approx(result[f"{name}_high"])
 
 
 def test_differences_are_told_apart_where_they_are_large(compared):
@@ -62,10 +62,10 @@ def test_a_pair_is_the_difference_of_the_two_scores(compared):
 
 def test_conclusions_name_what_learnt_nothing(compared):
     comparison, _ = compared
-    told = "\n".join(comparison.conclusions)
-    assert "cannot tell it apart from" in told
-    assert f"resnet50: Its outputs are the same for every picture: it has {LEARNT_NOTHING}." in told
-    assert "one pair in twenty" in told
+    text = "\n".join(comparison.conclusions)
+    assert "cannot tell it apart from" in text
+    assert f"resnet50: Its outputs are the same for every picture: it has {LEARNT_NOTHING}." in text
+    assert "one pair in twenty" in text
 
 
 def test_files(compared, tmp_path):

@@ -67,9 +67,9 @@ def test_the_threshold_flags_the_wanted_share_of_validation():
 def test_statistics_by_hand():
     images = np.zeros((1, 2, 4, 3), np.uint8)
     images[0, :, 2:, 0] = 255  # the right half red
-    told = picture_statistics(images)[0]
+    statistics = picture_statistics(images)[0]
     # mean and spread of red, green, blue; steps down and across in grey; colourfulness
-    np.testing.assert_allclose(told, [0.5, 0, 0, 0.5, 0, 0, 0, 1 / 9, 0.5], atol=1e-6)
+    np.testing.assert_allclose(statistics, [0.5, 0, 0, 0.5, 0, 0, 0, 1 / 9, 0.5], atol=1e-6)
 
 
 def test_stored_and_read_it_says_the_same(tmp_path):
@@ -101,11 +101,11 @@ def test_a_damaged_file_is_one_line(tmp_path, damage):
 def test_statistics_take_little_memory_beside_the_pictures():
     images = RNG.integers(0, 256, (400, 48, 64, 3)).astype(np.uint8)
     tracemalloc.start()
-    told = picture_statistics(images)
+    statistics = picture_statistics(images)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * images.nbytes  # all at once they took ten times as much
-    np.testing.assert_array_equal(told[70:75], picture_statistics(images[70:75]))
+    np.testing.assert_array_equal(statistics[70:75], picture_statistics(images[70:75]))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnetb0", "vit"])
@@ -122,10 +122,13 @@ def test_features_and_probabilities_come_from_one_pass(name):
 
 
 def test_a_run_tells_its_false_alarms(short_run):
-    told = json.loads(short_run.metrics.read_text())["novelty"]
-    assert told["wanted"] == 0.01 and told["num_reference"] == 72
-    assert told["val"]["value"] == pytest.approx(1 / 36)  # the least that a threshold between pictures can flag
-    assert told["test"]["low"] <= told["test"]["value"] <= told["test"]["high"] and told["test"]["num_clusters"] == 9
+    record = json.loads(short_run.metrics.read_text())["novelty"]
+    assert record["wanted"] == 0.01 and record["num_reference"] == 72
+    assert record["val"]["value"] == pytest.approx(1 / 36)  # the least that a threshold between pictures can flag
+    assert (
+        record["test"]["low"] <= record["test"]["value"] <= record["test"]["high"]
+        and record["test"]["num_clusters"] == 9
+    )
     assert "Flagged as unlike the training pictures: " in short_run.summary.read_text()
 
 

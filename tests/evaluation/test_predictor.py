@@ -78,13 +78,13 @@ def test_the_keras_model_predicts_the_calibrated_probabilities_of_the_run(short_
 
 
 def test_the_description_holds_what_a_program_needs(short_run):
-    told = describe_run(short_run)
-    assert told["class_names"] == ["red", "green", "blue"] and told["image_size"] == [32, 40]
-    assert told["task"] == "multiclass" and told["thresholds"] is None
-    score = told["test_score"]
+    description = describe_run(short_run)
+    assert description["class_names"] == ["red", "green", "blue"] and description["image_size"] == [32, 40]
+    assert description["task"] == "multiclass" and description["thresholds"] is None
+    score = description["test_score"]
     assert score["name"] == "accuracy" and score["low"] <= score["value"] <= score["high"]
-    assert "learnt" in told["verdict"] or "better" in told["verdict"]
-    json.dumps(told, allow_nan=False)
+    assert "learnt" in description["verdict"] or "better" in description["verdict"]
+    json.dumps(description, allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -38,15 +38,15 @@ def test_predictors_by_hand():
     prior = count_prior(labels, NAMES, num_groups=2)
     assert (prior.positives, prior.known, prior.num_images, prior.num_groups) == ((3, 1, 2), (5, 4, 5), 5, 2)
     assert Prior.from_dict(prior.to_dict()) == prior
-    told = get_task("multilabel").constant_predictors(prior)
-    assert {name: list(probs) for name, probs in told.items()} == {
+    found = get_task("multilabel").constant_predictors(prior)
+    assert {name: list(probs) for name, probs in found.items()} == {
         "empty set": [0, 0, 0],
         "always 'No Finding'": [0, 0, 1],
         "label prevalence": [0.6, 0.25, 0.4],
     }
     assert "always 'No Finding'" not in get_task("multilabel").constant_predictors(count_prior(labels, "abc"))
-    told = get_task("multiclass").constant_predictors(count_prior(np.array([2, 2, 0]), "abc"))
-    assert list(told["majority class"]) == [0, 0, 1]
+    found = get_task("multiclass").constant_predictors(count_prior(np.array([2, 2, 0]), "abc"))
+    assert list(found["majority class"]) == [0, 0, 1]
     with pytest.raises(ScoreError, match="0 training images"):
         count_prior(np.zeros((0, 3)), NAMES)
 
@@ -54,48 +54,48 @@ def test_predictors_by_hand():
 def test_constants_reach_what_the_labels_tell():
     labels, clusters = draw()
     task, prior = get_task("multilabel"), count_prior(labels, NAMES)
-    told = constant_scores(task, prior, labels, clusters, NAMES, Bootstrap(num_resamples=20))
-    assert told["empty set"].scores["exact_match_ratio"].value == 0
+    found = constant_scores(task, prior, labels, clusters, NAMES, Bootstrap(num_resamples=20))
+    assert found["empty set"].scores["exact_match_ratio"].value == 0
     share = labels[:, 2].mean()
-    assert told["always 'No Finding'"].scores["exact_match_ratio"].value == pytest.approx(share)
+    assert found["always 'No Finding'"].scores["exact_match_ratio"].value == pytest.approx(share)
     # As the study's three models did that say so to everybody: all scores are that share.
     for name in ("precision_samples", "recall_samples", "f1_samples"):
-        assert told["always 'No Finding'"].scores[name].value == pytest.approx(share)
-    assert told["label prevalence"].scores["auroc_macro"].value == 0.5
+        assert found["always 'No Finding'"].scores[name].value == pytest.approx(share)
+    assert found["label prevalence"].scores["auroc_macro"].value == 0.5
 
 
 def test_a_model_that_outputs_constants_is_called_so():
     labels, clusters = draw()
-    told = verdict(labels, np.tile([0.1, 0.2, 0.7], (len(labels), 1)) + 1e-6, clusters)
-    assert not told.learnt and told.constant
-    assert LEARNT_NOTHING in told.sentence and "same for every picture" in told.sentence
+    found = verdict(labels, np.tile([0.1, 0.2, 0.7], (len(labels), 1)) + 1e-6, clusters)
+    assert not found.learnt and found.constant
+    assert LEARNT_NOTHING in found.sentence and "same for every picture" in found.sentence
 
 
 def test_noise_is_called_so():
     labels, clusters = draw()
     rng = np.random.default_rng(1)
-    told = verdict(labels, np.clip([0.1, 0.1, 0.8] + rng.normal(0, 0.05, labels.shape), 0, 1), clusters)
-    assert not told.learnt and not told.constant
-    assert LEARNT_NOTHING in told.sentence
+    found = verdict(labels, np.clip([0.1, 0.1, 0.8] + rng.normal(0, 0.05, labels.shape), 0, 1), clusters)
+    assert not found.learnt and not found.constant
+    assert LEARNT_NOTHING in found.sentence
 
 
 def test_a_good_model_is_better_and_its_gain_is_paired():
     labels, clusters = draw()
-    told = verdict(labels, np.clip(0.8 * labels + 0.1, 0, 1), clusters)
-    assert told.learnt
-    assert (told.main, told.best_constant) == ("exact_match_ratio", "always 'No Finding'")
-    assert told.gain.value == pytest.approx(1 - labels[:, 2].mean())
-    assert "better than every constant predictor" in told.sentence
+    found = verdict(labels, np.clip(0.8 * labels + 0.1, 0, 1), clusters)
+    assert found.learnt
+    assert (found.main, found.best_constant) == ("exact_match_ratio", "always 'No Finding'")
+    assert found.gain.value == pytest.approx(1 - labels[:, 2].mean())
+    assert "better than every constant predictor" in found.sentence
 
 
 def test_a_model_that_ranks_but_decides_like_a_constant():
     labels, clusters = draw()
     rng = np.random.default_rng(1)
     probs = np.clip([0.1, 0.1, 0.8] + 0.1 * (labels - 0.5) + rng.normal(0, 0.05, labels.shape), 0, 1)
-    told = verdict(labels, probs, clusters)
-    assert told.learnt
-    assert "ranks pictures better than chance" in told.sentence
-    assert "no better than those of a constant predictor" in told.sentence
+    found = verdict(labels, probs, clusters)
+    assert found.learnt
+    assert "ranks pictures better than chance" in found.sentence
+    assert "no better than those of a constant predictor" in found.sentence
 
 
 def test_multiclass():

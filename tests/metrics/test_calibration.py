@@ -1,4 +1,4 @@
-"""Temperature and Platt scaling: what was spoilt is found again, the order of pictures stays, errors are told."""
+"""Temperature and Platt scaling: what was spoilt is found again, the order of pictures stays, errors are stored."""
 
 import json
 
@@ -79,7 +79,7 @@ def test_ends_stay_finite():
 )
 def test_survives_json_and_refuses_other_labels(fit):
     calibration = fit()
-    told = json.loads(json.dumps(calibration.to_dict()))
-    assert Calibration.from_dict(told, calibration.class_names) == calibration
+    stored = json.loads(json.dumps(calibration.to_dict()))
+    assert Calibration.from_dict(stored, calibration.class_names) == calibration
     with pytest.raises(ScoreError, match="The calibration is of"):
-        Calibration.from_dict(told, ["x", *calibration.class_names[1:]])
+        Calibration.from_dict(stored, ["x", *calibration.class_names[1:]])

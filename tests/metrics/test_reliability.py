@@ -10,7 +10,7 @@ from kmed.metrics.reliability import NUM_BINS, brier_score, calibration_error, o
 
 
 def draw(num_images=400, num_classes=3, unknown=0.2, seed=0):
-    """Returns (labels with NaN, probs, clusters): each label is true with the probability told."""
+    """Returns (labels with NaN, probs, clusters): each label is true with its probability."""
     rng = np.random.default_rng(seed)
     probs = rng.random((num_images, num_classes))
     labels = (rng.random(probs.shape) < probs).astype(float)

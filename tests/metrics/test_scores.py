@@ -297,7 +297,7 @@ def test_counts_beside_each_class():
         assert counts[name] == {"positives": held.sum(), "known": known, "clusters": len(set(clusters[held]))}
 
 
-def test_absent_class_is_undefined_left_out_and_told():
+def test_absent_class_is_undefined_left_out_and_named():
     labels, probs, clusters = draw_multiclass()
     kept = labels[:, 2] == 0
     labels, probs, clusters = labels[kept], probs[kept], clusters[kept]
@@ -366,10 +366,10 @@ def test_dictionaries_are_json_and_rows(case, tmp_path):
     draw, score, _ = CASES[case]
     scores = score(*draw(), NAMES, bootstrap=Bootstrap(10))
     write_json(tmp_path / "metrics.json", scores.to_dict())
-    told = json.loads((tmp_path / "metrics.json").read_text())
-    assert told["scores"]["f1_macro"]["low"] == scores.scores["f1_macro"].low
-    assert told["per_class"]["b"]["auroc"]["few_clusters"] is True
-    assert (told["confusion"] is None) == (case == "multilabel")
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["scores"]["f1_macro"]["low"] == scores.scores["f1_macro"].low
+    assert stored["per_class"]["b"]["auroc"]["few_clusters"] is True
+    assert (stored["confusion"] is None) == (case == "multilabel")
     row = scores.flat()
     assert list(row)[:3] == [f"{next(iter(scores.scores))}{end}" for end in ("", "_low", "_high")]
     assert len(row) == 3 * len(scores.scores)

@@ -94,9 +94,9 @@ def test_survives_serialisation_and_fits(metric):
     inputs = np.random.default_rng(0).normal(size=(len(labels), 3)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="sigmoid")])
     model.compile(metrics=[made], loss=lambda y_true, y_pred: y_pred)
-    told = model.evaluate(inputs, labels, batch_size=16, verbose=0, return_dict=True)[made.name]
+    value = model.evaluate(inputs, labels, batch_size=16, verbose=0, return_dict=True)[made.name]
     probs = model.predict(inputs, verbose=0)
-    assert told == pytest.approx(value_of(metric(threshold=0.3), (labels, probs)), rel=1e-5)
+    assert value == pytest.approx(value_of(metric(threshold=0.3), (labels, probs)), rel=1e-5)
 
 
 def macro_auroc(labels, probs, weight=None):

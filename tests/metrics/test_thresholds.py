@@ -56,11 +56,11 @@ def test_labels_of_one_kind_keep_a_half():
 
 def test_survives_json_in_any_order_and_refuses_other_labels():
     chosen = choose_thresholds(*draw(), NAMES)
-    told = json.loads(json.dumps(chosen.to_dict()))
-    assert Thresholds.from_dict(told, NAMES) == chosen
-    assert Thresholds.from_dict(told, NAMES[::-1]).values == chosen.values[::-1]
+    stored = json.loads(json.dumps(chosen.to_dict()))
+    assert Thresholds.from_dict(stored, NAMES) == chosen
+    assert Thresholds.from_dict(stored, NAMES[::-1]).values == chosen.values[::-1]
     with pytest.raises(ScoreError, match=r"of other labels: without \['c'\], with \['b'\]"):
-        Thresholds.from_dict(told, ["a", "c"])
+        Thresholds.from_dict(stored, ["a", "c"])
 
 
 @pytest.mark.parametrize("settings", [{"rule": "best"}, {"rule": "sensitivity", "sensitivity": 0.0}])

@@ -221,20 +221,20 @@ def test_numbers_are_those_of_the_files(folder):
 def test_no_score_is_left_out(task, request):
     run = request.getfixturevalue(task)
     page, metrics = Page(run.report), json.loads(run.metrics.read_text())
-    shown, told = page.pointers("metrics.json"), metrics["test"]
+    shown, test = page.pointers("metrics.json"), metrics["test"]
     for split in ("val", "test"):
         for name in metrics[split]["scores"]:
             assert {f"/{split}/scores/{name}/{key}" for key in ("value", "num_clusters")} <= shown
             low = f"/{split}/scores/{name}/low"
             assert (low in shown) == (metrics[split]["scores"][name]["low"] is not None)
-    assert {f"/test/constants/{name}/scores/brier/value" for name in told["constants"]} <= shown
-    by_class = {place for place in leaves(told["per_class"], "/test/per_class") if place.endswith("/value")}
+    assert {f"/test/constants/{name}/scores/brier/value" for name in test["constants"]} <= shown
+    by_class = {place for place in leaves(test["per_class"], "/test/per_class") if place.endswith("/value")}
     assert by_class <= shown and len(by_class) > 10
-    assert set(leaves(told["counts"], "/test/counts")) - shown == {
-        place for place in leaves(told["counts"], "/test/counts") if place.endswith("/known")
+    assert set(leaves(test["counts"], "/test/counts")) - shown == {
+        place for place in leaves(test["counts"], "/test/counts") if place.endswith("/known")
     }
-    assert set(leaves(told["subgroups"], "/test/subgroups")) & shown or task == "multiclass"
-    assert task == "multilabel" or set(leaves(told["confusion"], "/test/confusion")) <= shown
+    assert set(leaves(test["subgroups"], "/test/subgroups")) & shown or task == "multiclass"
+    assert task == "multilabel" or set(leaves(test["confusion"], "/test/confusion")) <= shown
     fitted = json.loads(run.fitted.read_text())
     assert set(leaves(fitted["thresholds"]["values"], "/thresholds/values")) <= page.pointers("calibration.json")
 
@@ -269,17 +269,19 @@ def test_page_is_whole_in_itself(folder):
             assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
     assert "://" not in re.search(r"<style>.*?</style>", page.source, re.DOTALL)[0]
     assert "@import" not in page.source
-    policy = next(told["content"] for tag, told in page.tags if tag == "meta" and "http-equiv" in told)
+    policy = next(
+        attributes["content"] for tag, attributes in page.tags if tag == "meta" and "http-equiv" in attributes
+    )
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
 
 
 def test_links_and_names_fit_together(folder):
     page = Page(folder / "report.html")
-    names = [told["id"] for tag, told in page.tags if "id" in told and tag in ("h2", "main")]
+    names = [attributes["id"] for tag, attributes in page.tags if "id" in attributes and tag in ("h2", "main")]
     assert len(set(names)) == len(names)
-    links = {told["href"][1:] for tag, told in page.tags if tag == "a"}
+    links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
     assert links and links <= set(names)
-    assert all(told["scope"] for tag, told in page.tags if tag == "th")
+    assert all(attributes["scope"] for tag, attributes in page.tags if tag == "th")
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert max(np.diff(levels)) <= 1
@@ -313,10 +315,10 @@ def test_words_that_must_stand_there(multiclass, multilabel):
 
 def test_a_run_that_learnt_nothing_says_so(constant, multiclass):
     page = Page(constant.report)
-    assert any(told.get("class") == "banner nothing" for _, told in page.tags)
+    assert any(attributes.get("class") == "banner nothing" for _, attributes in page.tags)
     assert "learnt nothing beyond the prior" in page.text[: page.text.index("Data and split")]
     learnt = json.loads(multiclass.metrics.read_text())["test"]["verdict"]["learnt"]
-    assert any(told.get("class") == "banner" for _, told in Page(multiclass.report).tags) == learnt
+    assert any(attributes.get("class") == "banner" for _, attributes in Page(multiclass.report).tags) == learnt
 
 
 def test_pictures_and_explanations(multiclass, multilabel):
@@ -341,8 +343,8 @@ def test_confident_errors_are_the_surest_one_a_cluster(multilabel):
                 cluster = predictions.clusters[row]
                 surest[cluster] = max(surest.get(cluster, 0), prob, 1 - prob)
     assert {error.cluster: max(error.prob, 1 - error.prob) for error in errors} == pytest.approx(surest)
-    told = [max(error.prob, 1 - error.prob) for error in errors]
-    assert told == sorted(told, reverse=True)
+    sureness = [max(error.prob, 1 - error.prob) for error in errors]
+    assert sureness == sorted(sureness, reverse=True)
     assert all(not error.right for error in errors)
     assert all(answer.right and answer.found for answer in gallery.confident_answers(predictions))
 
@@ -381,9 +383,9 @@ def test_without_weights(multiclass, tmp_path):
 def test_without_a_test_split(multiclass, tmp_path):
     run = Run(tmp_path / "run")
     shutil.copytree(multiclass.folder, run.folder)
-    told = json.loads(run.metrics.read_text())
-    del told["test"]
-    run.metrics.write_text(json.dumps(told))
+    metrics = json.loads(run.metrics.read_text())
+    del metrics["test"]
+    run.metrics.write_text(json.dumps(metrics))
     text = Page(run_page.write_report(run)).text
     assert "The data have no test split" in text and "scored once" not in text
 
