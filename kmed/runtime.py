@@ -1,6 +1,7 @@
 """Seed, dtype policy, devices and versions: the only module that changes the process's global state."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import pathlib

@@ -123,7 +123,8 @@ def test_the_file_of_an_old_export_is_opened(old):
 def test_old_runs_are_compared(old, tmp_path):
     comparison, files = kmed.compare([old("multilabel"), old("multilabel", "again")], out=tmp_path / "compared")
     assert len(comparison.runs) == 2 and all(file.exists() for file in files)
-    assert (comparison.pairs["difference"] == 0).all()
+    differences = comparison.pairs["difference"].dropna()  # no finding is common enough for a mean of those
+    assert len(differences) and (differences == 0).all()
 
 
 def test_an_interrupted_old_run_is_resumed_to_what_the_whole_one_was(old):
