@@ -1,5 +1,6 @@
-"""What several tests share: a quiet backend, the real data where there are any, a small packed data set."""
+"""What several tests share: a quiet backend, the real data if they are there, a small packed data set, a browser."""
 
+import functools
 import importlib
 import os
 import pathlib
@@ -17,12 +18,12 @@ TIMEOUT = 120_000  # milliseconds that a page may take
 
 
 def real_data(name: str) -> pathlib.Path:
-    """Returns the folder of a real data set; skips the test where it is not there."""
+    """Returns the folder of a real data set; skips the test if it is not there."""
     for folder in (pathlib.Path(os.environ.get("KMED_DATA", "/nonexistent")) / name, ROOT / "data" / name):
         if folder.is_dir():
             return folder
     return pytest.skip(
-        f"the pictures of {name} are not here: put them in data/{name} or name their parent in KMED_DATA"
+        f"the pictures of {name} are not here: put them in data/{name}, or set KMED_DATA to their parent folder"
     )
 
 
@@ -34,7 +35,7 @@ def blood_cells() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def small_npz(tmp_path_factory) -> pathlib.Path:
-    """A packed set of 3 classes that a tiny model can learn: coloured noise, 4 pictures a group, all splits."""
+    """A packed set of 3 classes that a tiny model can learn: coloured noise, 4 pictures per group, all splits."""
     rng = np.random.default_rng(0)
     num_groups, per_group = 36, 4
     labels = np.repeat(np.arange(num_groups) % 3, per_group)
@@ -59,7 +60,7 @@ def small_npz(tmp_path_factory) -> pathlib.Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(small_npz) -> list[str]:
     """Settings of a run that takes seconds: a two-layer ViT without dropout on `small_npz`."""
     options = "{patch_size: 8, width: 16, depth: 2, num_heads: 2, attention_dropout: 0.0}"
@@ -78,7 +79,7 @@ def tiny(small_npz) -> list[str]:
 
 @pytest.fixture(scope="session")
 def short_run(small_npz, tmp_path_factory):
-    """A finished run of two epochs on `small_npz`: a tiny ViT. Whoever adds files to it removes them."""
+    """A finished run of two epochs on `small_npz`: a tiny ViT. A test that adds files to it removes them."""
     import kmed
 
     settings = ["data.image_size=32x40", "model.name=vit", "model.options={width: 16, depth: 1, num_heads: 2}"]
@@ -88,8 +89,16 @@ def short_run(small_npz, tmp_path_factory):
 
 
 @pytest.fixture
+def short_measurements(monkeypatch):
+    """Latencies are measured for an instant instead of two seconds; their values are not tested."""
+    from kmed.deployment import exporting, latency
+
+    monkeypatch.setattr(exporting, "measure_latency", functools.partial(latency.measure_latency, seconds=0.01))
+
+
+@pytest.fixture
 def script(monkeypatch):
-    """A function that imports a file of scripts/ by its name; the modules are forgotten after the test."""
+    """A function that imports a file of scripts/ by its name; the modules are removed after the test."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     yield importlib.import_module
@@ -99,7 +108,7 @@ def script(monkeypatch):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium, the system's: one per process, since Playwright can be started once."""
+    """The system's Chromium, headless; one per process, since Playwright can be started only once."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
@@ -118,7 +127,7 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    """An empty page in a context of its own: no storage, no service worker of another test."""
+    """An empty page in a context of its own, without storage or service workers of other tests."""
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         context.set_default_timeout(TIMEOUT)
         yield context.new_page()
@@ -126,7 +135,7 @@ def page(browser):
 
 @pytest.fixture
 def noted(page):
-    """What `page` does: `requests`, the URLs it asks for; `complaints`, its errors and the messages of its console."""
+    """What `page` does: `requests`, the URLs it requests; `complaints`, its errors and console messages."""
     noted = types.SimpleNamespace(requests=[], complaints=[])
     page.on("request", lambda request: noted.requests.append(request.url))
     page.on("console", lambda said: said.type == "debug" or noted.complaints.append(f"{said.type}: {said.text}"))

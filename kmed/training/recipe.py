@@ -112,8 +112,8 @@ def train(
 ) -> Run:
     """Trains a model, scores it once on the test split, and leaves a run folder with its report.
 
-    An argument that is None leaves its setting to the YAML file, or else at its default. If neither the arguments nor
-    the file name any data, the built-in demo data are used. `kmed.fit` trains from a `Config` and a table instead.
+    An argument that is None leaves its setting as it is in the YAML file, or at its default. Without `data` and
+    `config`, the built-in demo data are used. `kmed.fit` takes a `Config` and a table instead.
 
     Args:
       model: one of `kmed.list_models()`.
@@ -126,7 +126,7 @@ def train(
       lr: peak learning rate of AdamW.
       seed: of the split, the weights and every draw.
       weights: "imagenet", a safetensors file, or the folder of an earlier run.
-      settings: any settings, as texts "section.key=value"; the arguments above win over them.
+      settings: one or several texts "section.key=value", for any setting; the arguments above win over them.
       out: the run folder, which must not exist yet; None: saved_models/DATA-MODEL-TIME.
       resume: the folder of an interrupted run, which is continued with its own settings. Of the other arguments, only
         `append` and `finished` may be given with it.
@@ -142,7 +142,7 @@ def train(
     if resume is not None:
         recipe.check_empty("a run", model=model, out=out)
     chosen = recipe.read(model) if resume is None else open_run(resume).read_config()
-    load_backend()  # before what imports Keras
+    load_backend()  # before anything imports Keras
     from kmed.evaluation.result_rows import append_result, check_table
     from kmed.report.run_page import write_report
     from kmed.training import fit
@@ -153,7 +153,7 @@ def train(
         finished(run)
     if append is not None:
         append_result(run, append)
-    write_report(run)  # last of all, so that nothing is lost where it fails
+    write_report(run)  # last, so that nothing is lost if it fails
     return run
 
 
@@ -219,7 +219,7 @@ def sweep(
     elif not names:
         raise ConfigError("A sweep needs models: give --models, such as --models resnet18,vit, or --resume DIR.")
     configs = [recipe.read(name) for name in names]
-    load_backend()  # before what imports Keras
+    load_backend()  # before anything imports Keras
     from kmed.evaluation.result_rows import append_results, check_table
     from kmed.models.build import check_model
     from kmed.report.comparison_page import compare

@@ -1,4 +1,4 @@
-"""The page of `kmed demo`: it sees what kmed sees, says what the TFLite file says, and asks nobody."""
+"""The page of `kmed demo`: it sees what kmed sees, predicts what the TFLite file predicts, and calls no other host."""
 
 import base64
 import contextlib
@@ -15,14 +15,13 @@ import PIL
 import pytest
 from PIL import Image
 
-from kmed.config import load_config
 from kmed.data.images import FITS, INTERPOLATIONS, Resizing, read_image, resize_array
 from kmed.deployment import demo_page
 from kmed.errors import RunError
 from kmed.evaluation.predictor import open_exported
 from kmed.metrics.calibration import Calibration
+from kmed.runs import Run
 from kmed.tasks import get_task
-from kmed.training import fit
 
 SIZE = (32, 40)  # of the model's input, in pixels
 NAMES = ["EOSINOPHIL", "LYMPHOCYTE", "a <b>bold</b> & \"quoted\" 'name' that is long", "NEUTROPHIL"]
@@ -55,7 +54,7 @@ MULTILABEL = {**DESCRIPTION, "task": "multilabel", "thresholds": dict(zip(NAMES,
 
 
 def draw(rng, width: int, height: int) -> np.ndarray:
-    """Returns uint8 (H, W, 3): coarse spots with fine structure, as photographs have."""
+    """Returns uint8 (H, W, 3): coarse spots with fine structure, as in photographs."""
     coarse = rng.integers(0, 256, (5, 4, 3)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
     return np.clip(smooth + rng.integers(-12, 13, (height, width, 1)), 0, 255).astype(np.uint8)
@@ -63,7 +62,7 @@ def draw(rng, width: int, height: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """The paths of 20 picture files: grey and coloured, of all shapes, turned by EXIF, transparent, deep, large."""
+    """The paths of 20 picture files: grey and coloured, of all shapes, rotated by EXIF, transparent, deep, large."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(3)
     drawn = {size: Image.fromarray(draw(rng, *size)) for size in ((320, 240), (240, 320), (97, 61), (50, 400))}
     for (width, height), image in drawn.items():
@@ -92,7 +91,7 @@ def tflite(tmp_path_factory, pictures):
     """An untrained ResNet-18 as a TFLite file of batch 1, whose head is set so that the pictures differ."""
     import keras
 
-    from kmed.formats.tflite import write_tflite
+    from kmed.formats import tflite
     from kmed.models.build import build_model
 
     keras.utils.set_random_seed(0)
@@ -105,7 +104,7 @@ def tflite(tmp_path_factory, pictures):
     model.get_layer("head").set_weights([head, -found.mean(axis=0) @ head])
     path = tmp_path_factory.mktemp("model") / "resnet18.tflite"
     unchanged = Calibration("temperature", tuple(NAMES), temperature=1.0)
-    write_tflite(model, unchanged, path, DESCRIPTION)
+    tflite.write(model, unchanged, path, DESCRIPTION)
     return path
 
 
@@ -123,7 +122,7 @@ def findings(tmp_path_factory, tflite):
 
 @pytest.fixture
 def small(tmp_path):
-    """A file that stands for a model where none is run."""
+    """A file in the place of a model that is not run."""
     path = tmp_path / "small.tflite"
     path.write_bytes(b"model")
     return path
@@ -134,8 +133,8 @@ def small(tmp_path):
 
 def test_the_folder_is_whole(demo, tflite):
     assert (demo / "model.tflite").read_bytes() == tflite.read_bytes()
-    told = json.loads((demo / "model.json").read_text())
-    assert told == {
+    description = json.loads((demo / "model.json").read_text())
+    assert description == {
         **DESCRIPTION,
         "title": "<i>blood</i>",
         "model_bytes": tflite.stat().st_size,
@@ -166,12 +165,12 @@ def test_the_page_holds_no_code_and_no_foreign_markup(demo):
         assert said in page, said
 
 
-def test_few_clusters_and_undefined_scores_are_told(small, tmp_path):
+def test_few_clusters_and_undefined_scores_are_marked(small, tmp_path):
     score = {**SCORE, "num_clusters": 7, "value": None, "low": None, "high": float("nan"), "split": "val"}
     out = demo_page.write_page(small, {**DESCRIPTION, "test_score": score}, tmp_path / "out", title="t", level=0.9)
     page = (out / "index.html").read_text()
     assert "undefined" in page and "90 % interval undefined to undefined" in page
-    assert "With fewer than 20 groups it is too narrow." in page and "validation pictures" in page
+    assert "With fewer than 20 groups the interval is too narrow." in page and "validation pictures" in page
 
 
 def test_the_version_follows_the_content(small, tmp_path):
@@ -194,11 +193,11 @@ def test_only_an_older_demo_is_replaced(small, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="is not empty"):
         demo_page.write_page(small, DESCRIPTION, precious, title="t")
     (out / "CNAME").write_text("cells.example.org")
-    with pytest.raises(RunError, match="holds CNAME beside an older demo"):
+    with pytest.raises(RunError, match="holds an older demo and also CNAME, which would be lost"):
         demo_page.write_page(small, DESCRIPTION, out, title="third")
     (out / "CNAME").unlink()
     monkeypatch.chdir(out)
-    with pytest.raises(RunError, match="is the folder this runs in"):
+    with pytest.raises(RunError, match="is the current folder"):
         demo_page.write_page(small, DESCRIPTION, ".", title="third")
     assert json.loads((out / "model.json").read_text())["title"] == "second"
     with pytest.raises(RunError, match="is a file"):
@@ -218,25 +217,25 @@ def test_nothing_is_left_of_a_page_that_fails(small, tmp_path, monkeypatch):
 
 def test_the_runtime_is_the_pinned_one():
     folder = demo_page.WEBAPP / "litert"
-    told = json.loads((folder / "VERSION").read_text())
-    assert {path.name for path in folder.iterdir()} == {*told["sha256"], "VERSION"}
-    for name, digest in told["sha256"].items():
+    pinned = json.loads((folder / "VERSION").read_text())
+    assert {path.name for path in folder.iterdir()} == {*pinned["sha256"], "VERSION"}
+    for name, digest in pinned["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
     code = (folder / "litert.js").read_text() + (folder / "wasm-utils.js").read_text()
     assert set(re.findall(r'^import .* from "(.*)";', code, re.MULTILINE)) == {"./wasm-utils.js"}
     assert not re.search(r"https?://", code)
 
 
-def test_a_run_becomes_a_page(tiny, tmp_path):
-    run = fit.fit(load_config(None, tiny), out=tmp_path / "run")
+def test_a_run_becomes_a_page(short_run, short_measurements, tmp_path):
+    run = Run(shutil.copytree(short_run.folder, tmp_path / "run"))
     out = demo_page.write_demo(run.folder, tmp_path / "demo")
     exported = run.exports / "vit.tflite"
     assert (out / "model.tflite").read_bytes() == exported.read_bytes()
-    told = json.loads((out / "model.json").read_text())
-    assert told["title"] == "run" and told["class_names"] == ["red", "green", "blue"]
+    description = json.loads((out / "model.json").read_text())
+    assert description["title"] == "run" and description["class_names"] == ["red", "green", "blue"]
     made = exported.stat().st_mtime_ns
     demo_page.write_demo(run.folder, out)
-    assert exported.stat().st_mtime_ns == made  # what is there and current is not exported again
+    assert exported.stat().st_mtime_ns == made  # an up-to-date file is not exported again
     metrics = json.loads(run.metrics.read_text())
     metrics["test"]["scores"]["accuracy"]["value"] = 0.123
     run.metrics.write_text(json.dumps(metrics))
@@ -251,10 +250,10 @@ def test_a_run_becomes_a_page(tiny, tmp_path):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; what stands in the server's `broken` is missing."""
+    """Serves a folder, except the files in the server's `broken`."""
 
     def do_GET(self):
-        """Answers, and notes what was asked for."""
+        """Answers, and notes the path that was asked for."""
         self.server.asked.append(self.path)
         if self.path.lstrip("/") in self.server.broken:
             self.send_error(404)
@@ -320,7 +319,7 @@ def open_page(page, url: str) -> None:
 
 
 def classify(page, paths) -> list[dict]:
-    """Returns what the page says of picture files, in their order."""
+    """Returns the page's results for picture files, in their order."""
     page.set_input_files("#files", paths)
     expect(page, f":nth-match(.result, #errors p, {len(paths)})").to_be_attached()
     return page.evaluate(RESULTS)
@@ -332,7 +331,7 @@ def unpack(text: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
-def test_it_says_what_the_tflite_file_says(kind, page, noted, request, tflite, pictures):
+def test_it_predicts_what_the_tflite_file_predicts(kind, page, noted, request, tflite, pictures):
     description = {"multiclass": DESCRIPTION, "multilabel": MULTILABEL}[kind]
     server = request.getfixturevalue({"multiclass": "server", "multilabel": "findings_server"}[kind])
     page.set_viewport_size({"width": 1280, "height": 900})
@@ -350,20 +349,20 @@ def test_it_says_what_the_tflite_file_says(kind, page, noted, request, tflite, p
     np.testing.assert_allclose(found, expected, atol=1e-3)
     thresholds = None if kind == "multiclass" else np.array(THRESHOLDS)
     for result, reported, probs in zip(results, get_task(kind).decode(expected, thresholds), expected):
-        check_told(result, [name for name, yes in zip(NAMES, reported) if yes], dict(zip(NAMES, probs)), thresholds)
+        check_result(result, [name for name, yes in zip(NAMES, reported) if yes], dict(zip(NAMES, probs)), thresholds)
     assert not noted.complaints
     assert not [url for url in noted.requests if not url.startswith(server.url)]
 
 
-def check_told(result: dict, reported: list[str], probs: dict, thresholds) -> None:
+def check_result(result: dict, reported: list[str], probs: dict, thresholds) -> None:
     """Checks a picture's decision, its rows of text and its bars."""
     if thresholds is None:
         assert result["decision"].startswith(reported[0])
     elif not reported:
         assert result["decision"].startswith("Nothing reported")
     else:
-        told = result["decision"].removeprefix("Reported: ")
-        assert set(reported) == {name for name in NAMES if name in told}
+        names = result["decision"].removeprefix("Reported: ")
+        assert set(reported) == {name for name in NAMES if name in names}
     assert len(result["rows"]) == len(NAMES)
     for row, (fill, mark) in zip(result["rows"], result["bars"]):
         name = next(name for name in NAMES if row.startswith(name))
@@ -396,8 +395,8 @@ def test_resizing_is_pillows(size, page, server):
     ]
     rgba = base64.b64encode(np.dstack([pixels, np.full((height, width), 255, np.uint8)]).tobytes()).decode()
     code = RESIZE.format(pixels=rgba, width=width, height=height, cases=json.dumps(cases))
-    for case, told in zip(cases, page.evaluate(code), strict=True):
-        found = np.frombuffer(base64.b64decode(told), np.uint8).reshape(*case["image_size"], 3)
+    for case, answer in zip(cases, page.evaluate(code), strict=True):
+        found = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(*case["image_size"], 3)
         expected = resize_array(pixels, Resizing(case["image_size"], case["fit"], case["interpolation"]))
         np.testing.assert_array_equal(found, expected, err_msg=str(case))
 
@@ -425,7 +424,7 @@ def test_the_warning_stays_in_sight(page, server, pictures):
     assert page.evaluate(f"scrollY > 300 && {place}.top >= 0 && {place}.bottom < innerHeight")
 
 
-# The contrast of each text with what lies under it (WCAG 2.2), where it is below 4.5.
+# Each text whose contrast with its background (WCAG 2.2) is below 4.5, and that contrast.
 CONTRAST = """(() => {
     const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const rgb = color => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = color; paint.fillRect(0, 0, 1, 1);
@@ -449,7 +448,7 @@ def test_text_has_contrast(dark, page, findings_server, pictures, tmp_path):
     page.emulate_media(color_scheme="dark" if dark else "light")
     open_page(page, findings_server.url)
     page.evaluate("document.querySelector('details').open = true")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("not a picture")
     classify(page, [*pictures[:3], tmp_path / "notes.txt"])
     assert page.evaluate(CONTRAST) == []
 
@@ -470,7 +469,7 @@ def test_it_works_by_keyboard(page, server, pictures):
     assert page.evaluate("document.activeElement.id + document.querySelectorAll('.result').length") == "files0"
 
 
-def test_it_can_be_heard(page, findings_server, pictures):
+def test_a_screen_reader_can_read_it(page, findings_server, pictures):
     page.set_viewport_size({"width": 1100, "height": 800})
     open_page(page, findings_server.url)
     result = classify(page, pictures[:1])[0]
@@ -485,7 +484,7 @@ def test_it_can_be_heard(page, findings_server, pictures):
     assert sum(role == "listitem" for role, _ in heard) == len(NAMES)
     spoken = " ".join(name for role, name in heard if role == "StaticText")
     assert all(name in spoken for name in NAMES) and "threshold 30.0 %" in spoken.replace("\u00a0", " ")
-    assert result["decision"] in page.evaluate(STATUS)  # which is read out
+    assert result["decision"] in page.evaluate(STATUS)  # which is read aloud
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
@@ -503,23 +502,23 @@ def test_pictures_are_dropped_and_pasted(page, server):
     expect(page, ".result").to_have_count(2)
 
 
-def test_what_is_no_picture_is_told(page, server, pictures, tmp_path):
+def test_a_file_that_is_not_a_picture_is_named(page, server, pictures, tmp_path):
     open_page(page, server.url)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("not a picture")
     broken = tmp_path / "broken.png"
     broken.write_bytes(pictures[0].read_bytes()[:20])
     results = classify(page, [tmp_path / "notes.txt", broken, pictures[0]])
     assert [result["name"] for result in results] == [pictures[0].name]
-    told = page.evaluate(ERRORS)
-    assert [text.split()[0] for text in told] == ["notes.txt", "broken.png"]
-    assert all("is not a picture that this browser can read" in text for text in told)
+    errors = page.evaluate(ERRORS)
+    assert [text.split()[0] for text in errors] == ["notes.txt", "broken.png"]
+    assert all("is not a picture that this browser can read" in text for text in errors)
     classify(page, [pictures[1]])
     expect(page, ".result").to_have_count(2)
-    assert page.evaluate(ERRORS) == []  # they belong to what was chosen before
+    assert page.evaluate(ERRORS) == []  # those of the earlier choice are gone
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "told"),
+    ("sabotage", "message"),
     [
         ("WebAssembly.validate = () => false", "This browser is too old"),
         ("delete globalThis.WebAssembly", "This browser is too old"),
@@ -529,19 +528,19 @@ def test_what_is_no_picture_is_told(page, server, pictures, tmp_path):
         ),
     ],
 )
-def test_a_browser_that_cannot_is_told_so(sabotage, told, page, server):
+def test_a_browser_that_cannot_run_it_gets_a_message(sabotage, message, page, server):
     page.add_init_script(sabotage)
     page.goto(server.url)
-    expect(page, "#errors").to_contain_text(told)
+    expect(page, "#errors").to_contain_text(message)
 
 
 @pytest.mark.parametrize("broken", ["model.tflite", "model.json", "litert/litert_wasm_compat_internal.js"])
-def test_a_model_that_does_not_load_is_told(broken, page, demo):
+def test_a_model_that_does_not_load_gives_a_message(broken, page, demo):
     with served(demo, broken=[broken]) as server:
         page.goto(server.url)
         expect(page, "#errors p").to_have_count(1)
-        told = page.inner_text("#errors p")
-        assert told.startswith("The model did not load") and "undefined" not in told
+        message = page.inner_text("#errors p")
+        assert message.startswith("The model did not load") and "undefined" not in message
 
 
 def test_half_a_model_is_refused(page, demo, tmp_path):
@@ -568,7 +567,7 @@ def test_it_works_without_a_network(page, noted, demo, pictures, tflite, tmp_pat
         assert not noted.complaints
 
 
-# Whether one cache alone is left, within a thousand frames.
+# Whether only one cache is left, within a thousand frames.
 OLDER_CACHES_GO = """(async () => {
     for (let frame = 0; frame < 1000; frame++) {
         if ((await caches.keys()).length == 1) return true;
@@ -578,7 +577,7 @@ OLDER_CACHES_GO = """(async () => {
 })()"""
 
 
-def test_a_newer_page_is_taken_whole_and_when_wanted(page, demo, tflite, tmp_path):
+def test_a_newer_page_is_loaded_whole_and_on_request(page, demo, tflite, tmp_path):
     out = shutil.copytree(demo, tmp_path / "page")
     with served(out) as server:
         open_page(page, server.url)
@@ -591,6 +590,6 @@ def test_a_newer_page_is_taken_whole_and_when_wanted(page, demo, tflite, tmp_pat
         assert page.evaluate(OLDER_CACHES_GO)
 
 
-def test_without_a_server_it_says_what_is_missing(page, demo):
+def test_without_a_server_it_says_what_to_do(page, demo):
     page.goto((demo / "index.html").as_uri())
     assert "python -m http.server" in page.evaluate(STATUS)

@@ -1,6 +1,5 @@
-"""kmed.export keeps a file only if it says what the Keras model says."""
+"""kmed.export keeps a file only if it predicts what the Keras model predicts."""
 
-import functools
 import json
 import shutil
 
@@ -12,29 +11,26 @@ from PIL import Image
 
 import kmed
 from kmed.cli.main import main
-from kmed.deployment import exporting, latency
-from kmed.deployment.exporting import ExportRefused, append_record, describe_record, export
+from kmed.deployment import exporting
+from kmed.deployment.export_record import append_record, describe_record
+from kmed.deployment.exporting import ExportRefused, export
 from kmed.errors import ConfigError, DataError, RunError
 from kmed.formats import onnx, savedmodel, tflite
 from kmed.runs import Run
 from kmed.runtime import num_cores
 
-
-@pytest.fixture(autouse=True)
-def short_measurements(monkeypatch):
-    """Latencies are measured for an instant instead of two seconds: that they are is tested, not what they are."""
-    monkeypatch.setattr(exporting, "measure_latency", functools.partial(latency.measure_latency, seconds=0.01))
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 @pytest.fixture
 def run(short_run, tmp_path) -> Run:
-    """A copy of a finished multiclass run, to add files to."""
+    """A copy of a finished multiclass run, to which files may be added."""
     return Run(shutil.copytree(short_run.folder, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
 def multilabel_run(small_npz, tmp_path_factory) -> Run:
-    """A finished run of three findings, any number of them a picture."""
+    """A finished run of three findings, any number of them per picture."""
     folder = tmp_path_factory.mktemp("multilabel")
     with np.load(small_npz) as data:
         fields = dict(data)
@@ -49,7 +45,7 @@ def multilabel_run(small_npz, tmp_path_factory) -> Run:
 
 
 def left(run: Run) -> list[str]:
-    """What lies in a run's export folder, hidden files too."""
+    """Returns the names of all files in a run's export folder, hidden ones too."""
     return sorted(path.name for path in run.exports.iterdir()) if run.exports.exists() else []
 
 
@@ -69,8 +65,8 @@ def test_a_faithful_file_is_kept_with_its_record(run, format, name):
     files = [exported.path] if exported.path.is_file() else [f for f in exported.path.rglob("*") if f.is_file()]
     assert record["size_bytes"] == sum(file.stat().st_size for file in files)
     assert record["latency"]["num_calls"] >= 20 and record["latency"]["median_ms"] > 0
-    assert record["threads"] == (num_cores() if format == "savedmodel" else 1)  # TensorFlow's own are told as they are
-    # Scored as the Keras model is scored, name by name.
+    assert record["threads"] == (num_cores() if format == "savedmodel" else 1)  # TensorFlow's number cannot be set
+    # Every score is that of the Keras model.
     plain, other = kmed.evaluate(run.folder).flat(), kmed.evaluate(run.folder, format=format).flat()
     assert plain.keys() == other.keys()
     np.testing.assert_allclose(list(plain.values()), list(other.values()), atol=1e-5)
@@ -88,20 +84,21 @@ def test_int8_is_calibrated_on_training_pictures_and_compared_with_float32(run):
     record = export(run.folder, "tflite", "int8", tolerance=100, num_pictures=10, threads=1).record
     assert record["calibration_pictures"] == 10
     assert record["size_bytes"] < record["float32"]["size_bytes"]
+    assert "compared with the Keras model on 36 test pictures in 9 clusters" in describe_record(record)
     assert "float32: " in describe_record(record)
 
 
-def test_a_slower_int8_is_told_with_what_to_use_instead(run, monkeypatch):
+def test_a_slower_int8_comes_with_advice_on_what_to_use_instead(run, monkeypatch):
     times = {"none": 0.001, "float16": 0.002, "dynamic": 0.0015}
     monkeypatch.setattr(
-        exporting, "_measure", lambda source, format, kind: {"size_bytes": 1, "latency": {"median_ms": times[kind]}}
+        exporting, "_measure", lambda original, format, kind: {"size_bytes": 1, "latency": {"median_ms": times[kind]}}
     )
     advice = export(run.folder, "tflite", "int8", tolerance=100, threads=1).record["advice"]
     assert "times slower than float32" in advice and "export with --quantize float16 or dynamic instead" in advice
 
 
 def perturb(monkeypatch, *formats):
-    """Makes these formats write another model than they were given: noise on every weight."""
+    """Makes these formats write another model than the given one: with noise on every weight."""
     for format in formats:
         write = format.write
 
@@ -124,12 +121,12 @@ def test_a_sabotaged_export_is_refused_and_leaves_no_file(run, monkeypatch, quan
         export(run.folder, "tflite", quantize, threads=1)
     message = str(caught.value)
     assert message.startswith("The export to tflite") and "is refused and removed" in message
-    assert f"The nearest that passes is: kmed export {run.folder} --format savedmodel" in message
+    assert f"The nearest export that passes is: kmed export {run.folder} --format savedmodel" in message
     assert left(run) == []
     assert caught.value.record["checked"]["passed"] is False and caught.value.record["checked"]["reasons"]
 
 
-def test_a_refusal_leaves_what_an_earlier_export_left(run, monkeypatch):
+def test_a_refusal_keeps_the_files_of_an_earlier_export(run, monkeypatch):
     path = export(run.folder, threads=1).path
     before = {file: (run.exports / file).read_bytes() for file in left(run)}
     perturb(monkeypatch, tflite)
@@ -138,7 +135,7 @@ def test_a_refusal_leaves_what_an_earlier_export_left(run, monkeypatch):
     assert {file: (run.exports / file).read_bytes() for file in left(run)} == before and path.name in before
 
 
-def test_where_nothing_passes_that_is_told_with_the_reasons(run, monkeypatch):
+def test_if_no_format_passes_the_message_gives_the_reasons(run, monkeypatch):
     perturb(monkeypatch, tflite, savedmodel)
     with pytest.raises(ExportRefused, match=r"No other format passes either \(savedmodel: a probability moved by"):
         export(run.folder, threads=1)
@@ -165,10 +162,13 @@ def _picture(folder):
 
 
 def test_a_table_of_other_rows_is_refused_before_the_work(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "export", None)
+    monkeypatch.setattr(exporting, "_open", None)
     (tmp_path / "runs.csv").write_text("model,task,accuracy\nvit,multiclass,0.5\n")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff\xfe")
-    for name, message in (("runs.csv", "is a table of other rows"), ("picture.png", "cannot be read as a table")):
+    for name, message in (
+        ("runs.csv", "is another table: it has no column"),
+        ("picture.png", "cannot be read as a table"),
+    ):
         result = CliRunner().invoke(main, ["export", str(run.folder), "--append", str(tmp_path / name)])
         assert result.exit_code == 1 and message in result.output, result.output
 
@@ -199,12 +199,16 @@ def test_the_calibration_pictures_are_training_pictures_drawn_by_the_seed(run, m
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"format": "keras"}, ConfigError, "The Keras model is in the run folder already"),
-        ({"format": "coreml"}, ConfigError, "The format is keras, savedmodel, tflite, onnx. Received: 'coreml'"),
-        ({"tolerance": -1}, ConfigError, "tolerance is from 0 to 100 points"),
-        ({"num_pictures": 0}, ConfigError, "num_pictures and threads are 1 or more"),
-        ({"quantize": "int8", "data": "/nowhere"}, DataError, "int8 is calibrated on the run's training pictures"),
-        ({"data": "/nowhere"}, DataError, "An export is checked on its test pictures; they cannot be read"),
+        ({"format": "keras"}, ConfigError, "The Keras model is already in the run folder"),
+        ({"format": "coreml"}, ConfigError, "The format must be keras, savedmodel, tflite or onnx. Received: 'coreml'"),
+        ({"tolerance": -1}, ConfigError, "tolerance must be from 0 to 100 points"),
+        ({"num_pictures": 0}, ConfigError, "num_pictures and threads at least 1"),
+        (
+            {"quantize": "int8", "data": "/nowhere"},
+            DataError,
+            "int8 is calibrated on the run's training pictures and checked on its test pictures, which cannot be read",
+        ),
+        ({"data": "/nowhere"}, DataError, "An export is checked on the run's test pictures, which cannot be read"),
     ],
 )
 def test_bad_arguments_are_one_line(run, arguments, error, message):
@@ -217,7 +221,7 @@ def test_int8_without_a_training_split_is_refused(run):
     splits = pd.read_csv(run.splits, dtype=str, keep_default_na=False)
     splits["split"] = splits["split"].replace("train", "other")
     splits.to_csv(run.splits, index=False)
-    with pytest.raises(DataError, match="int8 is calibrated on training pictures, and .* names none"):
+    with pytest.raises(DataError, match="int8 is calibrated on training pictures, but .* names none"):
         export(run.folder, "tflite", "int8")
 
 
@@ -231,7 +235,7 @@ def test_a_converter_that_fails_is_one_line(run, monkeypatch):
     assert "\n" not in str(caught.value) and left(run) == []
 
 
-def test_a_run_of_an_earlier_version_is_told(run):
+def test_a_run_of_an_earlier_version_is_refused(run):
     metrics = json.loads(run.metrics.read_text())
     del metrics["test"]["verdict"]
     run.metrics.write_text(json.dumps(metrics))

@@ -1,4 +1,4 @@
-"""A run from data to scores: what it leaves, how it goes on after a kill, what it refuses."""
+"""A run from data to scores: the files it leaves, how it is resumed after a kill, what it refuses."""
 
 import errno
 import json
@@ -41,19 +41,31 @@ MADE = [
 
 
 def run_python(code, *arguments, check=True):
-    """Runs `code` in a new process, as a user's script."""
+    """Runs `code` in a new process, like a user's script."""
     result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
 
 
-def test_a_run_leaves_all_that_is_needed(tiny, tmp_path):
-    run = kmed.fit(load_config(overrides=tiny), out=tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A finished run of the tiny settings; nothing may be changed in it."""
+    return kmed.fit(load_config(overrides=tiny), out=tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tiny, tmp_path_factory):
+    """A finished run of one epoch, to take weights from."""
+    return kmed.fit(load_config(overrides=[*tiny, "train.epochs=1"]), out=tmp_path_factory.mktemp("runs") / "first")
+
+
+def test_a_run_leaves_all_that_is_needed(tiny, finished):
+    run = finished
     assert [name for name in MADE if not (run.folder / name).exists()] == []
     assert list(run.logs.iterdir())
     assert not run.checkpoints.exists()
-    assert (tmp_path / "latest").resolve() == run.folder.resolve()
-    assert load_config(run.config) == load_config(overrides=tiny)
+    assert (run.folder.parent / "latest").resolve() == run.folder.resolve()
+    assert load_config(run.config) == load_config(overrides=[*tiny, "task=multiclass"])  # found from the labels
 
     history = pd.read_csv(run.history)
     assert list(history["epoch"]) == [1, 2]
@@ -94,12 +106,7 @@ def test_a_run_leaves_all_that_is_needed(tiny, tmp_path):
         kmed.resume(run.folder)
 
 
-UNBROKEN = """
-import sys, kmed
-run = kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
-"""
-
-# The process dies where no clean-up can run: in the third step of epoch 3, or while epoch 2 is being stored.
+# The process dies without any clean-up: in the third step of epoch 3, or while epoch 2 is being stored,
 KILLED_IN_AN_EPOCH = """
 import os, signal, sys, kmed
 from kmed.training import callbacks
@@ -120,7 +127,7 @@ def die(path, values):
 checkpoint._save_arrays = die
 kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
 """
-# ... or after the last epoch was stored, before its row is in history.csv.
+# or after the last epoch was stored, before its row is in history.csv.
 KILLED_BEFORE_HISTORY = """
 import os, signal, sys, kmed
 from kmed.training import loop
@@ -132,27 +139,26 @@ def die(path, rows):
 loop.write_history = die
 kmed.fit(kmed.load_config(overrides=sys.argv[2:]), out=sys.argv[1])
 """
-# How it dies -> (script, rows of history.csv that are then there).
+# How it dies -> (script, number of rows in history.csv after that).
 KILLED = {"epoch": (KILLED_IN_AN_EPOCH, 2), "storing": (KILLED_WHILE_STORING, 1), "history": (KILLED_BEFORE_HISTORY, 2)}
-RESUME = "import sys, kmed; kmed.resume(sys.argv[1])"
 
 
 @pytest.fixture(scope="module")
 def demo_npz(tmp_path_factory):
-    """A few of the built-in demo pictures, packed small."""
+    """A few of the built-in demo pictures, packed at a small size."""
     folder = tmp_path_factory.mktemp("demo")
     table = load_table(draw_demo(folder / "demo", num_train=96, num_test=32, image_size=(60, 80)))
     return pack(kmed.assign_splits(table), folder / "demo.npz", Resizing((32, 40)))
 
 
-def test_a_killed_run_goes_on_to_the_same_history(demo_npz, tmp_path):
+def test_a_killed_run_is_resumed_to_the_same_history(demo_npz, tmp_path):
     settings = [
         f"data.path={demo_npz}", "data.image_size=32x40", "model.name=resnet18", "model.dropout=0.2",
         "augment.level=strong", "augment.orientation=free", "augment.mixup=0.2", "train.ema=0.9", "train.patience=3",
         "train.learning_rate=0.05", "train.epochs=12", "train.batch_size=16", "train.dtype=float32",
         "train.tensorboard=false", "evaluate.num_resamples=50",
     ]  # fmt: skip
-    run_python(UNBROKEN, tmp_path / "unbroken", *settings)
+    kmed.fit(load_config(overrides=settings), out=tmp_path / "unbroken")
     unbroken = pd.read_csv(tmp_path / "unbroken" / "history.csv").drop(columns="seconds")
     assert len(unbroken) < 12, "early stopping had nothing to stop"
     for name, (script, finished) in KILLED.items():
@@ -160,7 +166,7 @@ def test_a_killed_run_goes_on_to_the_same_history(demo_npz, tmp_path):
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
         assert not (tmp_path / name / "model.keras").exists()
         assert len(pd.read_csv(tmp_path / name / "history.csv")) == finished
-        run_python(RESUME, tmp_path / name)
+        kmed.resume(tmp_path / name)
         resumed = pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds")
         pd.testing.assert_frame_equal(resumed, unbroken, check_exact=True)
         for file in ("predictions.csv", "splits.csv"):
@@ -187,7 +193,7 @@ def test_two_devices_give_the_losses_of_one(tiny, tmp_path):
     assert np.abs(one["val_loss"] - two["val_loss"]).max() < 1e-5
 
 
-def test_a_device_that_is_not_there(tiny, tmp_path):
+def test_a_device_that_does_not_exist(tiny, tmp_path):
     with pytest.raises(ConfigError, match="GPU:7"):
         kmed.fit(load_config(overrides=[*tiny, "train.devices=[GPU:7, CPU:0]"]), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -225,7 +231,7 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing(tiny, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
     with pytest.raises(NonFiniteLoss, match="Lower --lr"):
         kmed.fit(
             load_config(overrides=[*tiny, "train.learning_rate=1e30", "train.clip_norm=0", "train.warmup_epochs=0"]),
@@ -248,31 +254,29 @@ def test_the_best_epoch_is_kept_and_patience_stops(tiny, tmp_path):
     assert (val["label"] == val["predicted"]).mean() == pytest.approx(history["val_accuracy"][best], abs=1e-6)
 
 
-def test_a_frozen_backbone_does_not_move(tiny, tmp_path):
-    first = kmed.fit(load_config(overrides=[*tiny, "train.epochs=1"]), out=tmp_path / "first")
-    frozen = [*tiny, "train.epochs=1", "train.freeze_epochs=1", f"model.weights={first.folder}"]
+def test_a_frozen_backbone_does_not_move(tiny, one_epoch, tmp_path):
+    frozen = [*tiny, "train.epochs=1", "train.freeze_epochs=1", f"model.weights={one_epoch.folder}"]
     second = kmed.fit(load_config(overrides=frozen), out=tmp_path / "second")
-    before, after = (kmed.load_model(run.model) for run in (first, second))
+    before, after = (kmed.load_model(run.model) for run in (one_epoch, second))
     for old, new in zip(before.get_layer("backbone").weights, after.get_layer("backbone").weights, strict=True):
         np.testing.assert_array_equal(old.numpy(), new.numpy())
     assert np.abs(before.get_layer("head").kernel.numpy() - after.get_layer("head").kernel.numpy()).max() > 0
 
 
-def test_a_thawed_backbone_moves_slowly(tiny, tmp_path):
-    first = kmed.fit(load_config(overrides=[*tiny, "train.epochs=1"]), out=tmp_path / "first")
-    before = kmed.load_model(first.model).get_layer("backbone").weights
+def test_a_thawed_backbone_moves_slowly(tiny, one_epoch, tmp_path):
+    before = kmed.load_model(one_epoch.model).get_layer("backbone").weights
     moved = {}
     for factor in (1.0, 0.01):
         settings = [
             *tiny,
-            f"model.weights={first.folder}",
+            f"model.weights={one_epoch.folder}",
             "train.freeze_epochs=1",
             "train.ema=0",
             "train.warmup_epochs=0",
         ]
         config = load_config(overrides=[*settings, f"train.backbone_learning_rate={factor}", "train.weight_decay=0"])
         run = kmed.fit(config, out=tmp_path / f"at_{factor}")
-        assert run.read_config().model.normalization is not None  # that of the weights, written out
+        assert run.read_config().model.normalization is not None  # the weights' own, written out
         after = kmed.load_model(run.model).get_layer("backbone").weights
         moved[factor] = max(np.abs(new.numpy() - old.numpy()).max() for new, old in zip(after, before, strict=True))
     assert 0 < moved[0.01] < 0.1 * moved[1.0]
@@ -287,7 +291,7 @@ def test_an_error_of_any_kind_leaves_no_folder(tiny, tmp_path, monkeypatch):
     for name in ("mine", "deep/run"):
         with pytest.raises(MemoryError):
             kmed.fit(load_config(overrides=tiny), out=tmp_path / name)
-    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]  # which was there before
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]  # it existed before
 
 
 def test_half_precision_with_a_scaled_loss_can_be_resumed(tiny, tmp_path, monkeypatch):
@@ -302,11 +306,10 @@ def test_half_precision_with_a_scaled_loss_can_be_resumed(tiny, tmp_path, monkey
     assert list(pd.read_csv(run.history)["epoch"]) == [1, 2]
 
 
-def test_tensorboard_gets_scalars_a_batch_and_the_confusion_matrix(tiny, tmp_path):
+def test_tensorboard_gets_scalars_a_batch_and_the_confusion_matrix(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = kmed.fit(load_config(overrides=tiny), out=tmp_path / "run")
-    events = EventAccumulator(str(run.logs), size_guidance={"tensors": 0})
+    events = EventAccumulator(str(finished.logs), size_guidance={"tensors": 0})
     events.Reload()
     steps = {tag: [event.step for event in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
     for tag in (
@@ -320,7 +323,7 @@ def test_tensorboard_gets_scalars_a_batch_and_the_confusion_matrix(tiny, tmp_pat
     assert steps["training/sample_batch"] == [1]
 
 
-# TensorFlow is made impossible to import, as in an environment without it.
+# TensorFlow cannot be imported, as in an environment without it.
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = None
@@ -334,7 +337,7 @@ kmed.evaluate(run.folder)
 """
 
 
-def test_a_pack_is_trained_on_where_tensorflow_is_not(small_npz, tmp_path):
+def test_packed_data_are_trained_on_without_tensorflow(small_npz, tmp_path):
     pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
     settings = [
         f"data.path={small_npz}", "data.image_size=32x40", "model.name=vit",

@@ -1,4 +1,4 @@
-"""kmed sweep: several models, one recipe, one split; interrupted and resumed to the same table."""
+"""kmed sweep: several models, one recipe, one split; an interrupted sweep is resumed to the same table."""
 
 import json
 import os
@@ -42,36 +42,36 @@ def start(command) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "kmed", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
-        # Whoever runs the tests in the background may have told all below to ignore Ctrl-C.
+        # A shell that runs the tests in the background may have made them and their children ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
 def finish(command) -> str:
-    process = start(command)
-    output = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, output
-    return output
+    result = CliRunner().invoke(main, list(command))
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 @pytest.fixture(scope="module")
 def whole(small_npz, tmp_path_factory):
-    """(folder, what was printed) of a sweep that nothing interrupted."""
+    """(folder, printed output) of a sweep that was not interrupted."""
     folder = tmp_path_factory.mktemp("sweeps") / "whole"
     return folder, finish(arguments(small_npz, "--out", folder))
 
 
-def test_a_sweep_ends_in_a_comparison_of_runs_on_one_split(whole):
+def test_a_sweep_ends_in_a_comparison_of_runs_on_one_split(whole, small_npz):
     folder, output = whole
     table = pd.read_csv(folder / "comparison" / "comparison.csv")
     assert set(MODELS.split(",")) <= set(table["model"])
     assert (folder / "comparison" / "report.html").exists()
     splits = [pd.read_csv(folder / model / "splits.csv") for model in MODELS.split(",")]
     pd.testing.assert_frame_equal(*splits)
-    assert "[1/2] vit: begins." in output and "[2/2] resnet18: begins. About " in output and " left" in output
+    assert "[1/2] vit: starts." in output and "[2/2] resnet18: starts. About " in output and " left" in output
+    flags = f"--data={small_npz} --epochs=4 --batch-size=16 --image-size=32x40"
     for model in MODELS.split(","):
         row = pd.read_csv(folder / model / "result.csv").iloc[0]
-        assert row["command"].startswith("kmed train --image-size=32x40") and f"--model {model} --out" in row["command"]
+        assert row["command"].startswith(f"kmed train {flags} --set=") and f"--model {model} --out" in row["command"]
 
 
 def test_an_interrupted_sweep_resumes_to_the_same_table(whole, small_npz, tmp_path):
@@ -88,7 +88,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_table(whole, small_npz, tmp_pa
     untouched = (folder / "vit" / "result.csv").stat().st_mtime_ns
 
     output = finish(["sweep", "--resume", str(folder), "--append", str(tmp_path / "rows.csv")])
-    assert "[1/2] vit: finished already." in output and "[2/2] resnet18: goes on." in output
+    assert "[1/2] vit: already finished." in output and "[2/2] resnet18: resumes." in output
     assert (folder / "vit" / "result.csv").stat().st_mtime_ns == untouched
     tables = [pd.read_csv(path / "comparison" / "comparison.csv").drop(columns=TIMES) for path in (whole[0], folder)]
     pd.testing.assert_frame_equal(*tables)
@@ -101,7 +101,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_table(whole, small_npz, tmp_pa
 
 
 def pretend(monkeypatch, codes=(), late=()):
-    """Replaces the processes: each leaves a result, but for the models in `codes`; those in `late` then fail."""
+    """Replaces the processes: each leaves a result, except the models in `codes`; those in `late` fail after it."""
     commands, codes, late = [], dict(codes), dict(late)
 
     def run(command, check):
@@ -113,20 +113,20 @@ def pretend(monkeypatch, codes=(), late=()):
             write_text(folder.result, "minutes\n10\n")
         return subprocess.CompletedProcess(command, codes.get(model) or late.get(model, 0))
 
-    monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs some too
+    monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # only here: TensorFlow's import uses it
     return commands
 
 
 def test_finished_runs_are_skipped_and_failed_ones_named_and_tried_again(monkeypatch, tmp_path):
     plan = sweep.make_plan(["resnet18", "vit", "densenet121"], ["--epochs=2"], tmp_path / "s")
     commands = pretend(monkeypatch, {"vit": 1})
-    told = []
-    assert sweep.train_all(plan, finished=lambda run: told.append(run.folder.name)) == ["vit"]
-    assert told == ["resnet18", "densenet121"]
+    seen = []
+    assert sweep.train_all(plan, finished=lambda run: seen.append(run.folder.name)) == ["vit"]
+    assert seen == ["resnet18", "densenet121"]
     assert [command[3:5] for command in commands] == [["train", "--epochs=2"]] * 3
     commands = pretend(monkeypatch)
-    assert sweep.train_all(plan, quiet=True, finished=lambda run: told.append(run.folder.name)) == []
-    assert told[2:] == ["resnet18", "vit", "densenet121"]  # those of before too, whose telling may have been cut off
+    assert sweep.train_all(plan, quiet=True, finished=lambda run: seen.append(run.folder.name)) == []
+    assert seen[2:] == ["resnet18", "vit", "densenet121"]  # the earlier ones too: the first call may have been cut off
     assert [command[3:] for command in commands] == [["--quiet", "train", "--resume", str(tmp_path / "s" / "vit")]]
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_fails_after_its_result_is_finished(monkeypatch, tmp_path):
         kmed.resume(folder)
 
 
-def test_what_is_left_of_a_run_killed_at_its_start_is_begun_anew(monkeypatch, tmp_path):
+def test_a_run_killed_at_its_start_is_started_anew(monkeypatch, tmp_path):
     plan = sweep.make_plan(["vit"], [], tmp_path / "s")
     write_text(plan.run("vit").splits, "half")
     commands = pretend(monkeypatch)
@@ -157,7 +157,7 @@ def test_what_is_left_of_a_run_killed_at_its_start_is_begun_anew(monkeypatch, tm
     assert not plan.run("vit").splits.exists()
 
 
-def test_the_time_left_goes_by_multiply_adds(monkeypatch, tmp_path):
+def test_the_time_left_is_estimated_by_multiply_adds(monkeypatch, tmp_path):
     plan = sweep.make_plan(["resnet18", "resnet34"], [], tmp_path / "s")
     assert sweep.describe_time_left(plan) == ""
     write_text(plan.run("resnet18").result, "minutes\n10\n")
@@ -175,9 +175,11 @@ def test_a_folder_holds_one_sweep(tmp_path):
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["models"] == ["vit", "resnet18"]
     with pytest.raises(RunError, match="holds another sweep .*--resume"):
         sweep.make_plan(["vit"], ["--epochs=2"], tmp_path / "s")
-    with pytest.raises(RunError, match="is no sweep and not empty"):
+    with pytest.raises(RunError, match="holds another sweep"):
+        sweep.make_plan(["vit", "resnet18"], ["--epochs=3"], tmp_path / "s")
+    with pytest.raises(RunError, match="is not empty and does not hold a sweep"):
         sweep.make_plan(["vit"], [], tmp_path)
-    with pytest.raises(RunError, match="is no sweep: its sweep.json cannot be read"):
+    with pytest.raises(RunError, match="is not the folder of a sweep: its sweep.json cannot be read"):
         sweep.read_plan(tmp_path)
     with pytest.raises(ConfigError, match="each once. Received: vit, vit"):
         sweep.make_plan(["vit", "vit"], [], tmp_path / "t")
@@ -186,15 +188,23 @@ def test_a_folder_holds_one_sweep(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+def test_the_order_of_options_makes_no_other_sweep(tmp_path):
+    options = ["--seed=1", "--epochs=2", "--set=seed=1", "--set=seed=2"]
+    plan = sweep.make_plan(["vit"], options, tmp_path)
+    assert sweep.make_plan(["vit"], ["--epochs=2", "--seed=1", *options[2:]], tmp_path) == plan
+    with pytest.raises(RunError, match="holds another sweep"):  # a later --set wins over an earlier one
+        sweep.make_plan(["vit"], [*options[:2], "--set=seed=2", "--set=seed=1"], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        ([], 2, "Give --models, such as"),
+        ([], 2, "give --models, such as"),
         (["--models", "resnet19"], 1, "Did you mean 'resnet18'"),
         (["--models", "resnet18,vit", "--image-size", "60x60"], 1, "multiple"),
         (["--models", "vit", "--set", "train.epoch=3"], 2, "Did you mean 'train.epochs'"),
-        (["--models", "vit", "--resume", "x"], 2, "give no others beside it"),
-        (["--resume", "nowhere"], 1, "nowhere is no sweep"),
+        (["--models", "vit", "--resume", "x"], 2, "so it takes no others. Received: models."),
+        (["--resume", "nowhere"], 1, "nowhere is not the folder of a sweep"),
         (["--models", "resnet18", "--append", "others.csv"], 1, "others.csv is another table: it has no"),
         (["--models", "resnet18", "--append", "xrays.csv"], 1, "would hold results of multiclass and multilabel"),
     ],
@@ -211,7 +221,10 @@ def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, monkeypatch,
 
 @pytest.fixture
 def appended(monkeypatch, tmp_path):
-    """A function that sweeps three models, resnet18 in vain, calling `meanwhile(model)`: what was printed, the rows."""
+    """(sweep, rows): a function that sweeps three models, of which resnet18 fails, and the path of its table.
+
+    The function calls `meanwhile(model)` in each run, and returns the printed output and the models in the table.
+    """
     rows = tmp_path / "rows.csv"
 
     def sweep_three(meanwhile):
@@ -224,8 +237,8 @@ def appended(monkeypatch, tmp_path):
                 write_text(folder.result, f"model,task,minutes,command\n{model},multiclass,10,kmed train\n")
             return subprocess.CompletedProcess(command, int(model == "resnet18"))
 
-        monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # TensorFlow's import runs some too
-        monkeypatch.setattr("kmed.cli.evaluate.show_comparison", lambda runs, folder: None)
+        monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # only here, as above
+        monkeypatch.setattr("kmed.report.comparison_page.compare", lambda runs, out: (None, ()))
         command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", tmp_path / "s", "--append", rows]
         result = CliRunner().invoke(main, [*map(str, command)])
         assert result.exit_code == 1 and "Error: 1 of 3 runs failed: resnet18." in result.output, result.output
@@ -243,16 +256,16 @@ def test_a_row_is_added_as_soon_as_its_run_is_finished(appended):
     assert models == ["densenet121", "resnet34"]
 
 
-def test_a_table_spoilt_meanwhile_stops_no_training(appended):
+def test_a_table_spoilt_meanwhile_does_not_stop_the_training(appended):
     sweep_three, rows = appended
     deeds = {"densenet121": lambda: write_text(rows, "format\ntflite\n"), "resnet34": rows.unlink}
     output, models = sweep_three(lambda model: deeds.get(model, lambda: None)())
-    assert "it has no column 'model'. Give another file. The sweep goes on" in output
+    assert "it has no column 'model'. Give another file. The sweep continues" in output
     assert sorted(models) == ["densenet121", "resnet34"]
 
 
 @pytest.mark.parametrize("command", ["sweep", "train"])
-def test_a_table_of_another_task_is_refused_before_going_on(tmp_path, monkeypatch, command):
+def test_a_table_of_another_task_is_refused_before_resuming(tmp_path, monkeypatch, command):
     monkeypatch.setattr(sweep, "train_all", None)
     monkeypatch.setattr("kmed.training.fit.resume", None)
     plan = sweep.make_plan(["vit", "resnet18"], [], tmp_path / "s")
