@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -248,7 +248,7 @@ def _leaves(model: type[pydantic.BaseModel], prefix: tuple[str, ...] = ()):
             yield (*prefix, name), field
 
 
-def _describe(error: dict) -> str:
+def _describe(error: Mapping[str, Any]) -> str:
     """Returns one line for pydantic's first error."""
     known = dict.fromkeys(setting_names())
     location = [str(part) for part in error["loc"]]

@@ -1,4 +1,4 @@
-"""What predictions are worth: the scores of a split, beside constant predictors, by subgroup, and a verdict."""
+"""The assessment of a split: its scores beside those of constant predictors, by subgroup, and a verdict."""
 
 import dataclasses
 
@@ -15,17 +15,17 @@ from kmed.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Assessment:
-    """Everything that is known of one split.
+    """Everything that is known about the predictions of one split.
 
     Attributes:
       task: kmed.tasks.Task.
-      scores: of the model.
-      constants: name -> Scores of the constant predictors.
-      verdict: whether the model is better than they are.
-      risk: its risk-coverage curve.
-      sets: its prediction sets; None on the split they were fitted on.
-      subgroups: column -> value -> Scores; values in fewer than two clusters are left out.
-      too_small: "column = value" of those.
+      scores: the model's Scores.
+      constants: name -> Scores, of the constant predictors.
+      verdict: whether the model is better than the constant predictors.
+      risk: the model's risk-coverage curve.
+      sets: the model's prediction sets; None on the split they were fitted on.
+      subgroups: column -> value -> Scores; values that lie in fewer than two clusters are left out.
+      too_small: "column = value" for each value left out.
     """
 
     task: Task
@@ -38,7 +38,7 @@ class Assessment:
     too_small: tuple[str, ...]
 
     def to_dict(self) -> dict:
-        """Returns all of it, for `kmed.files.write_json`."""
+        """Returns everything as a dict, for `kmed.files.write_json`."""
         return {
             **self.scores.to_dict(),
             "constants": {name: _overall(scores) for name, scores in self.constants.items()},
@@ -62,9 +62,9 @@ def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted:
     """Returns the Assessment of a split.
 
     Args:
-      predictions: of the split alone.
-      prior: of the training labels.
-      bootstrap: of the intervals.
+      predictions: those of the split, and no others.
+      prior: the Prior of the training labels.
+      bootstrap: the settings of the intervals.
       fitted: what was fitted on another split; None on that split itself, where tuned scores would flatter.
     Raises: ScoreError: no images, or fewer than two clusters.
     """
@@ -92,7 +92,7 @@ def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted:
 
 
 def score_predictions(predictions: Predictions, fitted: Fitted | None, bootstrap: Bootstrap) -> Scores:
-    """Returns the Scores of predictions, with those of tuned thresholds and calibration where they are `fitted`."""
+    """Returns the Scores of predictions; `fitted` adds those with tuned thresholds and calibrated probabilities."""
     more = {}
     if fitted is not None:
         more = {

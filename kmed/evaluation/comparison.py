@@ -1,4 +1,4 @@
-"""Several runs side by side on the same test images: one table, paired differences, what the data tell apart."""
+"""Several runs compared on the same test images: one table, paired differences, which runs the data tell apart."""
 
 import dataclasses
 import itertools
@@ -22,20 +22,20 @@ from kmed.runs import Run, judged_run
 from kmed.tasks import LOWER_IS_BETTER, Task
 
 DESCRIBED = ("image_size", "epochs", "images_seen", "parameters", "minutes")
-NEEDED = (*DESCRIBED, "data", "best_epoch", "device", "command")  # what a comparison shows of a run's result.csv
+NEEDED = (*DESCRIBED, "data", "best_epoch", "device", "command")  # what a comparison reads from result.csv
 
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """One of the runs.
+    """One of the compared runs.
 
     Attributes:
-      name: the model's, or the folder's where two runs share a model.
+      name: the model's name, or the folder's if two runs share a model.
       run: its folder.
-      scores: kmed.metrics.scores.Scores on the split, on the same draws for all runs of the same images.
+      scores: its Scores on the split; runs on the same images share their resamples.
       constants: name -> Scores of the constant predictors; one dict for all runs of the same images and prior.
-      verdict: whether it is better than they are.
-      row: its result.csv, as text.
+      verdict: whether the run is better than the constant predictors.
+      row: its result.csv, column -> text.
       history: its history.csv.
     """
 
@@ -50,17 +50,17 @@ class Compared:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `compare_runs` found.
+    """The result of `compare_runs`.
 
     Attributes:
-      task: kmed.tasks.Task; it, the split and the class names are those of all runs.
+      task: the kmed.tasks.Task of all runs.
       split: "test" or "val".
-      class_names: K names.
-      runs: the runs, best first by `ranked_by`.
+      class_names: K names, the same for all runs.
+      runs: the runs, sorted by `ranked_by`, best first.
       table: one row per run and per constant predictor: the study's columns, further scores, size and time.
       pairs: one row per pair of runs and score: difference, its interval, whether the data tell them apart.
-      ranked_by: the score that ranks them; None where each rests on few clusters.
-      conclusions: sentences that the data carry.
+      ranked_by: the score that ranks the runs; None if every score rests on few clusters.
+      conclusions: sentences that the data support.
     """
 
     task: Task
@@ -74,17 +74,17 @@ class Comparison:
 
 
 def compare_runs(folders, *, different_pictures: bool = False, split: str = "test") -> Comparison:
-    """Returns the Comparison of finished runs, made of their stored predictions; no image or weight is read.
+    """Returns the Comparison of finished runs, from their stored predictions; no images or weights are read.
 
     Args:
-      folders: two run folders or more.
-      different_pictures: compare runs that were scored on different images too; they are then not paired.
+      folders: two or more run folders.
+      different_pictures: whether runs may have been scored on different images; such runs are not paired.
       split: "test" or "val".
-    Raises: RunError: fewer than two runs, an unfinished one, runs of different tasks, labels or images.
+    Raises: RunError: fewer than two runs, an unfinished run, or runs of different tasks, labels or images.
     """
     opened = [judged_run(folder) for folder in folders]
     if len({run.folder.resolve() for run in opened}) < max(2, len(opened)):
-        raise RunError(f"A comparison needs two different runs or more. Received: {', '.join(map(str, folders))}.")
+        raise RunError(f"A comparison needs at least two different runs. Received: {', '.join(map(str, folders))}.")
     predictions = [_read(run, split) for run in opened]
     _check_alike(opened, predictions, different_pictures)
     task, bootstrap = predictions[0].task, Bootstrap.from_config(opened[0].read_config())
@@ -137,7 +137,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def plot_scores(comparison: Comparison):
-    """Returns the Figure of the scores that rank and those of the study, with intervals and the best constant."""
+    """Returns a Figure of the ranking score and the study's scores, with intervals and the best constant predictor."""
     first = [comparison.ranked_by] if comparison.ranked_by else []
     shown = list(dict.fromkeys([*first, *comparison.task.study_scores]))
     runs = {run.name: {name: run.scores.scores[name] for name in shown} for run in comparison.runs}
@@ -160,19 +160,19 @@ def _check_alike(runs, predictions, different_pictures):
     for other, its_run in zip(predictions[1:], runs[1:]):
         if other.task != first.task:
             raise RunError(
-                f"Runs of one task are compared. Received: {run.folder} ({first.task.name}), "
+                f"Only runs of one task can be compared. Received: {run.folder} ({first.task.name}), "
                 f"{its_run.folder} ({other.task.name})."
             )
         if other.class_names != first.class_names:
             raise RunError(
-                f"Runs of the same labels, in the same order, are compared. Received: {run.folder} "
-                f"({', '.join(first.class_names)}) and {its_run.folder} ({', '.join(other.class_names)})."
+                f"Only runs with the same labels, in the same order, can be compared. Received: "
+                f"{run.folder} ({', '.join(first.class_names)}) and {its_run.folder} ({', '.join(other.class_names)})."
             )
         if not different_pictures and not _same_pictures([first, other]):
             raise RunError(
                 f"{run.folder} and {its_run.folder} were scored on different pictures ({len(first)} and {len(other)}, "
                 f"{len(set(first.rows['path']) & set(other.rows['path']))} of them shared): their scores cannot be "
-                "compared picture by picture. Use one splits file for both, or ask for it with --different-pictures."
+                "compared picture by picture. Use one splits file for both, or add --different-pictures."
             )
 
 
@@ -195,14 +195,15 @@ def _names(runs) -> list[str]:
 
 def _compared(runs, predictions, bootstrap) -> list[Compared]:
     """Returns the runs with their scores; constant predictors are scored once per prior and set of images."""
-    compared, scored = [], []  # scored: (Prior, Predictions, Scores of the constant predictors)
-    for name, run, made in zip(_names(runs), runs, predictions, strict=True):
-        scores, prior = score_predictions(made, read_fitted(run), bootstrap), _prior(run)
-        same = (known for before, others, known in scored if before == prior and _same_pictures([others, made]))
+    compared = []
+    scored: list[tuple[Prior, Predictions, dict[str, Scores]]] = []  # Scores of the constant predictors
+    for name, run, predicted in zip(_names(runs), runs, predictions, strict=True):
+        scores, prior = score_predictions(predicted, read_fitted(run), bootstrap), _prior(run)
+        same = (known for before, others, known in scored if before == prior and _same_pictures([others, predicted]))
         if (constants := next(same, None)) is None:
-            constants = score_constants(made, prior, bootstrap)
-            scored.append((prior, made, constants))
-        verdict = judge_against_constants(made.task, scores, constants, made.probs)
+            constants = score_constants(predicted, prior, bootstrap)
+            scored.append((prior, predicted, constants))
+        verdict = judge_against_constants(predicted.task, scores, constants, predicted.probs)
         compared.append(Compared(name, run, scores, constants, verdict, _row(run), pd.read_csv(run.history)))
     return compared
 
@@ -281,13 +282,13 @@ def _conclusions(runs, pairs, ranked_by, paired) -> list[str]:
             with_best = ranked[(ranked["first"] == best.name) & ~ranked["told_apart"]]
             if len(with_best):
                 others = ", ".join(with_best["second"])
-                sentences.append(f"The data cannot tell it apart from: {others} (intervals of the difference hold 0).")
+                sentences.append(f"The data cannot tell it apart from: {others}.")
             apart = [f"{row['first']} over {row['second']}" for _, row in ranked[ranked["told_apart"]].iterrows()]
             listed = f": {'; '.join(apart)}" if apart else ""
             sentences.append(f"{len(apart)} of {len(ranked)} pairs are told apart by {words}{listed}.")
             sentences.append(
-                "The intervals tell how the scores move with the pictures; another training run of the model moves "
-                "them too, which no interval here tells."
+                "The intervals show how much the scores vary with the pictures. Scores also vary from one training run "
+                "of a model to the next, which no interval here shows."
             )
             if len(ranked) > 1:
                 sentences.append(

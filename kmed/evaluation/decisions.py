@@ -1,4 +1,4 @@
-"""What is decided from probabilities: calibration, thresholds and prediction sets, fitted on validation."""
+"""Decisions from probabilities: calibration, thresholds and prediction sets, fitted on the validation split."""
 
 import dataclasses
 
@@ -14,13 +14,13 @@ from kmed.tasks import Task, get_task
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What was fitted on the validation split, and is part of the model from then on, as its weights are.
+    """What was fitted on the validation split; it belongs to the model from then on, as the weights do.
 
     Attributes:
-      calibration: of the probabilities.
+      calibration: the Calibration of the probabilities.
       thresholds: one per label.
-      set_thresholds: (K,), of the conformal prediction sets.
-      coverage: the one these were made for.
+      set_thresholds: (K,), those of the conformal prediction sets.
+      coverage: the share of true labels that the prediction sets are meant to contain.
     """
 
     calibration: Calibration
@@ -29,7 +29,7 @@ class Fitted:
     coverage: float
 
     def to_dict(self) -> dict:
-        """Returns all of it, for `kmed.files.write_json`."""
+        """Returns everything as a dict, for `kmed.files.write_json`."""
         names = self.calibration.class_names
         sets = {"coverage": self.coverage, "values": dict(zip(names, self.set_thresholds.tolist()))}
         return {
@@ -40,7 +40,7 @@ class Fitted:
 
     @classmethod
     def from_dict(cls, fields: dict, class_names) -> "Fitted":
-        """Returns what `to_dict` gave. Raises ScoreError where it is of other labels."""
+        """Returns the Fitted that `to_dict` was called on. Raises ScoreError if it was fitted for other labels."""
         sets = fields["prediction_sets"]
         thresholds = Thresholds.from_dict(fields["thresholds"], class_names)
         calibration = Calibration.from_dict(fields["calibration"], class_names)
@@ -49,10 +49,10 @@ class Fitted:
 
 
 def fit_on_validation(validation: Predictions, settings) -> Fitted:
-    """Returns calibration, thresholds and prediction sets, all from the validation split.
+    """Returns calibration, thresholds and prediction sets, all fitted on the validation split.
 
     Args:
-      validation: its predictions.
+      validation: the predictions of that split.
       settings: kmed.config.EvaluateConfig.
     """
     task, names = validation.task, validation.class_names
@@ -70,41 +70,41 @@ class DecisionRule:
     """How the calibrated probabilities of an image become decisions.
 
     Attributes:
-      task: the run's, kmed.tasks.Task.
-      class_names: the run's.
-      thresholds: (K,), from which calibrated probability on a finding is reported; None with exclusive classes,
-        of which the most probable is.
-      calibration: the run's, to find prediction sets, which were fitted before it.
-      set_thresholds: (K,), of the conformal prediction sets, of probabilities before calibration.
+      task: the run's task.
+      class_names: the run's K class names.
+      thresholds: (K,), the calibrated probability from which a finding is reported; None for exclusive classes,
+        where the most probable class is reported.
+      calibration: the run's Calibration, undone to find prediction sets.
+      set_thresholds: (K,), those of the conformal prediction sets, for probabilities before calibration.
     """
 
     task: Task
     class_names: tuple[str, ...]
     thresholds: np.ndarray | None
-    calibration: object
+    calibration: Calibration
     set_thresholds: np.ndarray
 
     def decide(self, calibrated: np.ndarray) -> np.ndarray:
-        """Returns uint8 (N, K), what is reported."""
+        """Returns uint8 (N, K), 1 where a class is reported."""
         return self.task.decode(calibrated, self.thresholds)
 
     def prediction_sets(self, calibrated: np.ndarray) -> np.ndarray:
         """Returns uint8 (N, K), the classes in each image's conformal prediction set.
 
-        A label that calibration makes constant is in every set: nothing speaks against it.
+        A label that calibration makes constant is in every set, since it can never be excluded.
         """
         inside = self.calibration.invert(calibrated) >= self.set_thresholds
         return (inside | self.calibration.constant).astype(np.uint8)
 
 
 def decision_rule(run: Run) -> DecisionRule:
-    """Returns how a run's calibrated probabilities become decisions.
+    """Returns the DecisionRule of a run.
 
-    Calibration keeps the order of a label's images, so its threshold is calibrated too and finds the same
-    ones. A label that calibration makes constant, since validation showed its order to be wrong, is found in
-    all images or in none, whichever is right more often.
+    Calibration keeps the order of the images for each label, so the calibrated threshold finds the same images as
+    the plain one. If validation showed that order to be wrong, calibration makes the label constant: it is then
+    found in all images or in none, whichever is right more often.
 
-    Raises: RunError: the run holds no calibration. ScoreError: it is of other labels.
+    Raises: RunError: the run holds no calibration. ScoreError: it was fitted for other labels.
     """
     fitted = read_fitted(run)
     task, names = get_task(run.read_config().task), fitted.calibration.class_names
@@ -119,6 +119,6 @@ def decision_rule(run: Run) -> DecisionRule:
 def read_fitted(run: Run) -> Fitted:
     """Returns the calibration and thresholds stored in a run.
 
-    Raises: RunError: there are none. ScoreError: they are of other labels.
+    Raises: RunError: there are none. ScoreError: they were fitted for other labels.
     """
     return Fitted.from_dict(run.read_json(run.fitted), run.read_json(run.classes)["class_names"])

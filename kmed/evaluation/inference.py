@@ -1,4 +1,4 @@
-"""Predict a split once, score the joined arrays once."""
+"""Predictions and distances for the images of a run, made in one pass over them."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) ->
       model: keras.Model that takes raw pictures of `config.data.image_size`.
       table: the pictures.
       config: kmed.config.Config; its data section says how pictures are read.
-      pipeline: the same pictures already read; None reads them from disk as they are needed.
+      pipeline: a Pipeline of the same pictures; None reads them from disk as needed.
     Raises: DataError: an unreadable picture.
     """
     if pipeline is None:
@@ -32,10 +32,10 @@ def predict(model, table: Table, config, *, pipeline: Pipeline | None = None) ->
 
 
 def predict_calibrated(predictor: Predictor, table: Table, config) -> np.ndarray:
-    """Returns float32 (N, K), what a model in any format says of a table's pictures, in its order.
+    """Returns float32 (N, K), the calibrated probabilities of a table's pictures, in its order.
 
     Args:
-      predictor: of `kmed.evaluation.predictor.open_model`.
+      predictor: a model in any format, from `kmed.evaluation.predictor.open_model`.
       table, config: as for `predict`.
     """
     pipeline = evaluation_pipeline(table, config, cache="none")
@@ -46,12 +46,12 @@ def predict_calibrated(predictor: Predictor, table: Table, config) -> np.ndarray
 
 
 def predict_with_distances(both, table: Table, config, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (probs float32 (N, K), distances float64 (N,)) of one pass.
+    """Returns (probs float32 (N, K), distances float64 (N,)) from one pass over the pictures.
 
     Args:
       both: what `kmed.evaluation.novelty.feature_model` returned.
       table, config: as for `predict`.
-      novelty: of the training images.
+      novelty: the Novelty of the training images.
     """
     pipeline = evaluation_pipeline(table, config, cache="none")
     probs, distances = [], []
@@ -64,7 +64,7 @@ def predict_with_distances(both, table: Table, config, novelty: Novelty) -> tupl
 
 
 def novelty_reference(both, table: Table, config) -> Novelty:
-    """Returns the Novelty of a run's training pictures, of which at most 1,000 are drawn, without a threshold yet."""
+    """Returns the Novelty of at most 1,000 training pictures of a run, drawn at random; it has no threshold yet."""
     pipeline = evaluation_pipeline(_drawn(table, config, NUM_REFERENCE), config, cache="none")
     features, statistics = [], []
     with pipeline.clear_errors():
@@ -75,12 +75,12 @@ def novelty_reference(both, table: Table, config) -> Novelty:
 
 
 def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarray:
-    """Returns uint8 (N, H, W, 3), training pictures drawn without replacement by the run's seed.
+    """Returns uint8 (N, H, W, 3), training pictures drawn without replacement with the run's seed.
 
     Args:
-      table: a run's pictures, split.
+      table: a run's pictures, with their splits.
       config: its settings.
-      num_pictures: N, or as many as there are.
+      num_pictures: N; fewer are returned if there are fewer.
     """
     part = _drawn(table, config, num_pictures)
     return Pictures(part, Resizing.from_settings(config.data), cache="none").gather(np.arange(len(part)))
@@ -94,7 +94,7 @@ def _drawn(table: Table, config, num_pictures: int) -> Table:
 
 
 def evaluation_pipeline(table: Table, config, *, cache: str, cache_dir=None) -> Pipeline:
-    """Returns a split's pictures, read as `config.data` says, to be gone through in order and unaugmented."""
+    """Returns a Pipeline that reads pictures as `config.data` says, to go through them in order, not augmented."""
     return Pipeline(
         table,
         Resizing.from_settings(config.data),
@@ -111,19 +111,19 @@ def training_prior(table: Table) -> Prior:
 
 
 def open_run_table(run: Run, data=None):
-    """Returns (config, table), a run's settings and its pictures, split as they were.
+    """Returns (config, table): a run's settings, and its pictures with the splits of the run.
 
     Args:
       run: a finished run.
-      data: the folder, CSV or npz to read instead of the one in its settings; None: that one.
-    Raises: DataError: the pictures are gone or the classes are others.
+      data: the folder, CSV or npz to read; None reads the one in the run's settings.
+    Raises: DataError: the pictures are gone, or the classes differ from the run's.
     """
     config = run.read_config(data)
     return config, run_table(run, open_table(config))
 
 
 def run_table(run: Run, table: Table) -> Table:
-    """Returns `table` with the splits of a run. Raises DataError where its classes are not the run's."""
+    """Returns `table` with the splits of a run. Raises DataError if its classes differ from the run's."""
     expected = run.read_json(run.classes)["class_names"]
     if list(table.class_names) != expected:
         raise DataError(f"The data's classes are {list(table.class_names)}; the run was trained on {expected}.")

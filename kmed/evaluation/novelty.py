@@ -12,27 +12,27 @@ from kmed.errors import RunError
 from kmed.files import replacing
 from kmed.metrics.intervals import Bootstrap, Score, draw_resamples, mean_score
 
-NUM_REFERENCE = 1000  # training pictures that are kept to be compared with
-NEIGHBOUR = 10  # the distance is that to the tenth nearest of them
+NUM_REFERENCE = 1000  # training pictures that are kept for comparison
+NEIGHBOUR = 10  # the distance is measured to the tenth nearest of them
 LAYER = "pool"
-_STEP = 64  # pictures whose statistics are worked out at once: in float they take ten times their bytes
-_LEAST_SCALE = 0.1  # of the mean scale: a feature that hardly ever moved must not decide alone
+_STEP = 64  # pictures whose statistics are computed at once: as floats they take ten times the memory
+_LEAST_SCALE = 0.1  # of the mean scale: a feature that hardly varied must not decide alone
 
 
 @dataclasses.dataclass(frozen=True)
 class Novelty:
-    """How far a picture is from the training pictures, and from which distance on it is flagged.
+    """Measures how far a picture is from the training pictures, and flags it above a threshold.
 
-    The distance to the k-th nearest training picture (Sun et al., "Out-of-distribution detection with deep
-    nearest neighbors", 2022) in two groups of numbers that weigh alike: the network's features before its head, and
-    nine statistics of the pixels, since a network trained on one kind of pictures may see little of what sets
-    another kind apart.
+    The distance is that to the k-th nearest training picture (Sun et al., "Out-of-distribution detection with deep
+    nearest neighbors", 2022), in two groups of numbers with equal weight: the network's features before its head,
+    and nine statistics of the pixels. The statistics are needed because a network trained on one kind of pictures
+    may see little of what sets another kind apart.
 
     Attributes:
-      center, scale: float32 (D + 9,), of the training pictures; the scale holds each group's weight too.
+      center, scale: float32 (D + 9,), those of the training pictures; `scale` includes the weight of each group.
       reference: float32 (R, D + 9), scaled training pictures.
-      threshold: distance from which a picture is unlike them.
-      wanted: share of validation pictures that the threshold was to flag, in (0, 1).
+      threshold: the distance above which a picture is flagged.
+      wanted: share of validation pictures that the threshold is meant to flag, in (0, 1).
     """
 
     center: np.ndarray
@@ -42,11 +42,11 @@ class Novelty:
     wanted: float
 
     def distances(self, images: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Returns float64 (N,).
+        """Returns float64 (N,), the distance of each picture.
 
         Args:
           images: uint8 or float (N, H, W, 3) in [0, 255].
-          features: float (N, D), what `feature_model` gives for them.
+          features: float (N, D), their features from `feature_model`.
         """
         joined = np.concatenate([features, picture_statistics(images)], axis=1).astype(np.float32)
         points = (joined - self.center) / self.scale
@@ -59,11 +59,11 @@ class Novelty:
         return np.asarray(distances) > self.threshold
 
     def with_threshold(self, distances: np.ndarray, wanted: float) -> "Novelty":
-        """Returns it with the threshold that flags the share `wanted` of validation pictures of these distances."""
+        """Returns a copy whose threshold flags the share `wanted` of validation pictures with these distances."""
         return dataclasses.replace(self, threshold=float(np.quantile(distances, 1 - wanted)), wanted=float(wanted))
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes an npz, the reference in half precision."""
+        """Writes an npz file, with the reference in half precision."""
         with replacing(path) as temporary:
             np.savez_compressed(
                 temporary,
@@ -76,7 +76,7 @@ class Novelty:
 
 
 def load_novelty(path: pathlib.Path) -> Novelty:
-    """Returns what `Novelty.save` wrote. Raises RunError where the file is damaged."""
+    """Returns the Novelty that `Novelty.save` wrote. Raises RunError if the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name].astype(np.float32) for name in ("center", "scale", "reference")}
@@ -86,10 +86,10 @@ def load_novelty(path: pathlib.Path) -> Novelty:
 
 
 def feature_model(model: keras.Model) -> keras.Model:
-    """Returns a model with two outputs, of one pass: features float32 (N, D) before the head, and probabilities.
+    """Returns a model with two outputs from one pass: features float32 (N, D) before the head, and probabilities.
 
     Args:
-      model: a keras.Model of `kmed.build_model`.
+      model: a keras.Model from `kmed.build_model`.
     """
     return keras.Model(model.inputs, [model.get_layer(LAYER).output, model.output])
 
@@ -97,12 +97,12 @@ def feature_model(model: keras.Model) -> keras.Model:
 def look(both: keras.Model, images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (features float32 (N, D), probs float32 (N, K)) of N <= batch_size pictures.
 
-    Fewer are filled up with black ones, which are cut off again: every other size would be compiled anew.
+    A smaller batch is filled up with black pictures, since the model would be compiled again for every new size.
 
     Args:
-      both: of `feature_model`.
+      both: the model from `feature_model`.
       images: uint8 or float (N, H, W, 3) in [0, 255].
-      batch_size: pictures of a full batch.
+      batch_size: pictures in a full batch.
     """
     images = np.asarray(images)
     missing = batch_size - len(images)
@@ -115,8 +115,8 @@ def fit_reference(features: np.ndarray, statistics: np.ndarray) -> Novelty:
     """Returns the Novelty of training pictures, without a threshold yet.
 
     Args:
-      features: float (R, D), of `feature_model`.
-      statistics: float (R, 9), of `picture_statistics`.
+      features: float (R, D), from `feature_model`.
+      statistics: float (R, 9), from `picture_statistics`.
     """
     joined = np.concatenate([features, statistics], axis=1).astype(np.float32)
     center, spread = joined.mean(axis=0), joined.std(axis=0)
@@ -124,18 +124,18 @@ def fit_reference(features: np.ndarray, statistics: np.ndarray) -> Novelty:
     for group in (slice(0, features.shape[1]), slice(features.shape[1], None)):
         least = max(_LEAST_SCALE * spread[group].mean(), 1e-6)
         scale[group] = np.maximum(spread[group], least) * np.sqrt(len(spread[group]))
-    # Rounded as it will be stored, so that it says the same before and after.
+    # Rounded as it will be stored, so that distances are the same before and after.
     reference = ((joined - center) / scale).astype(np.float16).astype(np.float32)
     return Novelty(center, scale, reference, threshold=float("inf"), wanted=float("nan"))
 
 
 def false_alarms(flagged: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap) -> Score:
-    """Returns the share of a split's images that are flagged, with the interval of its clusters.
+    """Returns the share of a split's images that are flagged, with an interval from resampling its clusters.
 
     Args:
       flagged: bool (N,).
       clusters: (N,).
-      bootstrap: of the interval.
+      bootstrap: the settings of the interval.
     """
     return mean_score(draw_resamples(clusters, bootstrap), flagged.mean(), flagged)
 
@@ -143,7 +143,7 @@ def false_alarms(flagged: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap
 def picture_statistics(images: np.ndarray) -> np.ndarray:
     """Returns float32 (N, 9): mean and spread of each colour, mean step down and across in grey, mean colourfulness.
 
-    All of pixels in [0, 1].
+    All are computed from pixels scaled to [0, 1].
     """
     return np.concatenate([_statistics(images[start : start + _STEP]) for start in range(0, len(images), _STEP)])
 

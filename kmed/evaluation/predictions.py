@@ -1,4 +1,4 @@
-"""predictions.csv: one row per image with its labels and probabilities; all scores can be made again from it."""
+"""predictions.csv: one row per image with its labels and probabilities, from which all scores can be computed again."""
 
 import dataclasses
 import pathlib
@@ -19,11 +19,11 @@ FIRST = ("path", "split", "group", "cluster")
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model says of the images of one or several splits.
+    """What a model predicts for the images of one or more splits.
 
     Attributes:
       rows: DataFrame (N, ...) with the text columns path, split, group and cluster, and subgroup_NAME for
-        each column that scores are told apart by.
+        each column whose values define subgroups.
       labels: float64 (N, K) in {0, 1}, NaN where unknown.
       probs: float64 (N, K) in [0, 1].
       class_names: K names.
@@ -40,29 +40,29 @@ class Predictions:
         return len(self.rows)
 
     def take(self, mask: np.ndarray) -> "Predictions":
-        """Returns the rows of a boolean mask (N,) or an integer array."""
+        """Returns the rows that a boolean mask (N,) or an integer array selects."""
         rows = np.flatnonzero(mask) if np.asarray(mask).dtype == bool else mask
         return dataclasses.replace(
             self, rows=self.rows.iloc[rows].reset_index(drop=True), labels=self.labels[rows], probs=self.probs[rows]
         )
 
     def split(self, name: str) -> "Predictions":
-        """Returns the rows of one split, which may be none."""
+        """Returns the rows of one split; there may be none."""
         return self.take((self.rows["split"] == name).to_numpy())
 
     @property
     def clusters(self) -> np.ndarray:
-        """(N,) what intervals resample."""
+        """(N,), the cluster of each image; intervals resample clusters."""
         return self.rows["cluster"].to_numpy()
 
     @property
     def subgroups(self) -> dict[str, np.ndarray]:
-        """Column -> (N,) values that scores are told apart by."""
+        """Column -> (N,) values, which define subgroups."""
         named = {name: name.removeprefix(SUBGROUP) for name in self.rows.columns if name.startswith(SUBGROUP)}
         return {plain: self.rows[name].to_numpy() for name, plain in named.items()}
 
     def decided(self, thresholds=None) -> np.ndarray:
-        """Returns uint8 (N, K), what the task decides."""
+        """Returns uint8 (N, K), what the task decides from the probabilities."""
         return self.task.decode(self.probs, thresholds)
 
     def to_frame(self) -> pd.DataFrame:
@@ -85,7 +85,7 @@ def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None) -> P
     Args:
       table: the images.
       probs: (N, K).
-      asked_subgroups: metadata columns to tell scores apart by; None: sex, age and view, where there are any.
+      asked_subgroups: metadata columns whose values define subgroups; None takes sex, age and view, where present.
     """
     columns = choose_columns(table.rows, asked_subgroups)
     values = subgroup_values(table.rows, columns).add_prefix(SUBGROUP)
@@ -95,13 +95,13 @@ def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None) -> P
 
 
 def stored_predictions(run: Run) -> Predictions:
-    """Returns what a run predicted of its validation and test splits. Raises RunError as `read_predictions` does."""
+    """Returns a run's Predictions for its validation and test splits. Raises RunError as `read_predictions` does."""
     class_names = run.read_json(run.classes)["class_names"]
     return read_predictions(run.predictions, class_names, get_task(run.read_config().task))
 
 
 def read_predictions(path: pathlib.Path, class_names, task: Task) -> Predictions:
-    """Returns what `to_frame` gave. Raises RunError where the file is missing, damaged or of other classes."""
+    """Returns the Predictions in a predictions.csv. Raises RunError if it is missing, damaged or of other classes."""
     try:
         frame = pd.read_csv(path, dtype=dict.fromkeys(FIRST, str), keep_default_na=False, na_values=[""])
         labels = np.stack([frame[f"{LABEL}{name}"].to_numpy(float) for name in class_names], axis=1)

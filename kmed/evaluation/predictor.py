@@ -1,11 +1,12 @@
-"""A finished run as it is used: its model in any format, and what is decided from its probabilities.
+"""A finished run in use: its model in any format, and the description that goes with an exported one.
 
-What leaves kmed gives calibrated probabilities, so here the thresholds are those of calibrated ones.
+All formats give calibrated probabilities here, and the thresholds apply to those.
 """
 
 import dataclasses
 import pathlib
 import shlex
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,16 +23,16 @@ class Predictor:
     """A model that is ready to predict, whatever its format.
 
     Attributes:
-      format: a name of `kmed.formats.registry.FORMATS`.
-      path: its file or folder.
+      format: a key of `kmed.formats.registry.FORMATS`.
+      path: the model's file or folder.
       run_batch: (float32 (B, H, W, 3) in [0, 255]) -> float32 (B, K), calibrated probabilities.
-      max_batch: how many pictures it takes at once; None: any number.
-      keras_model: the keras.Model of format "keras", whose own output is not calibrated; else None.
+      max_batch: the most pictures that the model takes at once; None: any number.
+      keras_model: the keras.Model if the format is "keras", else None; its own output is not calibrated.
     """
 
     format: str
     path: pathlib.Path
-    run_batch: object
+    run_batch: Callable[[np.ndarray], np.ndarray]
     max_batch: int | None = None
     keras_model: object = None
 
@@ -39,11 +40,11 @@ class Predictor:
         """Returns float32 (B, K), the calibrated probabilities of raw pictures.
 
         Args:
-          images: uint8 or float (B, H, W, 3) in [0, 255], in the model's size.
+          images: uint8 or float (B, H, W, 3) in [0, 255], of the model's size.
         Raises: DataError: another number of dimensions or channels.
         """
         if np.ndim(images) != 4 or np.shape(images)[3] != 3:
-            raise DataError(f"images are (batch, height, width, 3), RGB. Received: shape={np.shape(images)}.")
+            raise DataError(f"images must be (batch, height, width, 3), RGB. Received: shape={np.shape(images)}.")
         images = np.ascontiguousarray(images, np.float32)
         if self.max_batch is None or len(images) <= self.max_batch:
             return np.asarray(self.run_batch(images), np.float32)
@@ -102,8 +103,8 @@ def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threa
       run: a finished run.
       format: "keras", or one that was exported, such as "tflite".
       quantize: one of the format's quantizations, such as "int8".
-      threads: how many processor cores an exported file may use, where its format can choose; None: all.
-    Raises: ConfigError: an unknown format. RunError: it has not been exported, or is damaged.
+      threads: how many processor cores an exported file may use, if its format lets one choose; None: all.
+    Raises: ConfigError: an unknown format. RunError: the model has not been exported, or its file is damaged.
     """
     path = export_path(run, format, quantize)
     if not FORMATS[format].exported:
@@ -118,5 +119,5 @@ def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threa
 
 
 def open_exported(path: pathlib.Path, format: str, *, threads: int | None = None) -> Predictor:
-    """Returns an exported file, ready to predict; see `open_model`."""
+    """Returns an exported model, ready to predict; see `open_model`."""
     return Predictor(format, path, open_file(path, format, threads), FORMATS[format].max_batch)

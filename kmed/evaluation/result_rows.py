@@ -1,5 +1,7 @@
 """A run as one row of a results table."""
 
+from collections.abc import Set
+
 import numpy as np
 import pandas as pd
 
@@ -14,16 +16,21 @@ from kmed.tasks import Task
 
 
 def score_columns(assessment: Assessment) -> dict:
-    """Returns the scores of a results row, the study's first, each with its interval; then what the constants reach."""
-    row = study_columns(assessment.task, assessment.scores) | assessment.scores.flat()
+    """Returns the score columns of a results row: the study's first, with their intervals; the best constant's last."""
     best, main = assessment.verdict.best_constant, assessment.verdict.main
-    row[f"best_constant_{main}"] = assessment.constants[best].scores[main].value
-    row |= {"best_constant": best, "learnt": assessment.verdict.learnt}
-    return row | {"num_labels": assessment.scores.num_labels, "num_clusters": assessment.scores.num_clusters}
+    return {
+        **study_columns(assessment.task, assessment.scores),
+        **assessment.scores.flat(),
+        f"best_constant_{main}": assessment.constants[best].scores[main].value,
+        "best_constant": best,
+        "learnt": assessment.verdict.learnt,
+        "num_labels": assessment.scores.num_labels,
+        "num_clusters": assessment.scores.num_clusters,
+    }
 
 
 def study_columns(task: Task, scores: Scores) -> dict[str, float]:
-    """Returns name, name_low, name_high of each of the study's scores, in its order."""
+    """Returns name, name_low, name_high for each of the study's scores, in the study's order."""
     flat = scores.flat()
     return {f"{name}{end}": flat[f"{name}{end}"] for name in task.study_scores for end in ("", "_low", "_high")}
 
@@ -63,21 +70,21 @@ def result_row(run: Run, config, table: Table, model, state, split: str, assessm
 
 
 def check_table(path, tasks) -> None:
-    """Raises RunError where the table at `path` cannot take runs of these tasks: asked before hours of training.
+    """Raises RunError if the table at `path` cannot take runs of these tasks. Checked before hours of training.
 
     Args:
-      path: the table; None: nothing is to be added.
-      tasks: their names; "auto", which is not known yet, is left out.
+      path: the table; None if nothing is to be added.
+      tasks: the names of the tasks; "auto" is left out, since it is not resolved yet.
     """
     if path is not None:
         read_results(path, set(tasks) - {"auto"})
 
 
 def append_result(run: Run, path) -> None:
-    """Adds a run's row to a results table, making the table where it does not exist.
+    """Adds a run's row to a results table, creating the table if it does not exist.
 
-    Columns that the table lacks are added to it, empty in its older rows; columns of it that the run
-    lacks stay empty in the new one.
+    Columns that the table lacks are added, and are empty in its older rows. Columns that the run lacks are empty in
+    the new row.
 
     Raises: RunError: the run has no result yet, its row is already there, or the file is not a results table.
     """
@@ -86,19 +93,19 @@ def append_result(run: Run, path) -> None:
 
 
 def append_results(runs: list[Run], path) -> int:
-    """Adds the rows of several runs, as `append_result` does, and returns how many were not there yet."""
-    # As text, so that what is there stays as it is, to the last digit.
+    """Adds the rows of several runs, as `append_result` does, and returns how many of them were new."""
+    # Read as text, so that existing rows stay as they are, to the last digit.
     rows = [pd.DataFrame([judged_run(run.folder).read_result()]) for run in runs]
     return append_rows(path, rows, read_results(path, {row["task"].iloc[0] for row in rows}))
 
 
-def read_results(path, tasks: set[str] = frozenset()) -> pd.DataFrame:
-    """Returns a table of runs' rows as text, without any where it does not exist yet.
+def read_results(path, tasks: Set[str] = frozenset()) -> pd.DataFrame:
+    """Returns a table of runs' rows as text, empty if it does not exist yet.
 
     Args:
       path: the table.
-      tasks: those of the rows that are to be added, where they are known.
-    Raises: RunError: it cannot be read, or is a table of other rows.
+      tasks: the tasks of the rows to be added, where known.
+    Raises: RunError: it cannot be read, is not a table of runs, or would hold more than one task.
     """
     table = read_table(path, ("model", "task", "command"))
     both = sorted(tasks | set(table.get("task", [])))

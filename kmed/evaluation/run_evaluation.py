@@ -1,4 +1,4 @@
-"""What a finished run is worth, written down: history, predictions, scores, figures, one results row."""
+"""The evaluation of a finished run and the files it writes: predictions, scores, figures, one results row."""
 
 import numpy as np
 import pandas as pd
@@ -24,23 +24,23 @@ from kmed.models.keras_file import load_model
 from kmed.progress import say
 from kmed.runs import Run, finished_run, judged_run, judged_split
 
-PREDICTED = ("val", "test")  # the splits that a run keeps predictions and scores of
+PREDICTED = ("val", "test")  # the splits that a run keeps predictions and scores for
 FITTED_BY = ("thresholds", "sensitivity", "coverage")  # settings of what is fitted on validation
 
 
 def write_evaluation(run: Run, config, table: Table, model, state) -> None:
-    """Predicts the validation and test splits once and writes every file that rests on that.
+    """Predicts the validation and test splits once and writes every file that depends on them.
 
     Args:
-      run: where to.
+      run: the run folder to write to.
       config: kmed.config.Config.
       table: all splits.
       model: the finished keras.Model.
-      state: kmed.training.checkpoint.State of the end of training.
+      state: kmed.training.checkpoint.State at the end of training.
     """
     present = [name for name in PREDICTED if (table.rows["split"] == name).any()]
     if "test" not in present:
-        say("The data have no test split, so nothing is scored on one.")
+        say("The data have no test split, so there are no test scores.")
     parts = table.take(table.rows["split"].isin(present).to_numpy())
     both = feature_model(model)
     novelty = inference.novelty_reference(both, table, config)
@@ -52,7 +52,7 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
     assessments = write_scores(run, config, predictions, training_prior(table), fitted, flagged)
     curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
     figures.save_figure(curves, run.figures / "history.png")
-    # Last, since its presence says that the run has ended.
+    # Written last, since its presence marks the run as finished.
     split = judged_split(assessments)
     row = result_row(run, config, table, model, state, split, assessments[split])
     write_frame(run.result, pd.DataFrame([row]))
@@ -62,7 +62,7 @@ def write_novelty(run: Run, config, rows: pd.DataFrame, novelty, distances: np.n
     """Sets the threshold on validation, writes novelty.npz, and returns its record for metrics.json.
 
     Args:
-      run: where to.
+      run: the run folder to write to.
       config: kmed.config.Config.
       rows: (N, ...) with the columns split and cluster.
       novelty: kmed.evaluation.novelty.Novelty of the training images.
@@ -82,9 +82,9 @@ def write_novelty(run: Run, config, rows: pd.DataFrame, novelty, distances: np.n
 
 
 def fit_novelty(run_folder, *, data=None) -> Run:
-    """Adds novelty.npz to a finished run, and what it flags to the run's metrics.json and summary.txt.
+    """Adds novelty.npz to a finished run, and the share it flags to the run's metrics.json and summary.txt.
 
-    `kmed train` does so itself; this is for runs of earlier versions. What the run had is replaced.
+    `kmed train` does this itself; runs of earlier versions need it. Anything the run already had is replaced.
 
     Args:
       run_folder: what `kmed train` made.
@@ -112,12 +112,12 @@ def write_scores(
     """Writes calibration.json, metrics.json, summary.txt and figures from predictions; returns split -> Assessment.
 
     Args:
-      run: where to.
+      run: the run folder to write to.
       config: kmed.config.Config; its evaluate section says how.
-      predictions: of the splits val and test, or of one of them.
-      prior: of the training labels.
-      fitted: of `kmed.evaluation.decisions.fit_on_validation`.
-      stored: of an earlier metrics.json: "novelty", and the splits that `predictions` lack, are kept.
+      predictions: those of val and test, or of one of them.
+      prior: the Prior of the training labels.
+      fitted: from `kmed.evaluation.decisions.fit_on_validation`.
+      stored: an earlier metrics.json; its "novelty", and its splits that `predictions` lack, are kept.
     """
     stored, bootstrap = stored or {}, Bootstrap.from_config(config)
     assessments, metrics = {}, {"training": prior.to_dict()}
@@ -140,26 +140,26 @@ def write_scores(
 
 
 def rescore(run_folder, settings=()) -> Run:
-    """Scores a finished run again from its predictions.csv, by other evaluate settings; no image or weight is read.
+    """Scores a finished run again from its predictions.csv, with other settings; no images or weights are read.
 
     Its config.yaml, calibration.json, metrics.json, summary.txt, result.csv and figures are replaced.
 
     Args:
       run_folder: what `kmed train` made; its weights may be gone.
       settings: overrides of the evaluate section, such as "evaluate.thresholds=youden".
-    Raises: ConfigError: an override of another section. RunError: the run is not finished or damaged, or holds no
-      validation predictions that its thresholds could be fitted to again.
+    Raises: ConfigError: an override of another section. RunError: the run is unfinished or damaged, or has no
+      validation predictions to fit its thresholds to again.
     """
     rescore_split(run_folder, settings)
     return judged_run(run_folder)
 
 
 def rescore_split(run_folder, settings=()) -> Assessment:
-    """Does what `rescore` does; returns the Assessment of the test split, or of the validation split without one."""
+    """Does what `rescore` does; returns the Assessment of the test split, or else of the validation split."""
     run = judged_run(run_folder)
     for setting in settings:
         if not str(setting).startswith("evaluate."):
-            raise ConfigError(f"Scoring again takes settings of evaluate alone. Received: {setting!r}.")
+            raise ConfigError(f"Scoring again takes only settings of evaluate. Received: {setting!r}.")
         if str(setting).startswith("evaluate.novelty"):
             raise ConfigError(f"Distances are not stored, so scoring again cannot change {setting!r}. Train again.")
     config, metrics, old = load_config(run.config, settings), run.read_json(run.metrics), run.read_result()
@@ -177,16 +177,16 @@ def rescore_split(run_folder, settings=()) -> Assessment:
 
 
 def _fit_again(run: Run, config, predictions: Predictions) -> Fitted:
-    """Returns what is fitted on validation; where its predictions are gone, what the run stored."""
+    """Returns what is fitted on the validation predictions, or what the run stored if those are gone."""
     validation = predictions.split("val")
     if len(validation):
         return fit_on_validation(validation, config.evaluate)
     before = run.read_config().evaluate
     changed = [name for name in FITTED_BY if getattr(before, name) != getattr(config.evaluate, name)]
     if changed or not len(predictions):
-        setting = f"evaluate.{changed[0]}" if changed else "anything"
+        lost = f"evaluate.{changed[0]}" if changed else "the calibration"
         raise RunError(
-            f"{run.predictions} holds no validation predictions, which {setting} is fitted to. Train the run again."
+            f"{run.predictions} holds no validation predictions, so {lost} cannot be fitted. Train the run again."
         )
     return read_fitted(run)
 
@@ -209,20 +209,20 @@ def write_figures(run: Run, assessments: dict[str, Assessment]) -> None:
 def evaluate_split(
     run_folder, split: str = "test", *, data=None, format: str = "keras", quantize: str = "none"
 ) -> Assessment:
-    """Returns the Assessment of a finished run on one of its splits, predicted afresh.
+    """Returns the Assessment of a finished run on one of its splits, with new predictions.
 
-    The images are those that the run's splits.csv names; a split that played no part in training
-    (such as `test_simple`) may be asked for too. Calibration and thresholds are those of the run.
+    The images are those that the run's splits.csv names. A split that played no part in training (such as
+    `test_simple`) can be scored too. Calibration and thresholds are those of the run.
 
     Args:
       run_folder: what `kmed train` made.
       split: a split of the run's data.
       data: the folder, CSV or npz to read instead of the one in the run's settings; the images'
         names must be the same.
-      format, quantize: which of the run's files predicts; see `kmed.evaluation.predictor.open_model`. What an exported
-        file has calibrated is turned back, so its scores stand beside the Keras model's, name by name.
-    Raises: RunError: no such run or export, or it is not finished. DataError: the images are gone, the
-      classes are others, or the split does not exist.
+      format, quantize: which of the run's files predicts; see `kmed.evaluation.predictor.open_model`. The
+        calibration of an exported file is undone, so that its scores can be compared with the Keras model's.
+    Raises: RunError: no such run or export, or it is not finished. DataError: the images are gone, the classes
+      differ, or the split does not exist.
     """
     run = finished_run(run_folder)
     check_format(format, quantize)
@@ -238,7 +238,7 @@ def evaluate_split(
         probs = fitted.calibration.invert(predict_calibrated(predictor, part, config))
         lost = [name for name, same in zip(part.class_names, fitted.calibration.constant) if same]
         if lost:
-            say(f"Calibration made {', '.join(lost)} the same for every picture: an exported file does not rank them.")
+            say(f"Calibration made {', '.join(lost)} constant, so an exported file does not rank the pictures by it.")
     predictions = make_predictions(part, probs, config.evaluate.subgroups)
     prior, bootstrap = training_prior(table), Bootstrap.from_config(config)
     return assess(predictions, prior, bootstrap, None if split == "val" else fitted)

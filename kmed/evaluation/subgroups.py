@@ -1,4 +1,4 @@
-"""Scores by sex, age band, view or any other column: does the model serve all of them alike?"""
+"""Subgroups by sex, age band, view or any other column: does the model serve all of them equally well?"""
 
 import re
 
@@ -10,8 +10,8 @@ from kmed.errors import ConfigError, suggest
 
 AGE_BANDS = ((18, "0 to 17"), (40, "18 to 39"), (60, "40 to 59"), (np.inf, "60 and over"))
 UNKNOWN = "unknown"
-MAX_VALUES = 12  # a column of more values is banded where it holds numbers, and refused where not
-# Compared in small letters without spaces, underscores and hyphens.
+MAX_VALUES = 12  # a column with more values is divided into bands if it holds numbers, else refused
+# Names are compared in lower case, without spaces, underscores and hyphens.
 USUAL = {
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),
@@ -21,7 +21,7 @@ _UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
 def choose_columns(rows: pd.DataFrame, asked=None) -> list[str]:
-    """Returns the columns to score by: those asked for, else those whose names say sex, age or view.
+    """Returns the columns to score by: those asked for, else those whose names mean sex, age or view.
 
     Raises: ConfigError: a column that is not there.
     """
@@ -40,18 +40,18 @@ def choose_columns(rows: pd.DataFrame, asked=None) -> list[str]:
 
 
 def subgroup_values(rows: pd.DataFrame, columns) -> pd.DataFrame:
-    """Returns one text column for each of `columns`: ages as bands, other numbers as quarters, words as they are.
+    """Returns one text column for each of `columns`: ages in bands, other numbers in quarters, words as they are.
 
     Args:
       rows: DataFrame (N, ...) that holds the columns.
       columns: names.
-    Raises: ConfigError: a column of many words.
+    Raises: ConfigError: a column with too many different words.
     """
     return pd.DataFrame({name: _values(rows[name].fillna("").astype(str).str.strip(), name) for name in columns})
 
 
 def age_in_years(text: str) -> float:
-    """Returns years from "060Y", "018M", "12" and the like (DICOM's age string); NaN where it is none.
+    """Returns years from "060Y", "018M", "12" and the like (DICOM's age string), or NaN if the text is not an age.
 
     Example:
       >>> age_in_years("060Y")

@@ -1,4 +1,4 @@
-"""An assessment as plain text for a terminal: the scores beside the constant predictors', then each class'."""
+"""An assessment as plain text for a terminal: the scores beside those of constant predictors, then those of each class."""
 
 import math
 
@@ -21,14 +21,14 @@ def describe_assessment(assessment: Assessment, split: str) -> str:
     )
     lines = [title, *_overall(scores, assessment.constants), "", *_by_class(scores)]
     if scores.left_out:
-        lines += ["", f"No AUROC, and not in its mean ({len(scores.left_out)}): {', '.join(scores.left_out)}."]
+        lines += ["", f"No AUROC, and left out of its mean ({len(scores.left_out)}): {', '.join(scores.left_out)}."]
     for column, values in assessment.subgroups.items():
         lines += ["", *_by_subgroup(column, values, assessment.task.subgroup_scores)]
     if assessment.sets is not None:
         sets = assessment.sets
         lines += [
             "",
-            f"Prediction sets made to hold {sets.wanted:.0%} of the true labels held {cell(sets.coverage)} of them, "
+            f"Prediction sets meant to contain {sets.wanted:.0%} of the true labels contain {cell(sets.coverage)} of them, "
             f"with {sets.size.value:.2f} labels on average.",
         ]
     return "\n".join([*lines, "", assessment.verdict.sentence])
@@ -49,7 +49,7 @@ def describe_novelty(record: dict | None) -> str:
 
 def _overall(scores: Scores, constants: dict[str, Scores]) -> list[str]:
     interval = f"{100 * scores.level:g} % interval"
-    rows = [("score", "value", interval, "clusters", *constants, "")]
+    rows: list[tuple[str, ...]] = [("score", "value", interval, "clusters", *constants, "")]
     for name, score in scores.scores.items():
         plain = name.removesuffix(TUNED).removesuffix(CALIBRATED)
         beside = [number(constant.scores[plain].value) for constant in constants.values()]
@@ -58,7 +58,7 @@ def _overall(scores: Scores, constants: dict[str, Scores]) -> list[str]:
 
 
 def _by_class(scores: Scores) -> list[str]:
-    rows = [("class", "positives", *CLASS_SCORES, "clusters", "")]
+    rows: list[tuple[str, ...]] = [("class", "positives", *CLASS_SCORES, "clusters", "")]
     for name, of_class in scores.per_class.items():
         counts = scores.counts[name]
         cells = [cell(of_class[key]) for key in CLASS_SCORES]
@@ -69,8 +69,8 @@ def _by_class(scores: Scores) -> list[str]:
 
 def _by_subgroup(column: str, values: dict[str, Scores], shown: tuple[str, ...]) -> list[str]:
     if not values:
-        return [f"{column}: no value lies in two clusters."]
-    rows = [(column, "pictures", "clusters", *shown)]
+        return [f"{column}: no value lies in two or more clusters."]
+    rows: list[tuple[str, ...]] = [(column, "pictures", "clusters", *shown)]
     for value, scores in values.items():
         cells = [cell(scores.scores[name]) for name in shown]
         rows.append((value, str(scores.num_images), str(scores.num_clusters), *cells))
@@ -93,7 +93,7 @@ def cell(score: Score) -> str:
 
 
 def mark(score: Score) -> str:
-    """Returns a word of warning where the interval is too narrow to trust, else ""."""
+    """Returns a warning if the interval is too narrow to trust, else ""."""
     return f"few clusters ({score.num_clusters})" if score.few_clusters else ""
 
 

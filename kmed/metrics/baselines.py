@@ -42,7 +42,8 @@ class Prior:
     @classmethod
     def from_dict(cls, fields: dict) -> "Prior":
         """Returns what `to_dict` gave."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        lists = {key: tuple(fields[key]) for key in ("class_names", "positives", "known")}
+        return cls(**{**fields, **lists})
 
 
 def count_prior(train_labels: np.ndarray, class_names, num_groups: int = 0) -> Prior:

@@ -66,7 +66,8 @@ class Calibration:
         """Returns what `to_dict` gave. Raises ScoreError where it was fitted for other labels."""
         if list(fields["class_names"]) != list(class_names):
             raise ScoreError(f"The calibration is of {list(fields['class_names'])}. Received: {list(class_names)}.")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        lists = {key: tuple(fields[key]) for key in ("class_names", "slopes", "intercepts")}
+        return cls(**{**fields, **lists})
 
 
 def fit_temperature(labels: np.ndarray, probs: np.ndarray, class_names) -> Calibration:

@@ -58,7 +58,7 @@ class Score:
         those that hold another, if fewer); for a macro mean, those of its rarest class, since a
         mean is no surer than its least sure part.
       num_undefined: resamples in which the score was undefined; they are left out of the interval.
-      resampled: (R,), the score of every draw, NaN where undefined; None where it was not kept. Two scores
+      resampled: (R,), the score of every draw, NaN where undefined; empty where it was not kept. Two scores
         of the same draws can be compared draw by draw, see `difference`.
     """
 
@@ -67,7 +67,7 @@ class Score:
     high: float
     num_clusters: int
     num_undefined: int = 0
-    resampled: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    resampled: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0), compare=False, repr=False)
 
     @property
     def few_clusters(self) -> bool:

@@ -76,17 +76,16 @@ def calibration_error(probabilities: Probabilities) -> Score:
 
 def reliability(probabilities: Probabilities) -> Reliability:
     """Returns the reliability diagram's bins: of the most probable class, or of all labels pooled."""
-    resamples = probabilities.sample.resamples
-    counts, trues, sums = 0, 0, 0
+    resamples, shape = probabilities.sample.resamples, (len(probabilities.probs), NUM_BINS)
+    counts, trues, sums = np.zeros(shape, int), np.zeros(shape), np.zeros(NUM_BINS)
     for truth, prob in _columns(probabilities):
         held = one_hot_bins(prob) * ~np.isnan(truth)[:, None]  # (N, B)
         counts = counts + held
         trues = trues + held * np.nan_to_num(truth)[:, None]
         sums = sums + (held * prob[:, None]).sum(axis=0)
     totals = counts.sum(axis=0)
-    num_bins = len(totals)
     drawn = resamples.sums(np.hstack([trues, counts]))  # (R, 2 B)
-    rates = divide(drawn[:, :num_bins], drawn[:, num_bins:], empty=np.nan)
+    rates = divide(drawn[:, :NUM_BINS], drawn[:, NUM_BINS:], empty=np.nan)
     observed = divide(trues.sum(axis=0), totals, empty=np.nan)
     bins = [resamples.score(value, rates[:, index]) for index, value in enumerate(observed)]
     low, high = (np.array([getattr(score, end) for score in bins]) for end in ("low", "high"))

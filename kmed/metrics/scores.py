@@ -108,7 +108,7 @@ class Scores:
 
     def flat(self) -> dict[str, float]:
         """Returns name, name_low, name_high of each overall score, for one row of a results table."""
-        row = {}
+        row: dict[str, float] = {}
         for name, score in self.scores.items():
             row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
         return row

@@ -76,9 +76,9 @@ def confidence(probs: np.ndarray, *, exclusive: bool) -> np.ndarray:
 
 
 def risk_coverage(wrong: np.ndarray, sureness: np.ndarray, resamples: Resamples) -> RiskCoverage:
-    """Returns the risk-coverage curve (El-Yaniv & Wiener, 2010), pictures answered from the surest on.
+    """Returns the risk-coverage curve (El-Yaniv & Wiener, 2010), the images that the model is surest of answered first.
 
-    Pictures that are equally sure are answered together, so the order of the files plays no part.
+    Images that are equally sure are answered together, so the order of the files plays no part.
 
     Args:
       wrong: bool (N,), whether the whole answer is wrong.
@@ -95,8 +95,8 @@ def risk_coverage(wrong: np.ndarray, sureness: np.ndarray, resamples: Resamples)
     for row, counts in enumerate(resamples.counts):
         share, risk, areas[row] = _curve(counts[resamples.index[order]][None].astype(float), wrong[order], groups, last)
         drawn[row] = np.interp(points, share, risk)
-    ends = resamples.bounds(drawn, resamples.num_clusters)
-    return RiskCoverage(points, np.interp(points, shares, risks), *ends, resamples.score(area, areas))
+    low, high = resamples.bounds(drawn, resamples.num_clusters)
+    return RiskCoverage(points, np.interp(points, shares, risks), low, high, resamples.score(area, areas))
 
 
 def _curve(weights, wrong, groups, last):

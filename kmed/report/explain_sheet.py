@@ -66,8 +66,8 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
         chosen = np.full(len(images), class_names.index(class_name))
     heat, overlays = explain_and_overlay(model, images, chosen)
     explained = [class_names[index] for index in chosen]
-    shown_probs, tells = probs[np.arange(len(chosen)), chosen], heat.any(axis=(1, 2))
-    titles = list(map(_title, truths, explained, shown_probs, tells))
+    shown_probs = probs[np.arange(len(chosen)), chosen]
+    titles = [_title(*each) for each in zip(truths, explained, shown_probs, (heatmap.any() for heatmap in heat))]
     out = pathlib.Path(out) if out is not None else run.figures / "explain"
     return _write(out, images, overlays, names, titles)
 

@@ -23,13 +23,13 @@ KINDS = ("error", "hit", "random")
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """What was said of one class in one picture.
+    """One image and what the model decided about one of its classes.
 
     Attributes:
       row: of the predictions it was chosen from.
-      path, cluster: of the picture.
+      path, cluster: of the image.
       truth: its classes, joined by "|"; "" where it has none.
-      class_index: the class that is spoken of.
+      class_index: the class.
       class_name: its name.
       found: whether the model decided for it.
       right: whether that is so.
@@ -48,7 +48,7 @@ class Example:
 
 
 def confident_errors(predictions: Predictions, number: int = NUM_ERRORS) -> list[Example]:
-    """Returns the wrong answers the model was surest of, the surest first, one a cluster.
+    """Returns the errors the model was surest of, the surest first, one per cluster.
 
     Copies and neighbours of one picture are mistaken alike; a dozen of them would show one mistake. With
     exclusive classes the class that was wrongly named counts; otherwise a label that was missed does too.
@@ -66,7 +66,7 @@ def confident_errors(predictions: Predictions, number: int = NUM_ERRORS) -> list
 
 
 def confident_answers(predictions: Predictions, number: int = NUM_EXPLAINED) -> list[Example]:
-    """Returns the rightly found classes the model was surest of, one a class, the surest first."""
+    """Returns the rightly found classes the model was surest of, the surest first, one per class."""
     right = (predictions.decided() == 1) & (predictions.labels == 1)
     return _surest(predictions, right, predictions.probs, number, "class_name")
 
@@ -100,12 +100,12 @@ def _by_sureness(chosen, sureness) -> np.ndarray:
 
 
 def _surest(predictions, chosen, sureness, number, once) -> list[Example]:
-    """Returns the answers marked in `chosen` (N, K), by sureness; of those alike in the attribute `once` the first."""
+    """Returns the examples marked in `chosen` (N, K), by sureness; of those alike in the attribute `once` the first."""
     truths = join_names(predictions.labels, predictions.class_names)
     found = predictions.decided()
-    answers = {}
+    examples: dict[str, Example] = {}
     for row, k in _by_sureness(chosen, sureness):
-        answer = Example(
+        example = Example(
             row=int(row),
             path=predictions.rows["path"].iloc[row],
             cluster=predictions.rows["cluster"].iloc[row],
@@ -116,10 +116,10 @@ def _surest(predictions, chosen, sureness, number, once) -> list[Example]:
             right=bool(found[row, k]) == bool(predictions.labels[row, k] == 1),
             prob=float(predictions.probs[row, k]),
         )
-        answers.setdefault(getattr(answer, once), answer)
-        if len(answers) == number:
+        examples.setdefault(getattr(example, once), example)
+        if len(examples) == number:
             break
-    return list(answers.values())
+    return list(examples.values())
 
 
 def read_pictures(run: Run, predictions: Predictions, table: Table | None = None, data=None) -> np.ndarray:
@@ -144,15 +144,15 @@ def read_pictures(run: Run, predictions: Predictions, table: Table | None = None
     return Pictures(part, Resizing.from_settings(config.data), cache="none").gather(np.arange(len(part)))
 
 
-def draw_attention(run: Run, answers: list[Example], pictures: np.ndarray, model=None) -> np.ndarray:
-    """Returns uint8 (N, H, W, 3), the pictures overlaid with what spoke for each answer's class.
+def draw_attention(run: Run, examples: list[Example], pictures: np.ndarray, model=None) -> np.ndarray:
+    """Returns uint8 (N, H, W, 3), the pictures overlaid with what speaks for each example's class.
 
     Args:
       run: whose model is asked.
-      answers: N of them.
-      pictures: uint8 (N, H, W, 3), of the same answers.
+      examples: N of them.
+      pictures: uint8 (N, H, W, 3), of the same examples.
       model: the run's keras.Model, where it is loaded already.
     Raises: ModelError: a network that cannot be explained. RunError: the model cannot be loaded.
     """
     model = load_model(run.model) if model is None else model
-    return explain_and_overlay(model, pictures, np.array([answer.class_index for answer in answers]))[1]
+    return explain_and_overlay(model, pictures, np.array([example.class_index for example in examples]))[1]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import typing
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ def score_sections(task: Task, assessed: Cited) -> list[tuple[str, list]]:
       task: kmed.tasks.Task.
       assessed: the split in metrics.json.
     """
-    sections = {kind: [] for kind in ("plain", "tuned", "ranking", "probabilities")}
+    sections: dict[str, list] = {kind: [] for kind in ("plain", "tuned", "ranking", "probabilities")}
     rows = task.make_scores()
     for name, score in assessed["scores"].items():
         plain = name.removesuffix(TUNED).removesuffix(CALIBRATED)
@@ -142,9 +143,9 @@ def _figures(run: Run, assessed: Cited, best_epoch: int) -> dict:
             curves.append(inline_figure(figure, _curve_words(history, name, columns, best_epoch), _PANEL))
     bins = {name: Reliability(**_arrays(part.raw)) for name, part in assessed["reliability"].items()}
     risk = dict(assessed["risk_coverage"].raw)
-    area = {key: value for key, value in risk.pop("area").items() if key != "few_clusters"}
-    area = Score(**{key: np.nan if value is None else value for key, value in area.items()})
-    curve = RiskCoverage(**_arrays(risk), area=area)
+    area: dict[str, typing.Any] = {key: np.nan if value is None else value for key, value in risk.pop("area").items()}
+    del area["few_clusters"]
+    curve = RiskCoverage(**_arrays(risk), area=Score(**area))
     return {
         "curves": curves,
         "reliability": inline_figure(figures.plot_reliability(bins), _reliability_words(bins), (4.0, 4.4)),
