@@ -1,8 +1,9 @@
-"""TASKS: all that sets classifying into one class apart from finding any number of them.
+"""TASKS: everything in which multiclass and multilabel classification differ.
 
-Every other module asks the table and never the word. A metric of `fit` is a line of `_multiclass_metrics` or
-`_multilabel_metrics`, a final score one of `_multiclass_scores` or `_multilabel_scores`. Keras and scikit-learn are
-imported when a field is used, so that the command line may read the table and still start at once.
+All other modules look the task up in this table and never compare its name. To add a metric of `fit`, add a line to
+`_multiclass_metrics` or `_multilabel_metrics`; to add a final score, add one to `_multiclass_scores` or
+`_multilabel_scores`. Keras and scikit-learn are imported only when a field is used, so that the command line can read
+the table and still start quickly.
 """
 
 import collections.abc
@@ -14,7 +15,7 @@ import numpy as np
 from kmed.errors import ConfigError, DataError, suggest
 from kmed.labels import negative_label
 
-# Of fit metrics and final scores alike; all others are better when higher.
+# Names of fit metrics and of final scores; all others are better when higher.
 LOWER_IS_BETTER = frozenset({"loss", "hamming_loss", "brier", "ece"})
 
 
@@ -25,23 +26,25 @@ class Task:
     Attributes:
       name: "multiclass" or "multilabel".
       exclusive: whether each image has exactly one class.
-      reason: why data are of this task, for `task: auto`.
+      reason: why `task: auto` chooses this task for a data set.
       activation: what turns logits into probabilities, "softmax" or "sigmoid".
-      losses: the legal names of a loss, keys of kmed.losses.LOSSES, the default first.
-      check_labels: (labels float (N, K)) -> None; raises DataError where they do not fit.
+      losses: names of the legal losses, which are keys of kmed.losses.LOSSES; the first one is the default.
+      check_labels: (labels float (N, K)) -> None; raises DataError if they do not fit the task.
       decode: (probs (N, K), thresholds=None) -> uint8 (N, K) in {0, 1}, the predicted classes.
       fit_calibration: (labels, probs, class_names) -> kmed.metrics.calibration.Calibration.
-      constant_predictors: (kmed.metrics.baselines.Prior) -> {name: the probabilities (K,) given to every image}.
-      make_metrics: (class_names) -> new keras metrics for `fit`.
-      make_scores: () -> {name: kmed.metrics.scores.FinalScore}, in the order in which they are reported.
-      decision_score: the score of whole decisions, by which a model is compared with constant predictors.
-      exported_scores: an export is refused by what the first one loses, and travels with its value; the others
-        are reported beside it.
-      paired_scores: by which pairs of runs are compared; the first that does not rest on few clusters ranks them.
-      study_scores: those of a study that results stand beside, in its order; they are the first of a results row.
-      compared_scores: the columns of a comparison's page.
-      headline_scores: at the top of a run's page, after its AUROC.
-      subgroup_scores: those shown for each subgroup.
+      constant_predictors: (kmed.metrics.baselines.Prior) -> {name: probabilities (K,), the same for every image}.
+      make_metrics: (class_names) -> list of new Keras metrics for `fit`.
+      make_scores: () -> {name: kmed.metrics.scores.FinalScore}, in the order of the reports.
+      decision_score: the score of whole decisions; it compares a model with the constant predictors.
+      exported_scores: scores that are computed for an exported model. The export is refused if the first one drops
+        too far, and its value is stored with the export; the others are only reported.
+      paired_scores: scores in which pairs of runs are compared. The runs are ranked by the first one that rests on
+        enough clusters.
+      study_scores: scores of the study that the results are compared with, in its order; they come first in a row of
+        results.
+      compared_scores: columns of the comparison page.
+      headline_scores: scores at the top of a run's page, after the AUROC.
+      subgroup_scores: scores shown for each subgroup.
     """
 
     name: str
@@ -64,19 +67,19 @@ class Task:
     subgroup_scores: tuple[str, ...]
 
     def make_loss(self, name: str = "auto", *, label_smoothing: float = 0.0, positive_weights=None):
-        """Returns a new keras loss of (labels, probs).
+        """Returns a new Keras loss of (labels, probs).
 
         Args:
-          name: one of the task's losses; "auto" is the default one.
+          name: one of the task's losses; "auto" is the default.
           label_smoothing: in [0, 1).
           positive_weights: (K,), used by "weighted_bce".
-        Raises: ConfigError: another name, or a loss that does not go with the other arguments.
+        Raises: ConfigError: the task has no loss of that name, or the loss does not support the other arguments.
         """
         from kmed.losses import LOSSES
 
         if name not in ("auto", *self.losses):
             legal, hint = " or ".join(self.losses), suggest(name, self.losses)
-            raise ConfigError(f"The loss of {self.name} is {legal}. Received: loss={name!r}.{hint}")
+            raise ConfigError(f"The loss of {self.name} must be {legal}. Received: loss={name!r}.{hint}")
         return LOSSES[self.losses[0] if name == "auto" else name](label_smoothing, positive_weights)
 
     def score(self, *arguments, **settings):
@@ -87,7 +90,7 @@ class Task:
 
 
 def get_task(name: str) -> Task:
-    """Returns the task called `name`. Raises ConfigError, naming the nearest, where there is none."""
+    """Returns the task called `name`. Raises ConfigError, with the nearest name, if there is none."""
     if name not in TASKS:
         raise ConfigError(f"task must be one of {', '.join(TASKS)}. Received: task={name!r}." + suggest(name, TASKS))
     return TASKS[name]
@@ -99,41 +102,47 @@ def check_labels(task: Task | str, labels: np.ndarray) -> None:
     Args:
       task: a task or its name.
       labels: float (N, K) in {0, 1}; multiclass needs K >= 2 and exactly one 1 per row,
-        multilabel takes NaN for unknown and needs at least one known label.
+        multilabel accepts NaN (unknown) and needs at least one known label.
     """
     task = get_task(task) if isinstance(task, str) else task
     labels = np.asarray(labels)
     if labels.ndim != 2 or 0 in labels.shape:
         raise DataError(f"labels must have one row per image and one column per class. Received: shape={labels.shape}.")
-    strange = labels[~(np.isnan(labels) | (labels == 0) | (labels == 1))]
-    if strange.size:
-        raise DataError(f"labels must be 0, 1 or NaN (unknown). Received: {strange[0]!s} among {strange.size} others.")
+    invalid = labels[~(np.isnan(labels) | (labels == 0) | (labels == 1))]
+    if invalid.size:
+        raise DataError(
+            f"labels must be 0, 1 or NaN (unknown). Received: {invalid.size} other value(s), such as {invalid[0]!s}."
+        )
     task.check_labels(labels)
 
 
-# ---- What the tasks' rows are made of: labels, decisions -------------------------------------------
+# ---- Parts of the tasks: checks of labels, decisions, calibration, constant predictors -------------
 
 
 def _check_one_class_per_row(labels):
     if labels.shape[1] < 2:
         raise DataError(
-            "multiclass needs two classes or more; one finding alone is task=multilabel. Received: 1 class."
+            "multiclass needs at least two classes; use task=multilabel for a single finding. Received: 1 class."
         )
     bad = np.flatnonzero(~(np.nan_to_num(labels).sum(axis=1) == 1) | np.isnan(labels).any(axis=1))
     if bad.size:
         raise DataError(
-            f"multiclass needs exactly one class per image; several, none or unknown ones are task=multilabel. "
-            f"Received: {bad.size} other rows, the first is row {bad[0]} with {labels[bad[0]].tolist()}."
+            f"multiclass needs exactly one known class per image; use task=multilabel if images have several, none or "
+            f"unknown ones. Received: {bad.size} other rows, the first is row {bad[0]} with {labels[bad[0]].tolist()}."
         )
 
 
 def _check_some_known(labels):
     if np.isnan(labels).all():
-        raise DataError(f"multilabel needs labels that are known. Received: {labels.size} labels, all NaN.")
+        raise DataError(f"multilabel needs at least one known label. Received: {labels.size} labels, all NaN.")
 
 
 def _most_probable(probs, thresholds=None) -> np.ndarray:
-    """The class whose probability is highest, or highest in units of its threshold (Breiman's forests: `cutoff`)."""
+    """Returns uint8 (N, K): 1 for the class with the highest probability.
+
+    With thresholds, each probability is first divided by the threshold of its class, like `cutoff` in Breiman's random
+    forests.
+    """
     probs = np.asarray(probs) if thresholds is None else np.asarray(probs) / np.maximum(thresholds, 1e-12)
     return np.eye(probs.shape[-1], dtype=np.uint8)[probs.argmax(axis=-1)]
 
@@ -155,15 +164,15 @@ def _fit_platt(*arguments):
 
 
 def _constant_classes(prior) -> dict[str, np.ndarray]:
-    """ "majority class" puts all its trust in the most frequent class, "label prevalence" gives the class shares."""
+    """Returns "majority class", which is sure of the most frequent class, and "label prevalence", the class shares."""
     shares = prior.shares
     return {"majority class": np.eye(len(shares))[shares.argmax()], "label prevalence": shares}
 
 
 def _constant_findings(prior) -> dict[str, np.ndarray]:
-    """ "empty set" finds nothing; "No Finding" says so, where that is a label; "label prevalence" gives the shares.
+    """Returns "empty set", "always 'No Finding'" where that is a label, and "label prevalence", the label shares.
 
-    The latter finds the labels of half the training images or more.
+    Label prevalence predicts the labels that at least half of the training images have.
     """
     shares = prior.shares
     predictors = {"empty set": np.zeros(len(shares))}
@@ -222,13 +231,13 @@ def _multilabel_scores() -> dict:
         "exact_match_ratio": FinalScore(
             "decisions",
             overall.exact_match_ratio,
-            "Share of pictures whose labels are all right. A model that finds nothing reaches the share of pictures "
+            "Share of pictures whose labels are all correct. A model that finds nothing reaches the share of pictures "
             "without a finding.",
         ),
         "hamming_loss": FinalScore(
             "decisions",
             overall.hamming_loss,
-            "Share of wrong labels. Rare findings make it small for a model that finds nothing, too.",
+            "Share of labels that are wrong. Where findings are rare, it is small even for a model that finds nothing.",
         ),
         **_rates(samples=overall.samples_rate),
         **_rates(macro=overall.macro_rate, micro=overall.micro_rate),
@@ -241,7 +250,7 @@ def _multilabel_scores() -> dict:
 
 
 def _rates(**averages) -> dict:
-    """Returns the rows of precision, recall and F1, each by each of the `averages`, such as macro."""
+    """Returns one row for each of precision, recall and F1, and each of the `averages`, such as macro."""
     from kmed.metrics.class_scores import RATES
     from kmed.metrics.scores import FinalScore
 

@@ -1,4 +1,4 @@
-"""To extend is to add: a function and a row, registered here and nowhere else, reach every file that a run writes."""
+"""A new score or metric is a function and one row: registered here alone, it reaches every file that a run writes."""
 
 import dataclasses
 import shutil
@@ -20,7 +20,7 @@ MEANING = "Share of pictures whose class is among the two most probable ones."
 
 
 def top_two_ratio(probabilities: Probabilities) -> Score:
-    """Returns the share of images whose class is among the two most probable: a final score."""
+    """Returns the share of images whose class is among the two most probable ones: a final score."""
     sample, probs = probabilities.sample, probabilities.probs
     among = (sample.actual & (probs >= np.sort(probs, axis=1)[:, [-2]])).any(axis=1)
     return mean_score(sample.resamples, among.mean(), among)
@@ -33,11 +33,11 @@ def confidence(labels, probs):
 
 @pytest.fixture(scope="module")
 def extended(small_npz, tmp_path_factory):
-    """A finished run of a task with one row more of each; the rows are there until the module's last test."""
+    """Returns a finished run of a task with one more score and metric, which stay in the table for the whole module."""
     task = TASKS["multiclass"]
     scores = {**task.make_scores(), "top_two_ratio": FinalScore("ranking", top_two_ratio, MEANING)}
     metric = keras.metrics.MeanMetricWrapper
-    more = dataclasses.replace(
+    extended_task = dataclasses.replace(
         task,
         make_scores=lambda: scores,
         make_metrics=lambda names: [*task.make_metrics(names), metric(confidence, name="confidence")],
@@ -46,7 +46,7 @@ def extended(small_npz, tmp_path_factory):
     settings += ["train.epochs=1", "train.tensorboard=false", "evaluate.num_resamples=20", f"data.path={small_npz}"]
     settings += ["train.dtype=float32", "train.monitor=val_confidence"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TASKS, "multiclass", more)
+        patch.setitem(TASKS, "multiclass", extended_task)
         run = kmed.fit(kmed.load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "run")
         write_report(run)
         yield run

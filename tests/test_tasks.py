@@ -1,4 +1,4 @@
-"""The task table: each row whole, each word checked."""
+"""The table of tasks: every row is complete, and its names, labels and losses are checked."""
 
 import ast
 import pathlib
@@ -79,7 +79,7 @@ def test_labels_that_fit(name):
         ("multiclass", [[1, np.nan], [0, 1]], "row 0"),
         ("multiclass", [[1], [1]], "multilabel"),
         ("multilabel", [[np.nan, np.nan]], "all NaN"),
-        ("multilabel", [[0.5, 1]], "0, 1 or NaN"),
+        ("multilabel", [[0.5, 1]], "0, 1 or NaN .unknown.. Received: 1 other value.s., such as 0.5"),
         ("multilabel", [0, 1], "shape="),
         ("multilabel", np.zeros((0, 3)), "shape="),
     ],
@@ -96,7 +96,7 @@ def test_label_smoothing_is_checked(name):
 
 
 @pytest.mark.parametrize(("task", "loss"), [(task, loss) for task in TASKS for loss in ("auto", *TASKS[task].losses)])
-def test_every_loss_is_made_and_goes_down_where_labels_and_probs_agree(task, loss):
+def test_every_loss_is_lower_where_labels_and_probs_agree(task, loss):
     labels = np.nan_to_num(LABELS[task])
     made = get_task(task).make_loss(loss, positive_weights=[2.0, 3.0, 4.0])
     good, bad = (np.clip(probs, 0.1, 0.9).astype("float32") for probs in (labels, 1 - labels))
@@ -106,24 +106,24 @@ def test_every_loss_is_made_and_goes_down_where_labels_and_probs_agree(task, los
 @pytest.mark.parametrize(
     ("task", "loss", "smoothing", "message"),
     [
-        ("multiclass", "focal", 0, "loss of multiclass is crossentropy. Received: loss='focal'"),
+        ("multiclass", "focal", 0, "loss of multiclass must be crossentropy. Received: loss='focal'"),
         ("multilabel", "assymetric", 0, "Did you mean 'asymmetric'"),
         ("multilabel", "focal", 0.1, "no label smoothing"),
         ("multilabel", "weighted_bce", 0, "needs positive_weights"),
     ],
 )
-def test_losses_that_cannot_be(task, loss, smoothing, message):
+def test_losses_that_are_refused(task, loss, smoothing, message):
     with pytest.raises(ConfigError, match=message):
         get_task(task).make_loss(loss, label_smoothing=smoothing)
 
 
-def test_no_finding_is_no_part_of_the_macro_metric():
+def test_no_finding_is_not_part_of_the_macro_metric():
     auroc = get_task("multilabel").make_metrics(["Mass", "No Finding", "Hernia"])[2]
     assert auroc.ignored == (1,)
 
 
-def test_no_module_asks_for_the_word_of_a_task():
-    """Readers of data may: there the word is what a user wrote."""
+def test_no_module_compares_the_name_of_a_task():
+    """Readers of data may: there the name is what a user wrote."""
     package = pathlib.Path(__file__).parent.parent / "kmed"
     asking = [
         f"{path.relative_to(package)}:{node.lineno}"

@@ -1,4 +1,4 @@
-"""Constant predictors, and whether a model is better than they are: what must be beaten to have learnt anything."""
+"""Constant predictors and whether a model beats them, which it must to have learnt anything."""
 
 import dataclasses
 import math
@@ -20,8 +20,8 @@ class Prior:
 
     Attributes:
       class_names: K names.
-      num_images, num_groups: of the training split.
-      positives, known: K counts of training images.
+      num_images, num_groups: size of the training split.
+      positives, known: for each class, how many training images have it and for how many it is known.
     """
 
     class_names: tuple[str, ...]
@@ -32,7 +32,7 @@ class Prior:
 
     @property
     def shares(self) -> np.ndarray:
-        """(K,): the share of the known training labels that are 1; 0 where none is known."""
+        """(K,): the share of the known training labels that are 1; 0 where no label is known."""
         return np.array(self.positives) / np.maximum(self.known, 1)
 
     def to_dict(self) -> dict:
@@ -41,13 +41,13 @@ class Prior:
 
     @classmethod
     def from_dict(cls, fields: dict) -> "Prior":
-        """Returns what `to_dict` gave."""
+        """Returns the Prior whose `to_dict` gave `fields`."""
         lists = {key: tuple(fields[key]) for key in ("class_names", "positives", "known")}
         return cls(**{**fields, **lists})
 
 
 def count_prior(train_labels: np.ndarray, class_names, num_groups: int = 0) -> Prior:
-    """Returns the Prior of training labels (N', K), or integers (N',). Raises ScoreError where there are none."""
+    """Returns the Prior of training labels (N', K), or integers (N',). Raises ScoreError if there are none."""
     labels = one_hot_labels(train_labels, len(class_names))
     if not len(labels):
         raise ScoreError("The constant predictors need training labels. Received: 0 training images.")
@@ -58,12 +58,12 @@ def count_prior(train_labels: np.ndarray, class_names, num_groups: int = 0) -> P
 def constant_scores(
     task, prior: Prior, labels, clusters, class_names, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
 ) -> dict[str, Scores]:
-    """Returns name -> Scores of each constant predictor of the task on a split.
+    """Returns {name: Scores} of the task's constant predictors on a split.
 
     Args:
       task: kmed.tasks.Task.
-      prior: of the training split.
-      labels, clusters, class_names, bootstrap: of the split, as for `kmed.metrics.scores.compute_scores`.
+      prior: what is known from the training split.
+      labels, clusters, class_names, bootstrap: those of the split, as in `kmed.metrics.scores.compute_scores`.
     """
     return {
         name: compute_scores(task, labels, np.tile(probs, (len(labels), 1)), clusters, class_names, bootstrap=bootstrap)
@@ -73,16 +73,16 @@ def constant_scores(
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a model is worth more than the constant predictors, in figures and in words.
+    """Whether a model is better than the constant predictors, in figures and in words.
 
     Attributes:
-      learnt: False where neither its ranking nor its decisions are better than theirs.
+      learnt: whether its ranking or its decisions are better than theirs.
       constant: whether its outputs are the same for every image.
-      main: name of the score of whole decisions, accuracy or exact match ratio.
-      best_constant: the predictor that is best by it.
-      gain: the main score minus that predictor's, paired by image.
-      ranking: name of the AUROC that was looked at.
-      sentence: all this as one sentence.
+      main: name of the score of whole decisions: accuracy or exact match ratio.
+      best_constant: name of the constant predictor with the highest main score.
+      gain: the model's main score minus that of `best_constant`, paired by image.
+      ranking: name of the AUROC that the verdict rests on.
+      sentence: the verdict in one sentence.
     """
 
     learnt: bool
@@ -100,16 +100,16 @@ class Verdict:
 
 
 def judge_against_constants(task, scores: Scores, constants: dict[str, Scores], probs: np.ndarray) -> Verdict:
-    """Returns the Verdict.
+    """Returns the Verdict on a model.
 
-    The ranking is better than theirs where the interval of the macro AUROC (of the common findings, where
-    that is known) lies above 0.5; the decisions are where the interval of the gain in accuracy or exact
-    match, paired on the same draws, lies above 0.
+    The model ranks better if the interval of its macro AUROC (of the common findings, if that is defined) lies
+    above 0.5. It decides better if the interval of its gain in accuracy or exact match ratio, paired on the same
+    draws, lies above 0.
 
     Args:
       task: kmed.tasks.Task.
-      scores: the model's.
-      constants: of `constant_scores`, from the same images, clusters and bootstrap.
+      scores: the model's scores.
+      constants: what `constant_scores` returns for the same images, clusters and bootstrap.
       probs: (N, K), the model's probabilities.
     """
     main = task.decision_score
@@ -119,7 +119,7 @@ def judge_against_constants(task, scores: Scores, constants: dict[str, Scores], 
     ranking = "auroc_macro" if common is None or math.isnan(common.value) else "auroc_macro_common"
     area = scores.scores[ranking]
     constant = bool(np.ptp(probs, axis=0).max() < CONSTANT_SPREAD)
-    ranks, decides = area.low > 0.5 and not constant, gain.low > 0 and not constant  # NaN is neither
+    ranks, decides = area.low > 0.5 and not constant, gain.low > 0 and not constant  # False for NaN
     beside = f"{_words(main)} {scores.scores[main].value:.3f}, {best} {constants[best].scores[main].value:.3f}"
     if constant:
         sentence = f"Its outputs are the same for every picture: it has {LEARNT_NOTHING}."

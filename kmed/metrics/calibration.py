@@ -1,4 +1,4 @@
-"""Probabilities made believable on the validation split: temperature scaling, or Platt scaling of each label."""
+"""Calibration of probabilities on the validation split: temperature scaling, or Platt scaling of each label."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import scipy.special
 
 from kmed.errors import ScoreError
 
-MIN_POSITIVES = 10  # a label with fewer positives or negatives on validation keeps its probabilities
+MIN_POSITIVES = 10  # a label with fewer positives or negatives on the validation split keeps its probabilities
 _SMALLEST = 1e-7
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -17,11 +17,11 @@ class Calibration:
     """A map of probabilities, fitted on validation data and stored in the run.
 
     Attributes:
-      method: "temperature": p -> softmax(log p / T). "platt": p_k -> sigmoid(a_k logit(p_k) + b_k).
+      method: "temperature", p -> softmax(log p / T), or "platt", p_k -> sigmoid(a_k logit(p_k) + b_k).
       class_names: K names, in the order of the columns.
-      temperature: T > 0 of the first method.
-      slopes, intercepts: a and b, K numbers each, of the second.
-      not_fitted: labels that keep their probabilities (a = 1, b = 0), with the reason.
+      temperature: T > 0, used by "temperature".
+      slopes, intercepts: a and b, K numbers each, used by "platt".
+      not_fitted: {label: reason} of the labels that keep their probabilities (a = 1, b = 0).
     """
 
     method: str
@@ -33,11 +33,11 @@ class Calibration:
 
     @property
     def constant(self) -> np.ndarray:
-        """bool (K,), the labels that calibration makes the same for every picture (a slope of 0)."""
+        """bool (K,): the labels whose calibrated probability is the same for every picture (a slope of 0)."""
         return np.array([slope == 0 for slope in self.slopes] or [False] * len(self.class_names))
 
     def apply(self, probs: np.ndarray) -> np.ndarray:
-        """Returns float64 (N, K), the calibrated probabilities; the order of the pictures stays as it is."""
+        """Returns float64 (N, K), the calibrated probabilities."""
         probs = np.clip(np.asarray(probs, np.float64), _SMALLEST, 1 - _SMALLEST)
         if self.method == "temperature":
             return scipy.special.softmax(np.log(probs) / self.temperature, axis=1)
@@ -46,8 +46,9 @@ class Calibration:
     def invert(self, calibrated: np.ndarray) -> np.ndarray:
         """Returns float64 (N, K), the probabilities that `apply` turns into `calibrated`.
 
-        As far as float32 holds them: what calibration made equal to 0 or 1 comes back as its nearest number. A
-        label whose slope is 0 has lost what it was: it stays as it is, the same for every picture.
+        The result is as exact as float32 allows: a probability that calibration turned into 0 or 1 comes back as
+        the number nearest to it. A label whose slope is 0 cannot be inverted: it stays as it is, the same for every
+        picture.
         """
         calibrated = np.asarray(calibrated, np.float64)
         if self.method == "temperature":
@@ -63,9 +64,11 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, fields: dict, class_names) -> "Calibration":
-        """Returns what `to_dict` gave. Raises ScoreError where it was fitted for other labels."""
+        """Returns the Calibration whose `to_dict` gave `fields`. Raises ScoreError if it belongs to other labels."""
         if list(fields["class_names"]) != list(class_names):
-            raise ScoreError(f"The calibration is of {list(fields['class_names'])}. Received: {list(class_names)}.")
+            raise ScoreError(
+                f"The calibration was fitted for {list(fields['class_names'])}. Received: {list(class_names)}."
+            )
         lists = {key: tuple(fields[key]) for key in ("class_names", "slopes", "intercepts")}
         return cls(**{**fields, **lists})
 
@@ -74,7 +77,7 @@ def fit_temperature(labels: np.ndarray, probs: np.ndarray, class_names) -> Calib
     """Returns temperature scaling: the T with the lowest log loss (Guo et al., 2017).
 
     Args:
-      labels: (N, K) with one 1 a row.
+      labels: (N, K) with one 1 per row.
       probs: (N, K), softmax probabilities.
       class_names: K names.
     """
@@ -84,15 +87,15 @@ def fit_temperature(labels: np.ndarray, probs: np.ndarray, class_names) -> Calib
     def log_loss(log_temperature):
         return -scipy.special.log_softmax(log_probs / np.exp(log_temperature), axis=1)[rows, truth].mean()
 
-    found = scipy.optimize.minimize_scalar(log_loss, bounds=(-3.0, 3.0), method="bounded")
-    return Calibration("temperature", tuple(class_names), temperature=float(np.exp(found.x)))
+    fitted = scipy.optimize.minimize_scalar(log_loss, bounds=(-3.0, 3.0), method="bounded")
+    return Calibration("temperature", tuple(class_names), temperature=float(np.exp(fitted.x)))
 
 
 def fit_platt(labels: np.ndarray, probs: np.ndarray, class_names) -> Calibration:
     """Returns Platt scaling of each label: a logistic regression on the log-odds (Platt, 1999).
 
-    Where a label's probabilities run against the truth on validation (a < 0), a is 0 and the
-    calibrated probability is the label's share: turning a model round is not calibration.
+    If higher probabilities of a label go with fewer positives on the validation split (a < 0), a is set to 0 and the
+    calibrated probability is the label's share, because reversing a model's ranking is not calibration.
 
     Args:
       labels: (N, K) in {0, 1}, NaN where unknown.
@@ -122,7 +125,7 @@ def _logistic(truth, probs):
     scale = odds.std()
     if scale < 1e-6:  # the same for every picture
         return 0.0, share
-    # Standardised, so that the solver meets numbers near 1 whatever the spread of the model's outputs.
+    # Standardised, so that the solver works with numbers near 1, however widely the model's outputs are spread.
     fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(((odds - odds.mean()) / scale)[:, None], truth)
     slope = float(fitted.coef_[0, 0] / scale)
     return (slope, float(fitted.intercept_[0] - slope * odds.mean())) if slope > 0 else (0.0, share)

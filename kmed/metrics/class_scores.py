@@ -1,7 +1,7 @@
-"""Precision, recall, F1, AUROC, average precision and confusion of classes, each with an interval.
+"""Precision, recall, F1, AUROC and average precision per class and the confusion matrix, with intervals.
 
 The values come from scikit-learn. Those of the resamples come from sums over clusters: a draw that
-holds a cluster twice counts its images twice, as `sample_weight` would.
+contains a cluster twice counts its images twice, as `sample_weight` would.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Sample:
     Attributes:
       labels: float64 (N, K) in {0, 1}, NaN where unknown.
       class_names: K names.
-      resamples: draws of the N images' clusters.
+      resamples: draws of the clusters of the N images.
       exclusive: whether each image has exactly one class.
     """
 
@@ -36,33 +36,33 @@ class Sample:
 
     @functools.cached_property
     def actual(self) -> np.ndarray:
-        """bool (N, K), False where the label is unknown."""
+        """bool (N, K): which labels are 1; False where unknown."""
         return self.labels == 1
 
     @functools.cached_property
     def known(self) -> np.ndarray:
-        """bool (N, K)."""
+        """bool (N, K): which labels are known."""
         return ~np.isnan(self.labels)
 
     @functools.cached_property
     def holding(self) -> list[int]:
-        """K numbers, the clusters that hold each class."""
+        """K numbers: how many clusters contain each class."""
         return [self.resamples.clusters_with(column) for column in self.actual.T]
 
     @functools.cached_property
     def averaged(self) -> list[int]:
-        """The indices of the classes that macro means are made of: without "No Finding", which is not a finding."""
+        """Indices of the classes in macro means: all but "No Finding", which is not a finding."""
         negative = None if self.exclusive else negative_label(self.class_names)
         return [index for index in range(len(self.class_names)) if index != negative]
 
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
-    """Which classes the images were given.
+    """The classes that were predicted for each image.
 
     Attributes:
       sample: the images.
-      guesses: bool (N, K), False where the label is unknown.
+      guesses: bool (N, K), the predicted classes; False where the label is unknown.
     """
 
     sample: Sample
@@ -70,13 +70,13 @@ class Decisions:
 
     @functools.cached_property
     def _tallies(self) -> list[np.ndarray]:
-        """Three of (R, K): the images of each draw that were rightly given a class, given it, and of it."""
+        """Three arrays (R, K) of counts per draw and class: true positives, predicted positives, actual positives."""
         actual = self.sample.actual
         return np.split(self.sample.resamples.sums(np.hstack([actual & self.guesses, self.guesses, actual])), 3, axis=1)
 
     @functools.cached_property
     def rates(self) -> dict[str, list[Score]]:
-        """Precision, recall and F1 -> K Scores."""
+        """{"precision", "recall", "f1"} -> K Scores, one per class."""
         resamples, holding = self.sample.resamples, self.sample.holding
         values = [_exact_rates(*columns) for columns in zip(self.sample.actual.T, self.guesses.T, strict=True)]
         drawn = resampled_rates(*self._tallies)
@@ -87,7 +87,7 @@ class Decisions:
 
     @functools.cached_property
     def pooled_rates(self) -> dict[str, Score]:
-        """Precision, recall and F1 of all classes counted together."""
+        """{"precision", "recall", "f1"} -> Score of all classes pooled."""
         values = _exact_rates(self.sample.actual.ravel(), self.guesses.ravel())
         drawn = resampled_rates(*(tally.sum(axis=1) for tally in self._tallies))
         return {name: self.sample.resamples.score(values[name], drawn[name]) for name in RATES}
@@ -95,7 +95,7 @@ class Decisions:
 
 @dataclasses.dataclass(frozen=True)
 class Probabilities:
-    """How probable the classes of the images were said to be.
+    """The predicted probabilities of the classes of each image.
 
     Attributes:
       sample: the images.
@@ -107,12 +107,12 @@ class Probabilities:
 
     @functools.cached_property
     def auroc(self) -> list[Score]:
-        """K Scores, NaN for a class that all images, or none, are known to hold."""
+        """K Scores; NaN for a class whose known labels are all 1 or all 0."""
         return self._ranking(self.sample.resamples.auroc, sklearn.metrics.roc_auc_score)
 
     @functools.cached_property
     def average_precision(self) -> list[Score]:
-        """K Scores, NaN where the AUROC is: without a negative it would be 1 whatever the model says."""
+        """K Scores; NaN where the AUROC is NaN, because without negatives every model would score 1."""
         return self._ranking(self.sample.resamples.average_precision, sklearn.metrics.average_precision_score)
 
     def _ranking(self, resampled, exact) -> list[Score]:
@@ -128,11 +128,11 @@ class Probabilities:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """Images by their class (rows) and the class they were given (columns).
+    """Counts of images by their true class (rows) and their predicted class (columns).
 
     Attributes:
       counts: int64 (K, K).
-      low, high: (K, K), the intervals of `rates`; NaN for a class in fewer than two clusters.
+      low, high: (K, K), ends of the intervals of `rates`; NaN for a class in fewer than two clusters.
     """
 
     counts: np.ndarray
@@ -141,27 +141,27 @@ class Confusion:
 
     @property
     def rates(self) -> np.ndarray:
-        """(K, K): each row of `counts` as shares of 1; NaN for a class without an image."""
+        """(K, K): `counts` divided by the sum of each row; NaN for a class without images."""
         return divide(self.counts, self.counts.sum(axis=1, keepdims=True), empty=np.nan)
 
 
 def confusion_matrix(decisions: Decisions) -> Confusion:
-    """Returns the Confusion of decisions for one class per image."""
+    """Returns the Confusion of decisions where each image has exactly one class."""
     guesses, resamples = decisions.guesses, decisions.sample.resamples
     num_classes = guesses.shape[1]
     truth = decisions.sample.labels.argmax(axis=1)
     counts = sklearn.metrics.confusion_matrix(truth, guesses.argmax(axis=1), labels=np.arange(num_classes))
     bounds = np.empty((2, num_classes, num_classes))
-    for k in range(num_classes):  # row by row: all resampled matrices at once would not fit for many classes
+    for k in range(num_classes):  # row by row: with many classes, all resampled matrices would not fit into memory
         row = resamples.sums(guesses & (truth == k)[:, None])  # (R, K)
-        row = row[row.any(axis=1)]  # draws without the class have no rates
+        row = row[row.any(axis=1)]  # draws without the class have undefined rates
         rates = divide(row, row.sum(axis=1, keepdims=True))
         bounds[:, k] = resamples.bounds(rates, resamples.clusters_with(truth == k))
     return Confusion(counts, low=bounds[0], high=bounds[1])
 
 
 def resampled_rates(hits, guessed, actual) -> dict[str, np.ndarray]:
-    """Returns precision, recall and F1 from (weighted) counts of any one shape; NaN where `actual` is 0."""
+    """Returns precision, recall and F1 from (weighted) counts of the same shape; NaN where `actual` is 0."""
     undefined = np.where(actual > 0, 0.0, np.nan)
     return {
         "precision": divide(hits, guessed) + undefined,
@@ -171,7 +171,7 @@ def resampled_rates(hits, guessed, actual) -> dict[str, np.ndarray]:
 
 
 def _exact_rates(actual, guesses) -> dict[str, float]:
-    """Returns precision, recall and F1 of one class, or of all pooled; NaN without an image of it."""
+    """Returns precision, recall and F1 of one class, or of all classes pooled; NaN if no image has it."""
     if not actual.any():
         return dict.fromkeys(RATES, math.nan)
     values = sklearn.metrics.precision_recall_fscore_support(

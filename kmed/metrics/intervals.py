@@ -1,4 +1,4 @@
-"""How sure a score is: whole clusters drawn again and again, and the score of every draw."""
+"""Confidence intervals of scores by the cluster bootstrap: whole clusters are drawn, and every draw is scored."""
 
 import dataclasses
 import math
@@ -10,18 +10,18 @@ from kmed.errors import ScoreError
 
 FEW_CLUSTERS = 20
 MIN_CLUSTERS = 2
-_CHUNK_NUMBERS = 2_000_000  # numbers held at once by a kernel: 16 MB, whatever the size of the data
+_CHUNK_NUMBERS = 2_000_000  # numbers in memory at a time: 16 MB, however large the data set is
 
 
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: whole clusters are drawn again, many times.
+    """How intervals are computed: whole clusters are drawn with replacement, many times.
 
     Attributes:
-      num_resamples: R, at least 1.
+      num_resamples: R, the number of draws, at least 1.
       level: nominal coverage of the intervals, in (0, 1).
-      seed: of the draws.
-    Raises: ScoreError: a number out of its range.
+      seed: random seed of the draws.
+    Raises: ScoreError: a number is out of range.
     Example:
       >>> Bootstrap(num_resamples=200, seed=3).level
       0.95
@@ -34,13 +34,13 @@ class Bootstrap:
     def __post_init__(self):
         if self.num_resamples < 1 or not 0 < self.level < 1:
             raise ScoreError(
-                f"Intervals need num_resamples of 1 or more and level between 0 and 1. "
+                f"Intervals need num_resamples to be at least 1 and level to be between 0 and 1. "
                 f"Received: num_resamples={self.num_resamples}, level={self.level}."
             )
 
     @classmethod
     def from_config(cls, config) -> "Bootstrap":
-        """Returns the settings that a kmed.config.Config holds in its evaluate section and its seed."""
+        """Returns the settings of a kmed.config.Config: its seed and those of its evaluate section."""
         return cls(config.evaluate.num_resamples, config.evaluate.level, config.seed)
 
 
@@ -52,14 +52,14 @@ class Score:
     """A value and its percentile interval.
 
     Attributes:
-      value: the score of the data; NaN where undefined.
-      low, high: ends of the interval; NaN where the score rests on fewer than two clusters.
-      num_clusters: how many clusters the score rests on: for a class, those that hold it (AUROC: or
-        those that hold another, if fewer); for a macro mean, those of its rarest class, since a
-        mean is no surer than its least sure part.
-      num_undefined: resamples in which the score was undefined; they are left out of the interval.
-      resampled: (R,), the score of every draw, NaN where undefined; empty where it was not kept. Two scores
-        of the same draws can be compared draw by draw, see `difference`.
+      value: the score of the data; NaN if undefined.
+      low, high: ends of the interval; NaN if the score rests on fewer than two clusters.
+      num_clusters: how many clusters the score rests on. For a class, these are the clusters that contain it (for
+        AUROC and average precision, or those that contain a negative, if fewer). For a macro mean, these are the
+        clusters of its rarest class, because a mean is no more certain than its least certain part.
+      num_undefined: in how many resamples the score is undefined; the interval leaves them out.
+      resampled: (R,), the score of every draw, NaN where undefined; empty if it was not kept. Two
+        scores of the same draws can be compared draw by draw, see `Resamples.difference`.
     """
 
     value: float
@@ -71,7 +71,7 @@ class Score:
 
     @property
     def few_clusters(self) -> bool:
-        """Whether the interval is too narrow to trust: a nominal 95 % covers 92 % at 20 clusters, 80 % at 4."""
+        """Whether the interval is too narrow: a nominal coverage of 95 % is 92 % with 20 clusters, and 80 % with 4."""
         return self.num_clusters < FEW_CLUSTERS
 
     def to_dict(self) -> dict:
@@ -83,14 +83,14 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Resamples:
-    """Draws of C clusters out of C, with replacement, and the sums and AUROCs of every draw.
+    """Draws of C clusters out of C, with replacement, and what is computed for every draw.
 
-    Pictures of one patient or one slide err together, so resampling single images promises a
-    precision that the data do not hold (Field & Welsh, "Bootstrapping clustered data", 2007).
+    Errors on images of one patient or slide go together, so resampling single images promises a
+    precision that the data do not have (Field & Welsh, "Bootstrapping clustered data", 2007).
 
     Attributes:
       index: int (N,), the cluster of each image, in 0..C-1.
-      counts: uint16 (R, C), how often each draw holds each cluster; a row sums to C.
+      counts: uint16 (R, C), how often each draw contains each cluster; each row sums to C.
       level: nominal coverage of the intervals, in (0, 1).
     """
 
@@ -112,11 +112,11 @@ class Resamples:
         return np.concatenate([self.counts[rows].astype(float) @ per_cluster for rows in chunks])  # (R, M)
 
     def auroc(self, labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-        """Returns float64 (R,): the area under the ROC curve of each draw, NaN where it lacks a 0 or a 1.
+        """Returns float64 (R,): the area under the ROC curve of each draw, NaN for draws without a 0 or without a 1.
 
-        The area is the share of pairs of a positive and a negative that are in the right order, a
-        tie counting half (Hanley & McNeil, 1982). The negatives are sorted once; a draw then only
-        changes how much weight lies below each positive.
+        The area is the share of pairs of a positive and a negative that are in the right order, where
+        a tie counts half (Hanley & McNeil, 1982). The negatives are sorted once; a draw only changes
+        how much weight lies below each positive.
 
         Args:
           labels: (N,) in {0, 1}, NaN where unknown.
@@ -136,10 +136,10 @@ class Resamples:
         return areas
 
     def average_precision(self, labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-        """Returns float64 (R,): the average precision of each draw, NaN where it lacks a 1.
+        """Returns float64 (R,): the average precision of each draw, NaN for draws without a 1.
 
         AP = sum over thresholds of (R_n - R_{n-1}) P_n, precision times the gain in recall, without
-        interpolation; equal probabilities are one threshold. The images are sorted once.
+        interpolation. Equal probabilities are one threshold. The images are sorted once.
 
         Args:
           labels: (N,) in {0, 1}, NaN where unknown.
@@ -152,7 +152,7 @@ class Resamples:
         values = np.full(len(self.counts), np.nan)
         for rows in _chunks(len(self.counts), 2 * len(self.index)):
             weights = self.counts[rows][:, clusters].astype(float)  # (r, n)
-            found = np.cumsum(weights, axis=1)[:, last]  # (r, thresholds), images at or above each
+            found = np.cumsum(weights, axis=1)[:, last]  # (r, thresholds), images at or above each threshold
             hits = np.cumsum(weights * truth, axis=1)[:, last]
             gains = np.diff(hits, axis=1, prepend=0)
             area = (gains * divide(hits, found)).sum(axis=1)
@@ -160,7 +160,7 @@ class Resamples:
         return values
 
     def clusters_with(self, mask: np.ndarray) -> int:
-        """Returns how many clusters hold an image of `mask` (N,) bool."""
+        """Returns how many clusters contain an image of `mask`, bool (N,)."""
         return len(np.unique(self.index[mask]))
 
     def score(self, value: float, resampled: np.ndarray, num_clusters: int | None = None) -> Score:
@@ -169,7 +169,7 @@ class Resamples:
         Args:
           value: the score of the data itself.
           resampled: the score of every draw, NaN where undefined.
-          num_clusters: how many clusters the score rests on; all, if None.
+          num_clusters: how many clusters the score rests on; None: all of them.
         """
         num_clusters = self.num_clusters if num_clusters is None else num_clusters
         defined = resampled[~np.isnan(resampled)]
@@ -178,15 +178,15 @@ class Resamples:
         return Score(float(value), float(low), float(high), int(num_clusters), num_undefined, resampled)
 
     def difference(self, score: Score, other: Score) -> Score:
-        """Returns the Score of `score` - `other`, both of these draws: paired, so what they share cancels out.
+        """Returns the Score of `score` - `other`, both from these draws, paired so that what they share cancels out.
 
-        It rests on as many clusters as the less sure of the two.
+        It rests on as many clusters as the score with fewer of them.
         """
         num_clusters = min(score.num_clusters, other.num_clusters)
         return self.score(score.value - other.value, score.resampled - other.resampled, num_clusters)
 
     def bounds(self, resampled: np.ndarray, num_clusters: int) -> np.ndarray:
-        """Returns (2, ...), the percentiles of `resampled` (R, ...); NaN where one cluster makes all draws alike."""
+        """Returns (2, ...), the percentiles of `resampled` (R, ...); NaN for one cluster, whose draws are all alike."""
         if num_clusters < 2 or not len(resampled):
             return np.full((2, *resampled.shape[1:]), np.nan)
         return np.quantile(resampled, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
@@ -197,13 +197,13 @@ def draw_resamples(clusters, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Resamp
 
     Args:
       clusters: (N,) of strings or numbers, one value per patient, slide or photograph.
-      bootstrap: how many draws, and from which seed.
-    Raises: ScoreError: a missing cluster.
+      bootstrap: number and seed of the draws, and level of the intervals.
+    Raises: ScoreError: an image has no cluster.
     """
     clusters = np.asarray(clusters, dtype=object)
     missing = sum(value is None or value != value for value in clusters)
     if missing:
-        raise ScoreError(f"Every image needs a cluster; give a lone image one of its own. Received: {missing} missing.")
+        raise ScoreError(f"Every image needs a cluster, which may be its own. Received: {missing} missing.")
     names, index = np.unique(clusters.astype(str), return_inverse=True)
     generator = np.random.default_rng(bootstrap.seed)
     draws = (generator.integers(len(names), size=len(names)) for _ in range(bootstrap.num_resamples))
@@ -212,30 +212,30 @@ def draw_resamples(clusters, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Resamp
 
 
 def check_clusters(clusters) -> None:
-    """Raises ScoreError where there are fewer than two clusters, of which no interval can be made."""
+    """Raises ScoreError if there are fewer than two clusters, too few for an interval."""
     num_clusters = len(set(clusters))
     if num_clusters < MIN_CLUSTERS:
         raise ScoreError(
-            f"A split is judged by resampling its clusters (patients, photographs), and needs two or more, better 20. "
-            f"Received: {len(clusters)} pictures of {num_clusters} cluster(s). Give it pictures of other patients, "
+            f"A split is scored by resampling its clusters (patients, photographs). It needs at least two, better 20. "
+            f"Received: {len(clusters)} pictures of {num_clusters} cluster(s). Add pictures of other patients, "
             "or tell groups apart with data.group."
         )
 
 
 def mean_score(resamples: Resamples, value, summed, counted=None) -> Score:
-    """Returns the Score of sum(summed) / sum(counted), each (N,); `counted` is 1 per image, if None."""
+    """Returns the Score of sum(summed) / sum(counted), both (N,); if `counted` is None, each image counts 1."""
     counted = np.ones(len(summed)) if counted is None else counted
     sums = resamples.sums(np.column_stack([summed, counted]))  # (R, 2)
     return resamples.score(value, divide(sums[:, 0], sums[:, 1], empty=np.nan))
 
 
 def macro_score(scores: list[Score], resamples: Resamples, classes=None) -> Score:
-    """Returns the mean over the classes whose score is defined.
+    """Returns the Score of the mean over the classes whose score is defined.
 
     Args:
-      scores: K Scores of these resamples.
+      scores: K Scores, one per class, of these resamples.
       resamples: the draws.
-      classes: the indices of those that may be part of the mean; None: all.
+      classes: indices of the classes that may be part of the mean; None: all.
     """
     classes = range(len(scores)) if classes is None else classes
     defined = [k for k in classes if not math.isnan(scores[k].value)]
@@ -247,7 +247,7 @@ def macro_score(scores: list[Score], resamples: Resamples, classes=None) -> Scor
 
 
 def divide(numerator, denominator, empty: float = 0.0) -> np.ndarray:
-    """Returns numerator / denominator, and `empty` where the denominator is 0."""
+    """Returns numerator / denominator, with `empty` where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
     return np.divide(numerator, denominator, out=np.full(numerator.shape, empty), where=denominator != 0)
 

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed: Brier score, calibration error, and the reliability diagram's bins."""
+"""How reliable probabilities are: Brier score, expected calibration error, bins of the reliability diagram."""
 
 import dataclasses
 
@@ -13,13 +13,13 @@ NUM_BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """What was predicted beside what came true, by bins of equal width.
+    """Predicted probabilities and observed shares, in bins of equal width.
 
     Attributes:
-      predicted: (B,) mean probability of each bin; NaN where it is empty.
-      observed: (B,) share that came true; NaN where it is empty.
-      low, high: (B,) interval of `observed`.
-      counts: int (B,), predictions in each bin.
+      predicted: (B,), the mean probability in each bin; NaN if it is empty.
+      observed: (B,), the share of each bin's predictions that were true; NaN if it is empty.
+      low, high: (B,), ends of the intervals of `observed`.
+      counts: int (B,), the number of predictions in each bin.
     """
 
     predicted: np.ndarray
@@ -36,14 +36,14 @@ class Reliability:
 def brier_score(probabilities: Probabilities) -> Score:
     """Returns the mean squared error of probabilities; 0 is best (Brier, 1950).
 
-    With exclusive classes the squares are summed over the classes, as in Brier's definition (0 to 2);
-    otherwise they are averaged over all known labels (0 to 1).
+    With exclusive classes, the squares are summed over the classes, as in Brier's definition (0 to 2).
+    Otherwise, they are averaged over all known labels (0 to 1).
     """
     sample, probs = probabilities.sample, probabilities.probs
     labels, known = sample.labels, sample.known
     squares = np.where(known, (probs - np.nan_to_num(labels)) ** 2, 0).sum(axis=1)  # (N,)
     if sample.exclusive:
-        scaled = probs / probs.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a hair, which scikit-learn minds
+        scaled = probs / probs.sum(axis=1, keepdims=True)  # float32 sums are not exactly 1; scikit-learn would warn
         classes = np.arange(labels.shape[1])
         value = sklearn.metrics.brier_score_loss(labels.argmax(axis=1), scaled, labels=classes, scale_by_half=False)
         return mean_score(sample.resamples, value, squares)
@@ -54,12 +54,12 @@ def brier_score(probabilities: Probabilities) -> Score:
 def calibration_error(probabilities: Probabilities) -> Score:
     """Returns the expected calibration error over 15 bins of equal width; 0 is best (Guo et al., 2017).
 
-    It is the mean distance of confidence and accuracy, each bin weighing as many predictions as it
-    holds. With exclusive classes the confidence is that in the most probable class; otherwise each
-    label has an error of its own, of its probability, and the score is their mean.
+    It is the mean distance between confidence and accuracy over bins, weighted by the number of predictions in each.
+    With exclusive classes, the confidence is the probability of the most probable class. Otherwise, each label has
+    its own error, computed from its probability, and the score is the mean over labels.
 
-    A resample holds clusters twice and looks worse calibrated than the data it was drawn from; that
-    excess, the mean over the resamples, is taken off before the interval is made.
+    A resample contains clusters more than once and looks worse calibrated than the data it was drawn from. This bias,
+    the mean over the resamples, is subtracted before the interval is computed.
     """
     resamples, scores = probabilities.sample.resamples, []
     for truth, prob in _columns(probabilities):
@@ -75,7 +75,7 @@ def calibration_error(probabilities: Probabilities) -> Score:
 
 
 def reliability(probabilities: Probabilities) -> Reliability:
-    """Returns the reliability diagram's bins: of the most probable class, or of all labels pooled."""
+    """Returns the bins of the reliability diagram, for the most probable class or for all labels pooled."""
     resamples, shape = probabilities.sample.resamples, (len(probabilities.probs), NUM_BINS)
     counts, trues, sums = np.zeros(shape, int), np.zeros(shape), np.zeros(NUM_BINS)
     for truth, prob in _columns(probabilities):
@@ -93,13 +93,13 @@ def reliability(probabilities: Probabilities) -> Reliability:
 
 
 def one_hot_bins(probs: np.ndarray) -> np.ndarray:
-    """Returns bool (N, B): the bin of each probability; a bin holds its lower end, the last one 1 too."""
+    """Returns bool (N, B): the bin of each probability; a bin contains its lower end, and the last one also 1."""
     index = np.clip((np.asarray(probs) * NUM_BINS).astype(int), 0, NUM_BINS - 1)
     return index[:, None] == np.arange(NUM_BINS)
 
 
 def _columns(probabilities: Probabilities) -> list:
-    """Returns [(truth (N,), probability (N,))]: of the most probable class alone, or of each label."""
+    """Returns [(truth (N,), probability (N,)), ...]: one pair for the most probable class, or one per label."""
     labels, probs = probabilities.sample.labels, probabilities.probs
     if not probabilities.sample.exclusive:
         return list(zip(labels.T, probs.T, strict=True))

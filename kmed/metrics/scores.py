@@ -1,9 +1,9 @@
-"""Final scores of joined labels and probabilities, each with an interval from resampled clusters.
+"""Final scores of labels and probabilities, each with an interval from resampled clusters.
 
-Four rules hold throughout. A label that is NaN is unknown and takes no part. A class without an
-image has no precision, recall, F1 or AUROC: they are NaN, never 0, and macro means leave it out. The
-set of classes in a macro mean is that of the data: a resample that lacks one of them has no macro.
-"No Finding" is modelled as any label, but is not a finding: macro means leave it out too.
+Four rules hold throughout. A label that is NaN is unknown and ignored. A class without images has no precision, recall,
+F1 or AUROC: they are NaN, never 0, and macro means leave them out. Macro means always run over the classes that the
+whole data set defines: in a resample without one of them, the macro mean is undefined. "No Finding" is predicted like
+any other label but is not a finding, so macro means leave it out too.
 """
 
 import collections.abc
@@ -32,14 +32,14 @@ KINDS = ("decisions", "ranking", "probabilities")
 
 @dataclasses.dataclass(frozen=True)
 class FinalScore:
-    """A score of a whole split: a row of a task's `make_scores`, which gives it its name.
+    """A score of a whole split: a value in a task's `make_scores`, under the name of the score.
 
     Attributes:
-      kind: what it is made from. "decisions" (also those by tuned thresholds), "ranking", or "probabilities" (also
-        the calibrated ones).
+      kind: what the score is computed from: "decisions" (also those at tuned thresholds), "ranking", or
+        "probabilities" (also calibrated ones).
       compute: (kmed.metrics.class_scores.Decisions) -> Score for decisions, else (Probabilities) -> Score.
-      meaning: a sentence for the report's glossary; "": the glossary's own words cover it.
-    Raises: ScoreError: an unknown kind.
+      meaning: explanation for the report's glossary; "": the glossary already explains it.
+    Raises: ScoreError: the kind is unknown.
     """
 
     kind: str
@@ -48,25 +48,25 @@ class FinalScore:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ScoreError(f"The kind of a score is {', '.join(KINDS)}. Received: kind={self.kind!r}.")
+            raise ScoreError(f"The kind of a score must be one of {', '.join(KINDS)}. Received: kind={self.kind!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a model is worth on one split.
+    """All scores of a model on one split.
 
     Attributes:
-      scores: name -> Score, over all classes, in the order of the task's rows. Decisions at 0.5 (or by the most
-        probable class) have the plain names, those by tuned thresholds end in "_tuned"; scores of calibrated
-        probabilities end in "_calibrated".
+      scores: name -> Score over all classes, in the order of the task's `make_scores`. Scores of decisions at 0.5 (or
+        for the most probable class) have the plain names. Names of scores at tuned thresholds end in "_tuned",
+        those of calibrated probabilities in "_calibrated".
       per_class: class name -> {"precision", "recall", "f1", "auroc", "average_precision", and the first
-        three by tuned thresholds} -> Score.
-      counts: class name -> {"positives", "known" (images), "clusters" (that hold a positive)}.
-      confusion: of exclusive classes, else None.
-      reliability: "raw", and "calibrated" where that is known -> Reliability.
-      num_images, num_clusters, num_labels: size of what was scored.
-      left_out: findings whose AUROC is undefined (all images hold them, or none), so not in its mean.
-      resamples: the draws behind the intervals.
+        three at tuned thresholds} -> Score.
+      counts: class name -> {"positives", "known" (numbers of images), "clusters" (with a positive)} -> int.
+      confusion: the confusion matrix of exclusive classes, else None.
+      reliability: "raw", and "calibrated" if calibrated probabilities were given -> Reliability.
+      num_images, num_clusters, num_labels: size of the data that were scored.
+      left_out: findings that are not in the mean AUROC, because all images have them or none does.
+      resamples: the draws that the intervals come from.
     """
 
     scores: dict[str, Score]
@@ -86,7 +86,7 @@ class Scores:
         return self.resamples.level
 
     def to_dict(self) -> dict:
-        """Returns all of it as dicts, lists and numbers, for `kmed.files.write_json`."""
+        """Returns the fields as dicts, lists and numbers, for `kmed.files.write_json`."""
         confusion = self.confusion and {
             name: getattr(self.confusion, name).tolist() for name in ("counts", "rates", "low", "high")
         }
@@ -107,7 +107,7 @@ class Scores:
         }
 
     def flat(self) -> dict[str, float]:
-        """Returns name, name_low, name_high of each overall score, for one row of a results table."""
+        """Returns `name`, `name_low` and `name_high` of each overall score, for one row of a results table."""
         row: dict[str, float] = {}
         for name, score in self.scores.items():
             row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
@@ -125,23 +125,23 @@ def compute_scores(
     calibrated: np.ndarray | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> Scores:
-    """Returns the Scores of a split: those that the task's rows name, and those of each class.
+    """Returns the Scores of a split: the overall scores of the task, and those of each class.
 
-    Precision and F1 of a class that is never predicted are 0. Macro recall is balanced accuracy where classes
-    exclude each other. Samples averages are means over images, where an image with nothing to find or nothing
-    found counts 0, as in scikit-learn. Images without a known label are left out. Exact match, Hamming, the
-    micro and samples averages run over all labels, "No Finding" among them; macro means over the findings.
+    Precision and F1 of a class that is never predicted are 0. For exclusive classes, macro recall is balanced accuracy.
+    Samples averages are means over images; an image without positive or without predicted labels counts 0, as in
+    scikit-learn. Images without a known label are left out. Exact match ratio, Hamming loss, and micro and samples
+    averages include all labels, also "No Finding"; macro means include only the findings.
 
     Args:
-      task: kmed.tasks.Task; says what is decided and which scores are made.
-      labels: (N, K) in {0, 1}, NaN where unknown; with exclusive classes one 1 per row, or integers (N,) in 0..K-1.
+      task: kmed.tasks.Task, which defines the decisions and the scores.
+      labels: (N, K) in {0, 1}, NaN where unknown; for exclusive classes one 1 per row, or integers (N,) in 0..K-1.
       probs: (N, K) in [0, 1].
-      clusters: (N,), what resampling keeps together: a patient, a slide, a photograph.
+      clusters: (N,), the patient, slide or photograph of each image, which resampling keeps together.
       class_names: K names.
-      thresholds: (K,), of tuned decisions, see the task's `decode`. None: no tuned scores.
-      calibrated: (N, K), the probabilities after calibration; None: no scores of them.
-      bootstrap: of the intervals.
-    Raises: ScoreError: shapes that do not agree, no images or known labels, labels or probs out of their range.
+      thresholds: (K,), tuned thresholds for the task's `decode`; None: no tuned scores.
+      calibrated: (N, K), the calibrated probabilities; None: no scores of them.
+      bootstrap: settings of the intervals.
+    Raises: ScoreError: shapes do not match, there are no images or known labels, or labels or probs are out of range.
     """
     labels, probs = _checked(labels, probs, clusters, class_names)
     kept = _scored_rows(task, labels)
@@ -151,14 +151,14 @@ def compute_scores(
     plain = Decisions(sample, sample.known & (task.decode(probs) == 1))
     tuned = None if thresholds is None else Decisions(sample, sample.known & (task.decode(probs, thresholds) == 1))
     raw = Probabilities(sample, probs)
-    better = None if calibrated is None else Probabilities(sample, np.asarray(calibrated)[kept])
+    corrected = None if calibrated is None else Probabilities(sample, np.asarray(calibrated)[kept])
     return Scores(
-        scores=_overall(task.make_scores(), plain, tuned, raw, better),
+        scores=_overall(task.make_scores(), plain, tuned, raw, corrected),
         per_class=_per_class(plain, tuned, raw),
         counts=_counts(sample),
         confusion=confusion_matrix(plain) if task.exclusive else None,
         reliability={
-            name: reliability(made) for name, made in (("raw", raw), ("calibrated", better)) if made is not None
+            name: reliability(given) for name, given in (("raw", raw), ("calibrated", corrected)) if given is not None
         },
         num_images=len(labels),
         num_clusters=sample.resamples.num_clusters,
@@ -169,7 +169,7 @@ def compute_scores(
 
 
 def _overall(rows: dict[str, FinalScore], plain, tuned, raw, calibrated) -> dict[str, Score]:
-    """Returns name -> Score of each row: plain decisions, ranking and probabilities, then calibrated and tuned."""
+    """Returns {name: Score}: of plain decisions, ranking and probabilities, then of calibrated and tuned ones."""
     passes = (
         ("decisions", "", plain),
         ("ranking", "", raw),
@@ -178,26 +178,26 @@ def _overall(rows: dict[str, FinalScore], plain, tuned, raw, calibrated) -> dict
         ("decisions", TUNED, tuned),
     )
     return {
-        f"{name}{suffix}": row.compute(made)
-        for kind, suffix, made in passes
-        if made is not None
+        f"{name}{suffix}": row.compute(given)
+        for kind, suffix, given in passes
+        if given is not None
         for name, row in rows.items()
         if row.kind == kind
     }
 
 
 def _per_class(plain: Decisions, tuned: Decisions | None, raw: Probabilities) -> dict[str, dict[str, Score]]:
-    """Returns class name -> {name: Score}."""
+    """Returns {class name: {name: Score}}."""
     scores = {**plain.rates, "auroc": raw.auroc, "average_precision": raw.average_precision}
     scores = {name: scores[name] for name in CLASS_SCORES}
     if tuned is not None:
         scores |= {f"{name}{TUNED}": tuned.rates[name] for name in RATES}
     names = plain.sample.class_names
-    return {name: {key: of_class[k] for key, of_class in scores.items()} for k, name in enumerate(names)}
+    return {name: {key: class_scores[k] for key, class_scores in scores.items()} for k, name in enumerate(names)}
 
 
 def _counts(sample: Sample) -> dict[str, dict[str, int]]:
-    """Returns class name -> how many images are positive and known, and how many clusters hold a positive."""
+    """Returns {class name: {"positives", "known", "clusters"}}: numbers of images, and of clusters with a positive."""
     columns = zip(sample.class_names, sample.actual.T, sample.known.T, sample.holding, strict=True)
     return {
         name: {"positives": int(actual.sum()), "known": int(known.sum()), "clusters": held}
@@ -211,17 +211,17 @@ def _checked(labels, probs, clusters, class_names) -> tuple[np.ndarray, np.ndarr
     labels = one_hot_labels(labels, len(class_names))
     expected = (len(labels), len(class_names))
     if len(set(class_names)) < len(class_names):
-        raise ScoreError(f"Class names must differ from each other. Received: class_names={list(class_names)}.")
+        raise ScoreError(f"Class names must be unique. Received: class_names={list(class_names)}.")
     if 0 in expected:
         raise ScoreError(f"There is nothing to score. Received: {expected[0]} images and {expected[1]} classes.")
     if labels.shape != expected or probs.shape != expected or len(clusters) != len(labels):
         raise ScoreError(
-            f"labels and probs must be (images, classes), here {expected}, with a cluster per image. Received: "
+            f"labels and probs must have shape (images, classes), here {expected}, and each image a cluster. Received: "
             f"labels.shape={labels.shape}, probs.shape={probs.shape}, {len(clusters)} clusters."
         )
     if not np.isfinite(probs).all():
-        raise ScoreError(f"probs must be numbers. Received: {np.sum(~np.isfinite(probs))} NaN or infinite ones.")
-    if probs.min() < 0 or probs.max() > 1 + 1e-6:  # float32 sums of averaged probabilities may pass 1 by a hair
+        raise ScoreError(f"probs must be finite. Received: {np.sum(~np.isfinite(probs))} NaN or infinite values.")
+    if probs.min() < 0 or probs.max() > 1 + 1e-6:  # float32 sums of averaged probabilities may slightly exceed 1
         raise ScoreError(
             f"probs must lie in [0, 1]; are they logits? Received: {probs.min():.4g} to {probs.max():.4g}."
         )
@@ -237,9 +237,9 @@ def _checked_thresholds(thresholds, labels):
 
 
 def _scored_rows(task, labels: np.ndarray) -> np.ndarray:
-    """Returns bool (N,), the images that can be scored, or raises ScoreError where the labels do not fit the task."""
+    """Returns bool (N,), the images that can be scored. Raises ScoreError if the labels do not fit the task."""
     if task.exclusive and not (labels.sum(axis=1) == 1).all():  # NaN fails too
-        raise ScoreError(f"{task.name} labels must have exactly one 1 a row. Received: rows with none, several or NaN.")
+        raise ScoreError(f"{task.name} labels need exactly one 1 per row. Received: rows with none, several or NaN.")
     kept = ~np.isnan(labels).all(axis=1)
     if not kept.any():
         raise ScoreError(f"There is nothing to score. Received: {labels.size} labels, all NaN.")

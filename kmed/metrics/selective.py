@@ -1,4 +1,4 @@
-"""What a model does when it may abstain or name several classes: risk-coverage curve, conformal prediction sets."""
+"""Models that may abstain or name several classes: the risk-coverage curve and conformal prediction sets."""
 
 import dataclasses
 import math
@@ -13,13 +13,13 @@ CURVE_POINTS = 50
 
 @dataclasses.dataclass(frozen=True)
 class RiskCoverage:
-    """The error rate among the pictures the model is surest of.
+    """The error rate on the images with the highest confidence, by the share of images that are answered.
 
     Attributes:
-      coverage: (P,) shares of the pictures that are answered, rising to 1.
-      risk: (P,) share of wrong answers among them.
-      low, high: (P,) interval of `risk`.
-      area: the area under the curve as a Score; lower is better.
+      coverage: (P,), the share of images that are answered, rising to 1.
+      risk: (P,), the share of wrong answers among them.
+      low, high: (P,), ends of the intervals of `risk`.
+      area: Score of the area under the curve; lower is better.
     """
 
     coverage: np.ndarray
@@ -36,14 +36,15 @@ class RiskCoverage:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionSets:
-    """What split-conformal prediction sets reached on a split.
+    """Coverage and size of split-conformal prediction sets on a split.
 
     Attributes:
-      wanted: the coverage asked for, in (0, 1).
-      coverage: how often a true label was in its set.
-      size: labels a set holds, on average.
+      wanted: the target coverage, in (0, 1).
+      coverage: the share of true labels that are in their sets.
+      size: the mean number of labels per set.
       per_class: class name -> coverage of its positives.
-      uncalibrated: classes with too few validation positives for the wanted coverage: always in the set.
+      uncalibrated: classes with too few positives in the validation split for the target coverage; they are in
+        every set.
     """
 
     wanted: float
@@ -64,10 +65,10 @@ class PredictionSets:
 
 
 def confidence(probs: np.ndarray, *, exclusive: bool) -> np.ndarray:
-    """Returns (N,), how sure the model is of its whole answer.
+    """Returns (N,), the model's confidence in its whole answer.
 
-    With exclusive classes the highest probability; otherwise the log of the product over the labels of
-    max(p, 1 - p), the probability of the answer if labels were independent.
+    With exclusive classes, this is the highest probability. Otherwise, it is the log of the product of max(p, 1 - p)
+    over the labels: the log of the answer's probability if labels were independent.
     """
     probs = np.asarray(probs, np.float64)
     if exclusive:
@@ -75,18 +76,19 @@ def confidence(probs: np.ndarray, *, exclusive: bool) -> np.ndarray:
     return np.log(np.maximum(probs, 1 - probs)).sum(axis=1)
 
 
-def risk_coverage(wrong: np.ndarray, sureness: np.ndarray, resamples: Resamples) -> RiskCoverage:
-    """Returns the risk-coverage curve (El-Yaniv & Wiener, 2010), the images that the model is surest of answered first.
+def risk_coverage(wrong: np.ndarray, confidences: np.ndarray, resamples: Resamples) -> RiskCoverage:
+    """Returns the risk-coverage curve (El-Yaniv & Wiener, 2010).
 
-    Images that are equally sure are answered together, so the order of the files plays no part.
+    Images are answered in order of falling confidence. Those of equal confidence are answered together, so the order
+    of the files does not matter.
 
     Args:
       wrong: bool (N,), whether the whole answer is wrong.
-      sureness: (N,), see `confidence`.
+      confidences: (N,), see `confidence`.
       resamples: kmed.metrics.intervals.Resamples of the N images.
     """
-    order = np.argsort(-sureness, kind="stable")
-    last = np.flatnonzero(np.diff(sureness[order], append=-np.inf))
+    order = np.argsort(-confidences, kind="stable")
+    last = np.flatnonzero(np.diff(confidences[order], append=-np.inf))
     groups = np.repeat(np.arange(len(last)), np.diff(last, prepend=-1))
     ones = np.ones((1, len(wrong)))
     shares, risks, area = _curve(ones, wrong[order], groups, last)
@@ -100,7 +102,7 @@ def risk_coverage(wrong: np.ndarray, sureness: np.ndarray, resamples: Resamples)
 
 
 def _curve(weights, wrong, groups, last):
-    """Returns (coverage, risk) at the ends of the runs of equal sureness, and the mean risk over pictures."""
+    """Returns coverage and risk at the end of each run of equal confidence, and the mean risk over images."""
     answered = np.cumsum(weights[0])[last]
     risk = divide(np.cumsum(weights[0] * wrong)[last], answered)
     share = answered / answered[-1]
@@ -109,41 +111,42 @@ def _curve(weights, wrong, groups, last):
 
 
 def conformal_thresholds(labels: np.ndarray, probs: np.ndarray, wanted: float, *, exclusive: bool) -> np.ndarray:
-    """Returns (K,): a class is in the set where its probability is at least this; 0: always.
+    """Returns (K,): a class is in the set if its probability is at least its threshold; with 0, it always is.
 
-    Split-conformal prediction with the score 1 - p of the true label (Sadinle, Lei & Wasserman, 2019): the
-    threshold is the ceil((n + 1) wanted)-th highest of the n validation probabilities. With exclusive
-    classes one threshold serves all, and a true class is in its set with the wanted probability;
-    otherwise each label has its own, from its positives, and each true label is.
+    This is split-conformal prediction with the score 1 - p of the true label (Sadinle, Lei & Wasserman, 2019): the
+    threshold is the ceil((n + 1) wanted)-th highest of the n validation probabilities. Exclusive classes share one
+    threshold, and the true class is in the set with probability `wanted`. Otherwise, each label has its own
+    threshold from its positives, and each true label is in the set with that probability.
 
     Args:
       labels: (N, K) in {0, 1}, NaN where unknown, of the validation split.
       probs: (N, K).
-      wanted: coverage in (0, 1).
-    Raises: ScoreError: a coverage out of its range.
+      wanted: the target coverage, in (0, 1).
+      exclusive: whether each image has exactly one class.
+    Raises: ScoreError: `wanted` is out of range.
     """
     if not 0 < wanted < 1:
-        raise ScoreError(f"The wanted coverage must lie between 0 and 1. Received: {wanted}.")
+        raise ScoreError(f"The target coverage must lie between 0 and 1. Received: {wanted}.")
     num_classes = labels.shape[1]
     if exclusive:
         return np.full(num_classes, _conformal(probs[labels == 1], wanted))
     return np.array([_conformal(probs[labels[:, k] == 1, k], wanted) for k in range(num_classes)])
 
 
-def _conformal(of_truth, wanted):
-    rank = math.ceil((len(of_truth) + 1) * wanted - 1e-9)  # of the n scores; above n no threshold is enough
-    return float(np.sort(of_truth)[::-1][rank - 1]) if rank <= len(of_truth) else 0.0
+def _conformal(true_probs, wanted):
+    rank = math.ceil((len(true_probs) + 1) * wanted - 1e-9)  # above n, no threshold is low enough
+    return float(np.sort(true_probs)[::-1][rank - 1]) if rank <= len(true_probs) else 0.0
 
 
 def prediction_sets(labels, probs, thresholds, class_names, wanted: float, resamples: Resamples) -> PredictionSets:
-    """Returns how often true labels were in their sets, and how large the sets are.
+    """Returns the PredictionSets of a split: how often true labels are in their sets, and how large the sets are.
 
     Args:
-      labels: (N, K) in {0, 1}, NaN where unknown, of the split that is judged.
+      labels: (N, K) in {0, 1}, NaN where unknown, of the split that is evaluated.
       probs: (N, K).
-      thresholds: (K,), of `conformal_thresholds`.
+      thresholds: (K,), from `conformal_thresholds`.
       class_names: K names.
-      wanted: the coverage the thresholds were made for.
+      wanted: the target coverage of the thresholds.
       resamples: kmed.metrics.intervals.Resamples of the N images.
     """
     inside = probs >= thresholds  # (N, K)

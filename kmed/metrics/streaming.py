@@ -1,4 +1,4 @@
-"""Multi-label metrics for `fit` that Keras lacks; the same over any batching, unknown labels (NaN) left out."""
+"""Multi-label metrics for `fit` that Keras lacks. Batch sizes do not matter, and unknown labels (NaN) are left out."""
 
 import keras
 import numpy as np
@@ -8,10 +8,10 @@ from kmed.errors import ConfigError
 
 
 class _WeightedRatio(keras.metrics.Metric):
-    """A ratio of two sums that grow batch by batch; subclasses say what an image adds to each.
+    """A ratio of two sums that grow batch by batch; `per_image` of a subclass returns what each image adds to them.
 
     Args:
-      threshold: probability in [0, 1] from which on a label counts as predicted (p >= threshold).
+      threshold: in [0, 1]; a label counts as predicted if its probability p >= threshold.
       name, dtype: as in `keras.metrics.Metric`.
     """
 
@@ -43,7 +43,7 @@ class _WeightedRatio(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable(package="kmed")
 class ExactMatchRatio(_WeightedRatio):
-    """Share of images with every known label right; images with no known label are left out."""
+    """Share of images whose known labels are all correct; images without a known label are left out."""
 
     _direction = "up"
 
@@ -70,18 +70,18 @@ class HammingLoss(_WeightedRatio):
 
 @keras.saving.register_keras_serializable(package="kmed")
 class MacroAUROC(keras.metrics.Metric):
-    """Mean area under the ROC curve over the labels of which both a 0 and a 1 were seen; NaN where there is none.
+    """Mean area under the ROC curve over the labels for which both a 0 and a 1 were seen; NaN if there are none.
 
-    `keras.metrics.AUC(multi_label=True)` counts a label with no positives as 0. Here it is left out of
-    the mean, and `num_left_out` counts it. The area is the share of pairs of a positive and a negative
-    in the right order, ties counting half (Hanley & McNeil, 1982), of probabilities rounded to bins of
-    0.05 in log-odds, so that rare labels, all of whose probabilities are small, are told apart too.
+    `keras.metrics.AUC(multi_label=True)` counts a label without positives as 0. Here, it is left out of the mean and
+    counted by `num_left_out`. The area is the share of pairs of a positive and a negative that are in the right order,
+    where a tie counts half (Hanley & McNeil, 1982). Probabilities are rounded to bins of 0.05 in log-odds, which are
+    fine enough even for rare labels, whose probabilities are all small.
 
     Args:
-      num_labels: K.
+      num_labels: K, the number of labels.
       ignored: indices of labels that are not part of the mean, such as that of "No Finding".
       name, dtype: as in `keras.metrics.Metric`.
-    Raises: ConfigError: no label is left.
+    Raises: ConfigError: all labels are ignored.
     """
 
     _direction = "up"
@@ -93,7 +93,10 @@ class MacroAUROC(keras.metrics.Metric):
         self.ignored = tuple(int(index) for index in ignored)
         self._judged = np.setdiff1d(np.arange(num_labels), self.ignored)
         if not self._judged.size:
-            raise ConfigError(f"A macro AUROC needs a label. Received: num_labels={num_labels}, ignored={ignored}.")
+            raise ConfigError(
+                f"A macro AUROC needs at least one label that is not ignored. "
+                f"Received: num_labels={num_labels}, ignored={ignored}."
+            )
         num_bins = round(2 * self._LIMIT / self._STEP) + 1
         self.positives = self.add_variable(shape=(num_labels, num_bins), initializer="zeros", name="positives")
         self.negatives = self.add_variable(shape=(num_labels, num_bins), initializer="zeros", name="negatives")
@@ -118,12 +121,12 @@ class MacroAUROC(keras.metrics.Metric):
 
     @property
     def num_left_out(self) -> int:
-        """How many labels of the mean have had no positive or no negative so far."""
+        """How many labels are left out of the mean so far, because they have no positives or no negatives."""
         areas = ops.convert_to_numpy(self._areas())[self._judged]
         return int(np.isnan(areas).sum())
 
     def _areas(self):
-        """Returns (K,), NaN where a label lacks a 0 or a 1."""
+        """Returns (K,), the area of each label; NaN without a 0 or without a 1."""
         negatives = ops.convert_to_tensor(self.negatives)
         up_to = ops.cumsum(negatives, axis=1)
         right = ops.sum(ops.convert_to_tensor(self.positives) * (up_to - 0.5 * negatives), axis=1)

@@ -1,4 +1,4 @@
-"""One threshold per label, chosen on the validation split: the best F1, Youden's J, or a wanted sensitivity."""
+"""Thresholds per label, chosen on the validation split: by the best F1, by Youden's J, or for a target sensitivity."""
 
 import dataclasses
 
@@ -12,13 +12,13 @@ RULES = ("f1", "youden", "sensitivity")
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """From which probability on a label is found.
+    """One threshold per label: the lowest probability at which it counts as found.
 
     Attributes:
-      rule: what was sought: "f1", "youden" or "sensitivity".
+      rule: how they were chosen: "f1", "youden" or "sensitivity".
       class_names: K names, in the order of `values`.
-      values: K probabilities.
-      not_chosen: labels that keep 0.5, with the reason.
+      values: K thresholds.
+      not_chosen: {label: reason} of the labels that keep 0.5.
     """
 
     rule: str
@@ -27,22 +27,22 @@ class Thresholds:
     not_chosen: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict:
-        """Returns the fields, the values by name, for `kmed.files.write_json`."""
+        """Returns the fields, with the values by class name, for `kmed.files.write_json`."""
         values = dict(zip(self.class_names, self.values, strict=True))
         return {"rule": self.rule, "values": values, "not_chosen": self.not_chosen}
 
     @classmethod
     def from_dict(cls, fields: dict, class_names) -> "Thresholds":
-        """Returns what `to_dict` gave, in the order of `class_names`.
+        """Returns the Thresholds whose `to_dict` gave `fields`, in the order of `class_names`.
 
-        Raises: ScoreError: they are of other labels.
+        Raises: ScoreError: they were chosen for other labels.
         """
         values = fields.get("values", {})
         if set(values) != set(class_names):
             missing, other = sorted(set(class_names) - set(values)), sorted(set(values) - set(class_names))
             raise ScoreError(
-                f"The thresholds are of other labels: without {missing or 'none'}, with {other or 'none'} beside "
-                f"those of the data. The labels are {list(class_names)}."
+                f"The thresholds are for other labels. Missing: {missing or 'none'}; unknown: {other or 'none'}. "
+                f"The labels of the data are {list(class_names)}."
             )
         names = tuple(class_names)
         return cls(fields["rule"], names, tuple(values[name] for name in names), dict(fields.get("not_chosen", {})))
@@ -51,20 +51,20 @@ class Thresholds:
 def choose_thresholds(
     labels: np.ndarray, probs: np.ndarray, class_names, rule: str = "f1", sensitivity: float = 0.9
 ) -> Thresholds:
-    """Returns a threshold for each label, one of its probabilities; of several as good, the highest.
+    """Returns the best threshold for each label among its probabilities; of several equally good ones, the highest.
 
     Args:
       labels: (N, K) in {0, 1}, NaN where unknown, of the validation split.
       probs: (N, K) in [0, 1].
       class_names: K names.
       rule: "f1": the highest F1; "youden": the highest sensitivity + specificity - 1 (Youden, 1950);
-        "sensitivity": the highest threshold that finds at least that share of the positives.
-      sensitivity: in (0, 1], used by that rule.
-    Raises: ScoreError: no such rule, a sensitivity out of its range.
+        "sensitivity": the highest threshold that finds at least the share `sensitivity` of the positives.
+      sensitivity: in (0, 1], used by the rule "sensitivity".
+    Raises: ScoreError: the rule is unknown, or the sensitivity is out of range.
     """
     if rule not in RULES or not 0 < sensitivity <= 1:
         raise ScoreError(
-            f"The rule is {', '.join(RULES)}, with a sensitivity in (0, 1]. "
+            f"The rule must be one of {', '.join(RULES)}, and the sensitivity must be in (0, 1]. "
             f"Received: rule={rule!r}, sensitivity={sensitivity}."
         )
     values, not_chosen = [], {}

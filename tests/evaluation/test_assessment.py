@@ -109,7 +109,7 @@ def test_what_was_fitted_survives_json(task, tmp_path):
     again = Fitted.from_dict(stored, NAMES[task])
     assert again.to_dict() == fitted.to_dict()
     np.testing.assert_array_equal(again.calibration.apply(probs), fitted.calibration.apply(probs))
-    with pytest.raises(ScoreError, match="of other labels"):
+    with pytest.raises(ScoreError, match="for other labels"):
         Fitted.from_dict(stored, ["x", "y", "z"])
 
 

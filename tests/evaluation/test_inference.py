@@ -35,7 +35,7 @@ def test_thresholds_of_other_labels_are_refused(finished, tmp_path):
     shutil.copytree(finished.folder, folder)
     fitted = folder / "calibration.json"
     fitted.write_text(fitted.read_text().replace('"blue"', '"violet"'))
-    with pytest.raises(ScoreError, match="thresholds are of other labels: without .'blue'., with .'violet'."):
+    with pytest.raises(ScoreError, match="thresholds are for other labels. Missing: .'blue'.; unknown: .'violet'."):
         kmed.evaluate(folder)
 
 

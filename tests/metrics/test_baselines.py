@@ -1,4 +1,4 @@
-"""Constant predictors, and the verdict on models that are, or are not, better than they are."""
+"""Constant predictors, and the verdict on whether a model is better than they are."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ BOOTSTRAP = Bootstrap(num_resamples=200)
 
 
 def draw(num_images=300, seed=0):
-    """Returns (labels (N, 3), clusters): two findings, and No Finding where there is none."""
+    """Returns (labels (N, 3), clusters): two findings, and "No Finding" for images without them."""
     rng = np.random.default_rng(seed)
     findings = rng.random((num_images, 2)) < [0.2, 0.15]
     labels = np.column_stack([findings, ~findings.any(axis=1)]).astype(float)
@@ -51,14 +51,14 @@ def test_predictors_by_hand():
         count_prior(np.zeros((0, 3)), NAMES)
 
 
-def test_constants_reach_what_the_labels_tell():
+def test_scores_of_constants_follow_from_the_labels():
     labels, clusters = draw()
     task, prior = get_task("multilabel"), count_prior(labels, NAMES)
     found = constant_scores(task, prior, labels, clusters, NAMES, Bootstrap(num_resamples=20))
     assert found["empty set"].scores["exact_match_ratio"].value == 0
     share = labels[:, 2].mean()
     assert found["always 'No Finding'"].scores["exact_match_ratio"].value == pytest.approx(share)
-    # As the study's three models did that say so to everybody: all scores are that share.
+    # As for the study's three models that predict it for every image: all these scores equal its share.
     for name in ("precision_samples", "recall_samples", "f1_samples"):
         assert found["always 'No Finding'"].scores[name].value == pytest.approx(share)
     assert found["label prevalence"].scores["auroc_macro"].value == 0.5

@@ -1,4 +1,4 @@
-"""Temperature and Platt scaling: what was spoilt is found again, the order of pictures stays, errors are stored."""
+"""Temperature and Platt scaling: distorted probabilities are restored, the order of images is kept, JSON, errors."""
 
 import json
 
@@ -11,7 +11,7 @@ from kmed.metrics.calibration import MIN_POSITIVES, Calibration, fit_platt, fit_
 
 
 def draw_one(num_images=4000, seed=0):
-    """Returns (one-hot labels, believable probs) of three classes."""
+    """Returns (one-hot labels, calibrated probs) of three classes."""
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet([1, 1, 1], num_images)
     classes = (rng.random(num_images)[:, None] > probs.cumsum(axis=1)).sum(axis=1)
@@ -19,35 +19,35 @@ def draw_one(num_images=4000, seed=0):
 
 
 def draw_many(num_images=4000, seed=0):
-    """Returns (labels, believable probs) of two labels."""
+    """Returns (labels, calibrated probs) of two labels."""
     rng = np.random.default_rng(seed)
     probs = rng.uniform(0.02, 0.7, (num_images, 2))
     return (rng.random(probs.shape) < probs).astype(float), probs
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_temperature_is_found_again(temperature):
+def test_temperature_is_recovered(temperature):
     labels, probs = draw_one()
-    spoilt = scipy.special.softmax(np.log(probs) * temperature, axis=1)
-    calibration = fit_temperature(labels, spoilt, "abc")
+    distorted = scipy.special.softmax(np.log(probs) * temperature, axis=1)
+    calibration = fit_temperature(labels, distorted, "abc")
     assert calibration.temperature == pytest.approx(temperature, rel=0.1)
-    np.testing.assert_allclose(calibration.apply(spoilt), probs, atol=0.05)
-    np.testing.assert_array_equal(calibration.apply(spoilt).argmax(axis=1), spoilt.argmax(axis=1))
+    np.testing.assert_allclose(calibration.apply(distorted), probs, atol=0.05)
+    np.testing.assert_array_equal(calibration.apply(distorted).argmax(axis=1), distorted.argmax(axis=1))
 
 
-def test_platt_is_found_again_and_keeps_the_order():
+def test_platt_is_recovered_and_keeps_the_order():
     labels, probs = draw_many()
-    spoilt = scipy.special.expit(2 * scipy.special.logit(probs) - 1)
+    distorted = scipy.special.expit(2 * scipy.special.logit(probs) - 1)
     labels[::7, 0] = np.nan
-    calibration = fit_platt(labels, spoilt, "ab")
+    calibration = fit_platt(labels, distorted, "ab")
     np.testing.assert_allclose(calibration.slopes, 0.5, rtol=0.2)
-    np.testing.assert_allclose(calibration.apply(spoilt), probs, atol=0.06)
+    np.testing.assert_allclose(calibration.apply(distorted), probs, atol=0.06)
     for k in range(2):
-        order = np.argsort(spoilt[:, k])
-        assert (np.diff(calibration.apply(spoilt)[order, k]) >= 0).all()
+        order = np.argsort(distorted[:, k])
+        assert (np.diff(calibration.apply(distorted)[order, k]) >= 0).all()
 
 
-def test_a_label_that_runs_against_the_truth_gets_its_share():
+def test_a_label_ranked_in_reverse_gets_its_share():
     labels, probs = draw_many()
     calibration = fit_platt(labels, 1 - probs, "ab")
     assert calibration.slopes == (0.0, 0.0)
@@ -60,12 +60,12 @@ def test_labels_with_few_positives_keep_their_probabilities():
     labels, probs = draw_many(200)
     labels[:, 1] = 0
     labels[: MIN_POSITIVES - 1, 1] = 1
-    calibration = fit_platt(labels, probs, ["often", "seldom"])
-    assert calibration.not_fitted == {"seldom": "9 positives on validation; 10 are needed"}
+    calibration = fit_platt(labels, probs, ["common", "rare"])
+    assert calibration.not_fitted == {"rare": "9 positives on validation; 10 are needed"}
     np.testing.assert_allclose(calibration.apply(probs)[:, 1], probs[:, 1])
 
 
-def test_ends_stay_finite():
+def test_probabilities_of_0_and_1_stay_finite():
     labels, probs = draw_many(100)
     probs[:4] = [[0, 1], [1, 0], [0, 0], [1, 1]]
     assert np.isfinite(fit_platt(labels, probs, "ab").apply(probs)).all()
@@ -81,5 +81,5 @@ def test_survives_json_and_refuses_other_labels(fit):
     calibration = fit()
     stored = json.loads(json.dumps(calibration.to_dict()))
     assert Calibration.from_dict(stored, calibration.class_names) == calibration
-    with pytest.raises(ScoreError, match="The calibration is of"):
+    with pytest.raises(ScoreError, match="The calibration was fitted for"):
         Calibration.from_dict(stored, ["x", *calibration.class_names[1:]])

@@ -52,16 +52,16 @@ def test_average_precision_by_hand_and_without_positives():
 def test_differences_are_paired():
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(40), 5)
-    hard = np.repeat(rng.random(40), 5)  # what both models share
+    hard = np.repeat(rng.random(40), 5)  # the part that both models share
     first = mean_score(draw_resamples(clusters, Bootstrap(300)), np.mean(hard + 0.1), hard + 0.1)
     second = mean_score(draw_resamples(clusters, Bootstrap(300)), np.mean(hard), hard)
     gap = draw_resamples(clusters, Bootstrap(300)).difference(first, second)
     assert (gap.value, gap.low, gap.high) == (pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1))
-    assert first.low < second.high  # the intervals of the two overlap all the same
+    assert first.low < second.high  # the two intervals overlap nevertheless
 
 
 @pytest.mark.parametrize("clusters", [[], ["a"], ["a", "a"]])
-def test_fewer_than_two_clusters_cannot_be_judged(clusters):
+def test_fewer_than_two_clusters_are_refused(clusters):
     with pytest.raises(ScoreError, match=f"{len(clusters)} pictures of {len(set(clusters))} cluster"):
         check_clusters(clusters)
     check_clusters(["a", "b"])
@@ -99,7 +99,7 @@ def test_sums_equal_repeating_the_images():
         np.testing.assert_allclose(sums, np.repeat(values, counts[resamples.index], axis=0).sum(axis=0))
 
 
-def test_draws_hold_whole_clusters_and_as_many():
+def test_draws_contain_whole_clusters_and_as_many_as_the_data():
     resamples = draw_resamples(["a", "b", "b", "c", "a"], Bootstrap(200))
     assert resamples.index.tolist() == [0, 1, 1, 2, 0]
     assert (resamples.counts.sum(axis=1) == 3).all()
@@ -135,7 +135,7 @@ def test_few_clusters_are_fewer_than_twenty():
 
 
 def test_cluster_intervals_cover_where_image_intervals_do_not():
-    """40 clusters of 10 images that are right or wrong together, share .7; 200 data sets."""
+    """200 data sets of 40 clusters of 10 images, which are right (70 %) or wrong together."""
     rng = np.random.default_rng(0)
     covered = {"clusters": 0, "images": 0}
     for seed in range(200):

@@ -1,4 +1,4 @@
-"""Brier score, calibration error and diagram: laws, cases by hand, scikit-learn's calibration curve as the oracle."""
+"""Brier score, calibration error and diagram: laws, cases by hand, scikit-learn's calibration curve as oracle."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def draw(num_images=400, num_classes=3, unknown=0.2, seed=0):
 
 
 def given(labels, probs, clusters, num_resamples=10, exclusive=False) -> Probabilities:
-    """What the scores take; the classes have numbers for names."""
+    """Returns the Probabilities that the scores take; the class names are numbers."""
     resamples = draw_resamples(clusters, Bootstrap(num_resamples))
     return Probabilities(Sample(labels, tuple(range(labels.shape[1])), resamples, exclusive), probs)
 
@@ -41,7 +41,7 @@ def test_error_of_one_label_by_scikit_learns_curve():
 def test_top_class_by_hand():
     labels = np.eye(2)[[0, 1, 1, 1]]
     probs = np.array([[0.9, 0.1], [0.92, 0.08], [0.2, 0.8], [0.3, 0.7]])
-    # Confidence 0.9 and 0.92 share a bin: one of two is right; 0.8 and 0.7 are alone and right.
+    # The confidences 0.9 and 0.92 share a bin, where one of two is right; 0.8 and 0.7 are alone and right.
     expected = (abs(1 - 0.9 - 0.92) + (1 - 0.8) + (1 - 0.7)) / 4
     score = calibration_error(given(labels, probs, range(4), exclusive=True))
     assert score.value == pytest.approx(expected)
@@ -62,20 +62,20 @@ def test_several_labels_are_averaged_and_unknown_ones_left_out():
     assert brier.value == pytest.approx(np.mean((labels[known] - probs[known]) ** 2))
 
 
-def test_the_interval_holds_the_error():
+def test_the_interval_contains_the_error():
     labels, probs, clusters = draw()
     for sharpened in (probs, probs**2, np.full_like(probs, 0.5)):
         score = calibration_error(given(labels, sharpened, clusters, 200))
         assert 0 <= score.low <= score.value <= score.high
 
 
-def test_believable_probabilities_have_a_small_error_and_sharpened_ones_a_large():
+def test_calibrated_probabilities_have_a_small_error_and_sharpened_ones_a_large_one():
     labels, probs, clusters = draw(num_images=20_000, num_classes=1, unknown=0)
     assert calibration_error(given(labels, probs, clusters)).value < 0.02
     assert calibration_error(given(labels, probs**3, clusters)).value > 0.15
 
 
-def test_bins_hold_their_lower_end():
+def test_bins_contain_their_lower_end():
     bins = one_hot_bins(np.array([0.0, 1 / NUM_BINS, 0.999, 1.0]))
     assert bins.argmax(axis=1).tolist() == [0, 1, NUM_BINS - 1, NUM_BINS - 1]
     assert (bins.sum(axis=1) == 1).all()

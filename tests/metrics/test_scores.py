@@ -1,4 +1,4 @@
-"""Final scores: scikit-learn as the oracle of every value and every resample, laws, and cases by hand."""
+"""Final scores: scikit-learn as the oracle for every value and every resample, laws, and cases by hand."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def oracle_ranking(labels, probs, weight=None):
 
 
 def oracle_multilabel(labels, probs, weight=None):
-    """Returns the overall scores by scikit-learn; every label known."""
+    """Returns the overall scores by scikit-learn; every label must be known."""
     guesses = (probs >= 0.5).astype(int)
     expected = {
         "exact_match_ratio": sklearn.metrics.accuracy_score(labels, guesses, sample_weight=weight),
@@ -88,7 +88,7 @@ def values_of(scores):
 
 def ends_of(scores):
     overall = [(score.low, score.high) for score in scores.scores.values()]
-    return overall + [(score.low, score.high) for of_class in scores.per_class.values() for score in of_class.values()]
+    return overall + [(score.low, score.high) for row in scores.per_class.values() for score in row.values()]
 
 
 CASES = {
@@ -132,12 +132,12 @@ def test_class_scores_equal_a_loop_of_scikit_learn(case):
                 ("average_precision", sklearn.metrics.average_precision_score),
             )
         }
-        for key, of_class in scores.per_class[name].items():
+        for key, scored in scores.per_class[name].items():
             expected = areas[key] if key in areas else [row[key] for row in rows]
-            assert of_class.value == pytest.approx(expected[0])
-            assert (of_class.low, of_class.high) == pytest.approx(tuple(np.quantile(expected[1:], [0.025, 0.975])))
+            assert scored.value == pytest.approx(expected[0])
+            assert (scored.low, scored.high) == pytest.approx(tuple(np.quantile(expected[1:], [0.025, 0.975])))
             with_and_without = [len(set(clusters[labels[:, k] == value])) for value in (1, 0)]
-            assert of_class.num_clusters == (min(with_and_without) if key in areas else with_and_without[0])
+            assert scored.num_clusters == (min(with_and_without) if key in areas else with_and_without[0])
 
 
 def test_confusion_equals_scikit_learn():
@@ -169,7 +169,7 @@ def test_order_of_images_does_not_matter(case):
 def test_order_of_classes_does_not_matter(case):
     draw, score, _ = CASES[case]
     labels, probs, clusters = draw()
-    probs = probs + np.random.default_rng(0).random(probs.shape) * 1e-6  # the first of tied classes would win
+    probs = probs + np.random.default_rng(0).random(probs.shape) * 1e-6  # no ties, of which the first class would win
     probs = np.clip(probs, 0, 1) if case == "multilabel" else probs / probs.sum(axis=1, keepdims=True)
     first = score(labels, probs, clusters, NAMES, bootstrap=Bootstrap(30))
     second = score(labels[:, ::-1], probs[:, ::-1], clusters, NAMES[::-1], bootstrap=Bootstrap(30))
@@ -261,7 +261,7 @@ def test_calibrated_probabilities_have_names_of_their_own(case):
     assert set(scores.reliability) == {"raw", "calibrated"}
 
 
-def test_no_finding_is_a_label_but_no_finding():
+def test_no_finding_is_a_label_but_not_a_finding():
     labels, probs, clusters = draw_multilabel(unknown=0)
     names = ["a", "No Finding", "c"]
     scores = score_multilabel(labels, probs, clusters, names, bootstrap=Bootstrap(20))
@@ -276,7 +276,7 @@ def test_no_finding_is_a_label_but_no_finding():
     assert score_multilabel(labels, probs, clusters, names, bootstrap=Bootstrap(5)).left_out == ()
 
 
-def test_common_findings_are_those_of_twenty_clusters():
+def test_common_findings_are_those_in_at_least_twenty_clusters():
     labels, probs, clusters = draw_multilabel(num_images=400, num_clusters=60, unknown=0.1)
     rare = np.flatnonzero(labels[:, 2] == 1)[10:]
     labels[rare, 2] = 0
@@ -405,7 +405,7 @@ GOOD = {"labels": [0, 1, 2], "probs": np.full((3, 3), 1 / 3), "clusters": [0, 1,
         ({"labels": [[1, 1, 0], [0, 1, 0], [0, 0, 1]]}, "exactly one"),
         ({"labels": [[np.nan, 1, 0], [0, 1, 0], [0, 0, 1]]}, "exactly one"),
         ({"labels": np.eye(3) / 2}, "0, 1 or NaN"),
-        ({"class_names": ["a", "a", "b"]}, "differ"),
+        ({"class_names": ["a", "a", "b"]}, "must be unique"),
         ({"clusters": [0, None, 1]}, "1 missing"),
     ],
 )
@@ -423,5 +423,5 @@ def test_multilabel_needs_known_labels_and_fitting_thresholds():
 
 
 def test_a_score_of_an_unknown_kind_is_refused():
-    with pytest.raises(ScoreError, match="The kind of a score is decisions, ranking, probabilities. Received: kind='d"):
+    with pytest.raises(ScoreError, match="must be one of decisions, ranking, probabilities. Received: kind='d"):
         FinalScore("decision", lambda decisions: None)

@@ -1,4 +1,4 @@
-"""Risk-coverage and prediction sets: by hand, MAPIE as an independent oracle, and the coverage that is promised."""
+"""Risk-coverage curve and prediction sets: cases by hand, MAPIE as an independent oracle, the promised coverage."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from kmed.metrics.selective import confidence, conformal_thresholds, prediction_
 
 
 def draw(num_images, seed=0, num_classes=4):
-    """Returns (one-hot labels, probs that are right with the probability they tell)."""
+    """Returns (one-hot labels, calibrated probs)."""
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.full(num_classes, 0.5), num_images)
     classes = (rng.random(num_images)[:, None] > probs.cumsum(axis=1)).sum(axis=1).clip(max=num_classes - 1)
@@ -26,7 +26,7 @@ def test_risk_by_hand():
     assert curve.area.value == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
 
 
-def test_equally_sure_pictures_are_answered_together():
+def test_images_of_equal_confidence_are_answered_together():
     wrong = np.array([True, False, False, True])
     curves = [
         risk_coverage(wrong[order], np.full(4, 0.5), draw_resamples(range(4), Bootstrap(20))).area.value
@@ -55,8 +55,8 @@ def test_one_class_equals_mapie(wanted):
     mapie = pytest.importorskip("mapie.classification", reason='MAPIE is not installed: pip install -e ".[dev]"')
     from sklearn.base import BaseEstimator, ClassifierMixin
 
-    class Told(ClassifierMixin, BaseEstimator):
-        """A fitted classifier whose input is its answer."""
+    class Given(ClassifierMixin, BaseEstimator):
+        """A fitted classifier that returns its input as the probabilities."""
 
         classes_, fitted_ = np.arange(4), True
 
@@ -70,7 +70,7 @@ def test_one_class_equals_mapie(wanted):
             return X.argmax(axis=1)
 
     (labels, probs), (_, others) = draw(103, seed=1), draw(300, seed=2)
-    oracle = mapie.SplitConformalClassifier(Told(), confidence_level=wanted, conformity_score="lac", prefit=True)
+    oracle = mapie.SplitConformalClassifier(Given(), confidence_level=wanted, conformity_score="lac", prefit=True)
     oracle.conformalize(probs, labels.argmax(axis=1))
     expected = oracle.predict_set(others)[1][:, :, 0]
     thresholds = conformal_thresholds(labels, probs, wanted, exclusive=True)
@@ -83,10 +83,15 @@ def test_the_promised_coverage_is_reached(exclusive):
     for seed in range(60):
         labels, probs = draw(300, seed=seed)
         probs = probs**2  # badly calibrated, which does not matter
-        fitted, judged = slice(0, 150), slice(150, 300)
+        fitted, evaluated = slice(0, 150), slice(150, 300)
         thresholds = conformal_thresholds(labels[fitted], probs[fitted], 0.9, exclusive=exclusive)
         sets = prediction_sets(
-            labels[judged], probs[judged], thresholds, "abcd", 0.9, draw_resamples(range(150), Bootstrap(2, seed=seed))
+            labels[evaluated],
+            probs[evaluated],
+            thresholds,
+            "abcd",
+            0.9,
+            draw_resamples(range(150), Bootstrap(2, seed=seed)),
         )
         reached.append(sets.coverage.value)
     assert 0.89 <= np.mean(reached) <= 0.93
@@ -111,5 +116,5 @@ def test_too_few_positives_put_the_label_in_every_set():
 
 
 def test_coverage_out_of_range():
-    with pytest.raises(ScoreError, match="wanted coverage"):
+    with pytest.raises(ScoreError, match="target coverage"):
         conformal_thresholds(np.ones((3, 1)), np.ones((3, 1)), 1.0, exclusive=False)

@@ -12,7 +12,7 @@ METRICS = [ExactMatchRatio, HammingLoss]
 
 
 def draw(num_images=50, num_classes=4, unknown=0.3, seed=0):
-    """Returns (labels, probs), float32 (N, K), with a share of the labels unknown and probs at 0.5."""
+    """Returns (labels, probs), float32 (N, K), with a share of unknown labels and some probs at 0.5."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, (num_images, num_classes)).astype("float32")
     probs = np.clip(0.6 * labels + rng.integers(0, 6, labels.shape) / 10, 0, 1).astype("float32")
@@ -113,7 +113,7 @@ def macro_auroc(labels, probs, weight=None):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_macro_auroc_is_scikit_learns(weighted):
     labels, probs = draw(num_images=500)
-    probs = probs * 0.04  # of rare labels all probabilities are small
+    probs = probs * 0.04  # the probabilities of rare labels are all small
     weight = np.random.default_rng(2).integers(0, 3, len(labels)).astype("float32") if weighted else None
     made = MacroAUROC(4)
     for rows in (slice(0, 33), slice(33, 500)):
@@ -134,13 +134,13 @@ def test_macro_auroc_leaves_out_and_counts_labels_of_one_class():
     assert float(stock.result()) < float(made.result()) - 0.2
 
 
-def test_macro_auroc_ignores_what_is_no_finding():
+def test_macro_auroc_ignores_labels_that_are_not_findings():
     labels, probs = draw(num_images=200)
     made = MacroAUROC(4, ignored=[3])
     assert value_of(made, (labels, probs)) == pytest.approx(macro_auroc(labels[:, :3], probs[:, :3]), abs=2e-3)
     again = keras.metrics.deserialize(keras.metrics.serialize(made))
     assert value_of(again, (labels, probs)) == float(made.result())
-    with pytest.raises(ConfigError, match="needs a label"):
+    with pytest.raises(ConfigError, match="needs at least one label"):
         MacroAUROC(1, ignored=[0])
 
 

@@ -1,4 +1,4 @@
-"""Thresholds chosen on validation: the best of all candidates by brute force, and thresholds of other labels."""
+"""Thresholds chosen on validation: the best of all candidates by brute force, and thresholds for other labels."""
 
 import json
 
@@ -34,7 +34,7 @@ GOALS = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(4))
-def test_no_other_threshold_is_better_and_none_as_good_is_higher(rule, seed):
+def test_no_threshold_is_better_and_no_equal_one_is_higher(rule, seed):
     labels, probs = draw(seed)
     chosen = choose_thresholds(labels, probs, NAMES, rule, sensitivity=0.8)
     for k, value in enumerate(chosen.values):
@@ -46,7 +46,7 @@ def test_no_other_threshold_is_better_and_none_as_good_is_higher(rule, seed):
         assert value == max(t for t, goal in reached.items() if goal == pytest.approx(best))
 
 
-def test_labels_of_one_kind_keep_a_half():
+def test_labels_without_positives_keep_one_half():
     labels, probs = draw()
     labels[:, 1] = 0
     chosen = choose_thresholds(labels, probs, NAMES)
@@ -59,11 +59,11 @@ def test_survives_json_in_any_order_and_refuses_other_labels():
     stored = json.loads(json.dumps(chosen.to_dict()))
     assert Thresholds.from_dict(stored, NAMES) == chosen
     assert Thresholds.from_dict(stored, NAMES[::-1]).values == chosen.values[::-1]
-    with pytest.raises(ScoreError, match=r"of other labels: without \['c'\], with \['b'\]"):
+    with pytest.raises(ScoreError, match=r"for other labels. Missing: \['c'\]; unknown: \['b'\]"):
         Thresholds.from_dict(stored, ["a", "c"])
 
 
 @pytest.mark.parametrize("settings", [{"rule": "best"}, {"rule": "sensitivity", "sensitivity": 0.0}])
 def test_errors(settings):
-    with pytest.raises(ScoreError, match="The rule is f1, youden, sensitivity"):
+    with pytest.raises(ScoreError, match="The rule must be one of f1, youden, sensitivity"):
         choose_thresholds(*draw(), NAMES, **settings)
