@@ -282,7 +282,9 @@ def _conclusions(runs, pairs, ranked_by, paired) -> list[str]:
             with_best = ranked[(ranked["first"] == best.name) & ~ranked["told_apart"]]
             if len(with_best):
                 others = ", ".join(with_best["second"])
-                sentences.append(f"The data cannot tell it apart from: {others}.")
+                sentences.append(
+                    f"The data cannot tell it apart from: {others} (intervals of the difference contain 0)."
+                )
             apart = [f"{row['first']} over {row['second']}" for _, row in ranked[ranked["told_apart"]].iterrows()]
             listed = f": {'; '.join(apart)}" if apart else ""
             sentences.append(f"{len(apart)} of {len(ranked)} pairs are told apart by {words}{listed}.")

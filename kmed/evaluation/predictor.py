@@ -6,6 +6,7 @@ All formats give calibrated probabilities here, and the thresholds apply to thos
 import dataclasses
 import pathlib
 import shlex
+import typing
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,9 @@ from kmed.formats.registry import FORMATS, check_format, open_file
 from kmed.models.keras_file import load_model
 from kmed.runs import Run, judged_split
 from kmed.version import __version__
+
+if typing.TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Predictor:
     path: pathlib.Path
     run_batch: Callable[[np.ndarray], np.ndarray]
     max_batch: int | None = None
-    keras_model: object = None
+    keras_model: "keras.Model | None" = None
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns float32 (B, K), the calibrated probabilities of raw pictures.

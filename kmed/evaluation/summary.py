@@ -1,4 +1,4 @@
-"""An assessment as plain text for a terminal: the scores beside those of constant predictors, then those of each class."""
+"""An assessment as plain text for a terminal: scores beside those of constant predictors, then scores per class."""
 
 import math
 
@@ -21,14 +21,14 @@ def describe_assessment(assessment: Assessment, split: str) -> str:
     )
     lines = [title, *_overall(scores, assessment.constants), "", *_by_class(scores)]
     if scores.left_out:
-        lines += ["", f"No AUROC, and left out of its mean ({len(scores.left_out)}): {', '.join(scores.left_out)}."]
+        lines += ["", f"No AUROC, and not in its mean ({len(scores.left_out)}): {', '.join(scores.left_out)}."]
     for column, values in assessment.subgroups.items():
         lines += ["", *_by_subgroup(column, values, assessment.task.subgroup_scores)]
     if assessment.sets is not None:
         sets = assessment.sets
         lines += [
             "",
-            f"Prediction sets meant to contain {sets.wanted:.0%} of the true labels contain {cell(sets.coverage)} of them, "
+            f"Prediction sets made to hold {sets.wanted:.0%} of the true labels held {cell(sets.coverage)} of them, "
             f"with {sets.size.value:.2f} labels on average.",
         ]
     return "\n".join([*lines, "", assessment.verdict.sentence])

@@ -28,13 +28,13 @@ def compare(
     """Compares finished runs on the same images, and writes a table, figures and a page.
 
     Args:
-      runs: two run folders or more.
-      out: the folder that is made; None: saved_models/comparison-TIME.
+      runs: two or more run folders.
+      out: the folder to write to; None: saved_models/comparison-TIME.
       split: "test" or "val".
-      different_pictures: compare runs that were scored on different images too; they are then not paired.
-      append: a CSV table of results that the runs' rows are added to; rows it holds are skipped.
+      different_pictures: whether runs may have been scored on different images; such runs are not paired.
+      append: a CSV table of results to add the runs' rows to; rows that it already holds are skipped.
     Returns: (Comparison, the paths of the files written).
-    Raises: RunError: fewer than two runs, an unfinished one, runs of different tasks, labels or images; a table
+    Raises: RunError: fewer than two runs, an unfinished run, runs of different tasks, labels or images, or a table
       that cannot take the rows.
     Example:
       >>> comparison, files = kmed.compare(["saved_models/resnet18", "saved_models/vit"])
@@ -51,11 +51,11 @@ def compare(
 
 
 def write_comparison(comparison: Comparison, folder) -> pathlib.Path:
-    """Writes FOLDER/report.html of what `kmed.evaluation.comparison.compare_runs` found; returns its path.
+    """Writes a comparison as FOLDER/report.html, and returns its path.
 
     Args:
-      comparison: kmed.evaluation.comparison.Comparison.
-      folder: where `kmed.evaluation.comparison.write_files` puts its tables.
+      comparison: what `kmed.evaluation.comparison.compare_runs` returned.
+      folder: the one that `kmed.evaluation.comparison.write_files` wrote the tables to.
     """
     table = comparison.table.astype(object).where(comparison.table.notna(), None).to_dict("records")
     pairs = comparison.pairs.astype(object).where(comparison.pairs.notna(), None).to_dict("records")
@@ -88,9 +88,9 @@ def _reach(largest: float) -> float:
 
 def _forest_words(comparison) -> str:
     names = ", ".join(run.name for run in comparison.runs)
-    return f"Scores of {names} as marks with their intervals; the same figures stand in the table."
+    return f"Scores of {names} as marks with their intervals; the table gives the same numbers."
 
 
 def _losses_words(comparison) -> str:
     lowest = ", ".join(f"{run.name} {run.history['val_loss'].min():.3f}" for run in comparison.runs)
-    return f"Loss over the epochs of each run, training dashed and validation thick. Lowest on validation: {lowest}."
+    return f"Loss of each run over the epochs, training dashed and validation thick. Lowest validation loss: {lowest}."

@@ -1,4 +1,4 @@
-"""What a finished run looks at: heat maps of telling pictures, or of the user's own, as PNG files."""
+"""What a finished run looks at: heat maps of chosen test pictures, or of the user's own, as PNG files."""
 
 import pathlib
 import re
@@ -21,23 +21,23 @@ from kmed.progress import say
 from kmed.report import gallery
 from kmed.runs import Run, finished_run, judged_split
 
-PAIRS_A_ROW = 3
+PAIRS_PER_ROW = 3
 
 
 def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, seed: int = 0) -> list[pathlib.Path]:
-    """Writes what a run's model looks at, and returns the paths: an overlay a picture, and all on one sheet.
+    """Writes what a run's model looks at, and returns the paths: one overlay per picture, then a sheet of them all.
 
-    Without `files`, of the test split (of the validation split where there is no test split): the 4
-    surest errors, the 4 surest hits, and 4 pictures drawn at random, since the surest are not the
-    usual ones. A hit is a picture whose most probable class is among its labels.
+    Without `files`, the pictures are of the test split (or of the validation split if there is no test split): the 4
+    most confident errors, the 4 most confident hits, and 4 drawn at random, since the most confident are not typical.
+    A hit is a picture whose most probable class is among its labels.
 
     Args:
       run_folder: what `kmed train` made.
       files: pictures to explain instead; any size, read as the run's pictures were.
-      class_name: the class to explain; None takes each picture's most probable one.
+      class_name: the class to explain; None: the most probable class of each picture.
       data: the folder, CSV or npz to read instead of the one in the run's settings.
-      out: the folder to write into; None takes figures/explain in the run folder.
-      seed: decides which pictures are drawn at random.
+      out: the folder to write to; None: figures/explain in the run folder.
+      seed: of the pictures drawn at random.
     Raises: RunError: no such run, or it is not finished. DataError: the pictures are gone or cannot
       be read, or the class does not exist.
     Example:
@@ -56,7 +56,7 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
         names, truths = [f"picture{number}_{_plain(file)}" for number, file in enumerate(files, 1)], [""] * len(files)
     else:
         predictions = stored_predictions(run)
-        images, names, truths = _telling_pictures(run, predictions, seed, data)
+        images, names, truths = _chosen_pictures(run, predictions, seed, data)
     model = load_model(run.model)
     say(f"Explaining {len(images)} pictures ...")
     probs = np.asarray(model.predict(images, batch_size=config.evaluate.batch_size, verbose=0))
@@ -72,11 +72,11 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
     return _write(out, images, overlays, names, titles)
 
 
-def _telling_pictures(run: Run, predictions: Predictions, seed: int, data):
-    """Returns (images, names, true classes) of the surest errors, the surest hits, and some drawn at random."""
-    judged = predictions.split(judged_split(set(predictions.rows["split"])))
-    kinds, rows = gallery.choose_pictures(judged, seed)
-    chosen = judged.take(rows)
+def _chosen_pictures(run: Run, predictions: Predictions, seed: int, data):
+    """Returns (images, names, true classes) of the most confident errors and hits, and of some drawn at random."""
+    of_split = predictions.split(judged_split(set(predictions.rows["split"])))
+    kinds, rows = gallery.choose_pictures(of_split, seed)
+    chosen = of_split.take(rows)
     images = gallery.read_pictures(run, chosen, data=data)
     names = [f"{kind}_{_plain(path)}" for kind, path in zip(kinds, chosen.rows["path"], strict=True)]
     return images, names, [names or "none" for names in join_names(chosen.labels, chosen.class_names)]
@@ -90,8 +90,8 @@ def draw_sheet(images, overlays, titles, kinds) -> Figure:
       titles: N strings, above the overlays.
       kinds: N strings, above the pictures.
     """
-    num_rows = -(-len(images) // PAIRS_A_ROW)
-    num_pairs = min(PAIRS_A_ROW, len(images))
+    num_rows = -(-len(images) // PAIRS_PER_ROW)
+    num_pairs = min(PAIRS_PER_ROW, len(images))
     height, width = images.shape[1:3]
     figure = Figure(
         figsize=(4.4 * num_pairs + 0.8, (2.1 * height / width + 0.55) * num_rows + 0.2), layout="constrained"
@@ -109,8 +109,8 @@ def draw_sheet(images, overlays, titles, kinds) -> Figure:
         axis.imshow(picture)
         axis.set_title(title, fontsize=8, pad=3)
     scale = figure.colorbar(ScalarMappable(cmap=COLOR_MAP), ax=panels, fraction=0.02, pad=0.01, ticks=[0, 1])
-    scale.set_ticklabels(["nothing", "most"], fontsize=8)
-    scale.set_label("speaks for the class", fontsize=8)
+    scale.set_ticklabels(["none", "most"], fontsize=8)
+    scale.set_label("evidence for the class", fontsize=8)
     return figure
 
 
@@ -126,12 +126,12 @@ def _write(out: pathlib.Path, images, overlays, names, titles) -> list[pathlib.P
     return [*paths, sheet]
 
 
-def _title(truth: str, name: str, prob: float, tells: bool) -> str:
+def _title(truth: str, name: str, prob: float, has_evidence: bool) -> str:
     lines = [f"true: {truth}"] if truth else []
     lines += [f"{name}: {prob:.2f}"]
-    return "\n".join(lines if tells else [*lines, "(no place stands out)"])
+    return "\n".join(lines if has_evidence else [*lines, "(no place stands out)"])
 
 
 def _plain(path) -> str:
-    """Returns a file's name without folders and suffix, in letters that every file system takes."""
+    """Returns a file's name without folders and suffix, in characters that every file system accepts."""
     return re.sub(r"[^\w.-]", "_", pathlib.Path(path).stem)[:60]

@@ -1,4 +1,4 @@
-"""The pictures that say most of a run: which to show, their pixels, and where the model looked."""
+"""The pictures that show most about a run: which to choose, their pixels, and where the model looked."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from kmed.models.keras_file import load_model
 from kmed.runs import Run
 
 NUM_ERRORS = 12
-NUM_EXPLAINED = 4  # right answers, and as many wrong ones
+NUM_EXPLAINED = 4  # correct answers, and as many errors
 NUM_OF_KIND = 4  # pictures of each kind
 KINDS = ("error", "hit", "random")
 
@@ -26,14 +26,14 @@ class Example:
     """One image and what the model decided about one of its classes.
 
     Attributes:
-      row: of the predictions it was chosen from.
-      path, cluster: of the image.
-      truth: its classes, joined by "|"; "" where it has none.
-      class_index: the class.
-      class_name: its name.
-      found: whether the model decided for it.
-      right: whether that is so.
-      prob: its probability.
+      row: its row in the predictions that it was chosen from.
+      path, cluster: those of the image.
+      truth: the image's classes, joined by "|"; "" if it has none.
+      class_index: the index of the class.
+      class_name: the name of the class.
+      found: whether the model found the class.
+      right: whether the model was right.
+      prob: the probability of the class.
     """
 
     row: int
@@ -48,14 +48,14 @@ class Example:
 
 
 def confident_errors(predictions: Predictions, number: int = NUM_ERRORS) -> list[Example]:
-    """Returns the errors the model was surest of, the surest first, one per cluster.
+    """Returns the most confident errors of a model, the most confident first, one per cluster.
 
-    Copies and neighbours of one picture are mistaken alike; a dozen of them would show one mistake. With
-    exclusive classes the class that was wrongly named counts; otherwise a label that was missed does too.
+    Copies and neighbours of one picture share their errors, and a dozen of them would show only one. With exclusive
+    classes, only a class that was wrongly found counts as an error; otherwise a missed label does too.
 
     Args:
-      predictions: of one split.
-      number: at most so many.
+      predictions: those of one split.
+      number: the most errors to return.
     """
     found = predictions.decided() == 1
     wrong = ~np.isnan(predictions.labels) & (found != (predictions.labels == 1))
@@ -66,7 +66,7 @@ def confident_errors(predictions: Predictions, number: int = NUM_ERRORS) -> list
 
 
 def confident_answers(predictions: Predictions, number: int = NUM_EXPLAINED) -> list[Example]:
-    """Returns the rightly found classes the model was surest of, the surest first, one per class."""
+    """Returns the most confident correct answers of a model, the most confident first, one per class."""
     right = (predictions.decided() == 1) & (predictions.labels == 1)
     return _surest(predictions, right, predictions.probs, number, "class_name")
 
@@ -74,16 +74,16 @@ def confident_answers(predictions: Predictions, number: int = NUM_EXPLAINED) -> 
 def choose_pictures(predictions: Predictions, seed: int = 0) -> tuple[list[str], np.ndarray]:
     """Returns (kinds, rows): "error1", "error2", ..., "hit1", ..., "random1", ... and the row of each.
 
-    The surest errors, the surest hits, and others drawn at random; a hit is a picture whose most probable class is
-    among its labels.
+    These are the most confident errors, the most confident hits, and others drawn at random. A hit is a picture
+    whose most probable class is among its labels.
 
     Args:
-      predictions: of the pictures of one split.
-      seed: of the random ones, which are none of the others.
+      predictions: those of one split.
+      seed: of the random draw, which leaves out the errors and hits chosen.
     """
     labels, probs = predictions.labels, predictions.probs
     best = np.arange(probs.shape[1]) == probs.argmax(axis=1)[:, None]  # (N, K)
-    # NaN, unknown, is neither hit nor error.
+    # An unknown label (NaN) is neither a hit nor an error.
     found = {
         kind: _by_sureness(best & (labels == label), probs)[:NUM_OF_KIND, 0]
         for kind, label in (("error", 0), ("hit", 1))
@@ -95,12 +95,12 @@ def choose_pictures(predictions: Predictions, seed: int = 0) -> tuple[list[str],
 
 
 def _by_sureness(chosen, sureness) -> np.ndarray:
-    """Returns int (M, 2), row and class of what is marked in `chosen` (N, K), the surest first; rows break ties."""
+    """Returns int (M, 2), row and class of each mark in `chosen` (N, K), the surest first; ties stay in order."""
     return np.argwhere(chosen)[np.argsort(-sureness[chosen], kind="stable")]
 
 
 def _surest(predictions, chosen, sureness, number, once) -> list[Example]:
-    """Returns the examples marked in `chosen` (N, K), by sureness; of those alike in the attribute `once` the first."""
+    """Returns the examples marked in `chosen` (N, K), the surest first, one per value of the attribute `once`."""
     truths = join_names(predictions.labels, predictions.class_names)
     found = predictions.decided()
     examples: dict[str, Example] = {}
@@ -126,11 +126,11 @@ def read_pictures(run: Run, predictions: Predictions, table: Table | None = None
     """Returns uint8 (N, H, W, 3), the pictures of N predictions as the model saw them.
 
     Args:
-      run: whose data are read.
-      predictions: of the pictures wanted, in their order.
-      table: the run's data, where they are open already.
+      run: the run whose data are read.
+      predictions: those of the pictures wanted, in the order wanted.
+      table: the run's data, if they are already open.
       data: the folder, CSV or npz to read instead of the one in the run's settings.
-    Raises: DataError: the data or a picture are no longer there, or are others.
+    Raises: DataError: the data or a picture are gone, or the data differ from the run's.
     """
     config = run.read_config(data)
     table = run_table(run, open_table(config) if table is None else table)
@@ -145,13 +145,13 @@ def read_pictures(run: Run, predictions: Predictions, table: Table | None = None
 
 
 def draw_attention(run: Run, examples: list[Example], pictures: np.ndarray, model=None) -> np.ndarray:
-    """Returns uint8 (N, H, W, 3), the pictures overlaid with what speaks for each example's class.
+    """Returns uint8 (N, H, W, 3), the pictures overlaid with the evidence for each example's class.
 
     Args:
-      run: whose model is asked.
-      examples: N of them.
-      pictures: uint8 (N, H, W, 3), of the same examples.
-      model: the run's keras.Model, where it is loaded already.
+      run: the run whose model is explained.
+      examples: N examples.
+      pictures: uint8 (N, H, W, 3), the pictures of these examples.
+      model: the run's keras.Model, if it is already loaded.
     Raises: ModelError: a network that cannot be explained. RunError: the model cannot be loaded.
     """
     model = load_model(run.model) if model is None else model

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: numbers that say where they were read, figures and pictures inside it."""
+"""A self-contained HTML page: numbers that say where they were read from, with figures and pictures embedded."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 
 from kmed.files import write_text
 
-PICTURE_SIDE = 320  # pixels of a thumbnail's longer side: sharp on a phone, and a dozen stay below half a megabyte
+PICTURE_SIDE = 320  # pixels of a thumbnail's longer side: sharp on a phone, and a dozen take less than half a megabyte
 _SHORT = {"auroc": "AUROC", "f1": "F1", "ece": "ECE", "brier": "Brier score", "hamming": "Hamming", "val": "validation"}
 # Figures are drawn black on white; on the page they take its colours, which follow the reader's light or dark mode.
 _COLORS = {
@@ -29,10 +29,10 @@ _COLORS = {
 
 
 class Cited:
-    """A value of one of the run's files, with the place it was read from; a template goes down into it by [key].
+    """A value from one of the run's files, with the place it was read from; a template looks inside it with [key].
 
-    A number is shown to three decimals, and carries every digit and its place in `data-value` and `data-from`
-    (a JSON pointer, RFC 6901, after the file's name), so that what the page shows can be checked.
+    A number is shown to three decimals. Its full value and its place (the file's name, then a JSON pointer, RFC 6901)
+    stand in `data-value` and `data-from`, so that what the page shows can be checked.
 
     Example:
       >>> str(Cited("metrics.json", {"f1": 0.8333333})["f1"])
@@ -58,11 +58,11 @@ class Cited:
         return len(self.raw)
 
     def __iter__(self):
-        """Goes over the parts of a list, or the keys of a dict."""
+        """Iterates over the items of a list, or the keys of a dict."""
         return iter(self.raw) if isinstance(self.raw, dict) else (self[index] for index in range(len(self.raw)))
 
     def items(self):
-        """Yields (key, Cited) of a dict."""
+        """Yields (key, Cited) for each item of a dict."""
         return ((key, self[key]) for key in self.raw)
 
     def __str__(self) -> str:
@@ -85,31 +85,31 @@ def _text(value) -> str:
 
 
 def words(name: str) -> str:
-    """Returns a score's name as it is read: "auroc_macro" -> "AUROC macro"."""
+    """Returns a score's name in words: "auroc_macro" -> "AUROC macro"."""
     return " ".join(_SHORT.get(word, word) for word in name.split("_"))
 
 
 def inline_figure(figure: Figure, description: str, size: tuple[float, float] | None = None) -> Markup:
-    """Returns a figure as an SVG element in the page's own colours and type, described for who cannot see it.
+    """Returns a figure as an SVG element in the page's colours and font, with a description for screen readers.
 
     Args:
       figure: of kmed.figures.
       description: what the figure shows, in a sentence.
-      size: (width, height) in inches to lay it out anew in; a narrow one stays readable on a phone.
+      size: (width, height) in inches for a new layout; a narrow figure stays readable on a phone.
     """
     if size is not None:
         figure.set_size_inches(*size)
     buffer = io.StringIO()
-    # Text stays text; a fixed salt gives the same page for the same run.
+    # Text stays text. A fixed salt gives the same page for the same run.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kmed"}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", svg)  # HTML knows SVG by its name
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", svg)  # HTML needs no namespace for SVG
     svg = svg.replace("xlink:href", "href")
-    # Names that nothing refers to are the same in every figure.
+    # Ids that nothing refers to are dropped: every figure has the same ones, and a page's ids must be unique.
     used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)
     for color, own in _COLORS.items():
@@ -129,7 +129,7 @@ def picture(pixels: np.ndarray) -> str:
 
 
 def render_page(path: pathlib.Path, template: str, **content) -> pathlib.Path:
-    """Writes kmed/report/templates/TEMPLATE, filled with `content`, to `path`, whole or not at all; returns `path`."""
+    """Writes a template of kmed/report/templates, filled with `content`, to `path` in one step; returns `path`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kmed.report"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""report.html: all that is known of a run, as one page to read, print and pass on."""
+"""report.html: everything that is known about a run, on one page to read, print and pass on."""
 
 import json
 import pathlib
@@ -28,13 +28,13 @@ _PANEL = (4.0, 3.2)  # inches: text of 10 points stays readable where a phone sh
 def write_report(run_folder, *, data=None, table: Table | None = None, model=None) -> pathlib.Path:
     """Writes a finished run's report.html from what is in its folder; returns its path.
 
-    Images and explanations need the data and the model. Where they are no longer there, the page says so.
+    Images and explanations need the data and the model. If these are gone, the page says so.
 
     Args:
       run_folder: what `kmed train` made, or its Run.
       data: where the images are now, if they have moved: a folder, a CSV or an npz.
-      table: the run's data, where they are open already; None opens them.
-      model: its keras.Model, where it is loaded already; None loads it.
+      table: the run's data, if they are already open; None opens them.
+      model: the run's keras.Model, if it is already loaded; None loads it.
     Raises: RunError: the run is not finished, or its folder is damaged or cannot be written.
     """
     run = judged_run(getattr(run_folder, "folder", run_folder))
@@ -59,7 +59,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         metrics=metrics,
         fitted=Cited(run.fitted.name, run.read_json(run.fitted)),
         split=split,
-        judged=assessed,
+        assessed=assessed,
         others=[(name, metrics[name], score_sections(task, metrics[name])) for name in others],
         sections=score_sections(task, assessed),
         headline=pick_headline(task, assessed),
@@ -75,13 +75,13 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
 
 
 def score_sections(task: Task, assessed: Cited) -> list[tuple[str, list]]:
-    """Returns [(kind, [(name, plain name, score, {constant: score})])] of a split's overall scores.
+    """Returns [(kind, [(name, plain name, score, {constant: score})])] for a split's overall scores.
 
     The kinds are "plain" and "tuned" decisions, "ranking" and "probabilities"; no score is left out.
 
     Args:
       task: kmed.tasks.Task.
-      assessed: the split in metrics.json.
+      assessed: the split's part of metrics.json.
     """
     sections: dict[str, list] = {kind: [] for kind in ("plain", "tuned", "ranking", "probabilities")}
     rows = task.make_scores()
@@ -96,7 +96,7 @@ def score_sections(task: Task, assessed: Cited) -> list[tuple[str, list]]:
 
 
 def pick_headline(task: Task, assessed: Cited) -> list[tuple[str, Cited, Cited]]:
-    """Returns [(name, score, the best constant predictor's)] of the few scores that stand at the top."""
+    """Returns [(name, score, the best constant predictor's)] for the few scores at the top of the page."""
     best = assessed["constants"][assessed["verdict"]["best_constant"].raw]["scores"]
     chosen = [assessed["verdict"]["ranking"].raw, *task.headline_scores]
     return [(name, assessed["scores"][name], best[name]) for name in chosen]
@@ -105,7 +105,7 @@ def pick_headline(task: Task, assessed: Cited) -> list[tuple[str, Cited, Cited]]
 def count_splits(run: Run, metrics: Cited, class_names) -> list[dict]:
     """Returns each split's name, its counts of images, groups and clusters, and the positives of each class.
 
-    Without splits.csv, which runs that are kept for comparison lack, it returns none.
+    Returns an empty list without splits.csv, which runs kept for comparison lack.
     """
     if not run.splits.exists():
         return []
@@ -170,20 +170,20 @@ def _reliability_words(bins) -> str:
     for name, part in bins.items():
         held = np.flatnonzero(part.counts > 0)
         pairs = ", ".join(f"{part.predicted[k]:.2f}: {part.observed[k]:.2f}" for k in held)
-        parts.append(f"{name} (predicted: came true) {pairs}")
+        parts.append(f"{name} (predicted: observed) {pairs}")
     return f"Reliability diagram. {'; '.join(parts)}."
 
 
 def _risk_words(curve) -> str:
     half = float(np.interp(0.5, curve.coverage, curve.risk))
     return (
-        f"Share of wrong answers over the share of pictures answered, the surest first: {half:.3f} where half are "
-        f"answered, {curve.risk[-1]:.3f} where all are."
+        f"Share of wrong answers against the share of pictures answered, the surest first: {half:.3f} if half are "
+        f"answered, {curve.risk[-1]:.3f} if all are."
     )
 
 
 def _gallery(run: Run, predictions: Predictions, table, model, data) -> dict:
-    """Returns the pictures to show, or the sentence that says why there are none."""
+    """Returns the pictures to show, or a sentence that says why there are none."""
     errors = gallery.confident_errors(predictions)
     explained = [*gallery.confident_answers(predictions), *errors[: gallery.NUM_EXPLAINED]]
     shown = {
@@ -215,7 +215,8 @@ def _gallery(run: Run, predictions: Predictions, table, model, data) -> dict:
 
 def _example(example: gallery.Example) -> dict:
     prob = Cited("predictions.csv", {example.path: {f"{PROB}{example.class_name}": example.prob}})
-    return {**vars(example), "prob": prob[example.path][f"{PROB}{example.class_name}"]}
+    truth = example.truth.replace("|", ", ")
+    return {**vars(example), "truth": truth, "prob": prob[example.path][f"{PROB}{example.class_name}"]}
 
 
 def _count_wrong(predictions: Predictions) -> int:

@@ -1,5 +1,6 @@
-"""`kmed.evaluate`: a finished run scored on a split, or scored again by other settings, its page drawn anew."""
+"""`kmed.evaluate`: scores a finished run on a split, or scores it again with other settings and renews its page."""
 
+import pathlib
 import typing
 from collections.abc import Iterable
 
@@ -13,20 +14,20 @@ if typing.TYPE_CHECKING:
 
 
 def evaluate(
-    run_folder,
+    run_folder: str | pathlib.Path,
     split: str = "test",
     *,
     format: str = "keras",
     quantize: str = "none",
-    data=None,
+    data: str | pathlib.Path | None = None,
     rescore: bool = False,
     settings: Iterable[str] = (),
-    append=None,
+    append: str | pathlib.Path | None = None,
 ) -> "Scores":
-    """Scores a finished run on one of its splits: predicted afresh, or again from the stored predictions.
+    """Scores a finished run on one of its splits, with new predictions or with the stored ones.
 
-    The images are those that the run's splits.csv names; a split that played no part in training (such as
-    `test_simple`) may be asked for too. Calibration and thresholds are those of the run.
+    The images are those that the run's splits.csv names. A split that played no part in training (such as
+    `test_simple`) can be scored too. Calibration and thresholds are those of the run.
 
     Args:
       run_folder: what `kmed train` made.
@@ -35,35 +36,45 @@ def evaluate(
       quantize: one of the format's quantizations, such as "int8".
       data: the folder, CSV or npz to read instead of the one in the run's settings; the images' names must be
         the same.
-      rescore: score predictions.csv again by other `settings`; no image and no weight is read, and the run's
-        scores, figures and page are replaced.
-      settings: with `rescore`: overrides such as "evaluate.thresholds=youden".
-      append: a CSV table of results that the run's row is added to.
-    Returns: Scores of the split; with `rescore` those of the test split (else of the validation split).
+      rescore: score the stored predictions.csv again with other `settings`. No images or weights are read, and the
+        run's scores, figures and page are replaced.
+      settings: overrides for `rescore`, such as "evaluate.thresholds=youden".
+      append: a CSV table of results to add the run's row to.
+    Returns: the Scores of the split; with `rescore`, of the test split (or of the validation split if there is no
+      test split).
     Raises: RunError: no such run or export, or it is not finished. DataError: the images are gone, the classes
-      are others, or the split does not exist. ConfigError: arguments that contradict each other.
+      differ, or the split does not exist. ConfigError: the arguments contradict each other.
     Example:
       >>> kmed.evaluate("saved_models/latest").scores["accuracy"].value
     """
-    arguments = {"format": format, "quantize": quantize, "data": data, "settings": settings, "append": append}
-    return evaluate_run(run_folder, split, rescore=rescore, **arguments).scores
+    return evaluate_run(
+        run_folder,
+        split,
+        format=format,
+        quantize=quantize,
+        data=data,
+        rescore=rescore,
+        settings=settings,
+        append=append,
+    ).scores
 
 
 def evaluate_run(
-    run_folder,
+    run_folder: str | pathlib.Path,
     split: str = "test",
     *,
     format: str = "keras",
     quantize: str = "none",
-    data=None,
+    data: str | pathlib.Path | None = None,
     rescore: bool = False,
     settings: Iterable[str] = (),
-    append=None,
+    append: str | pathlib.Path | None = None,
 ) -> "Assessment":
     """Returns the Assessment of the split; the arguments are those of `evaluate`."""
-    arguments = {"format": format, "quantize": quantize, "data": data}
-    check_arguments(split, **arguments, rescore=rescore, settings=settings, append=append)
-    load_backend()  # before what imports Keras
+    check_arguments(
+        split, format=format, quantize=quantize, data=data, rescore=rescore, settings=settings, append=append
+    )
+    load_backend()  # before the imports that load Keras
     from kmed.evaluation import run_evaluation
     from kmed.evaluation.result_rows import append_result, check_table
     from kmed.report.run_page import write_report
@@ -73,7 +84,7 @@ def evaluate_run(
     if rescore:
         assessment = run_evaluation.rescore_split(run_folder, settings)
     else:
-        assessment = run_evaluation.evaluate_split(run_folder, split, **arguments)
+        assessment = run_evaluation.evaluate_split(run_folder, split, data=data, format=format, quantize=quantize)
     if append is not None:
         append_result(judged_run(run_folder), append)
     if rescore:
@@ -82,12 +93,13 @@ def evaluate_run(
 
 
 def check_arguments(split, *, format, quantize, data, rescore, settings, append) -> None:
-    """Raises ConfigError where the arguments of `evaluate` contradict each other."""
+    """Raises ConfigError if the arguments of `evaluate` contradict each other."""
     if rescore and (data or split != "test" or (format, quantize) != ("keras", "none")):
         raise ConfigError(
-            "--rescore judges the stored predictions of val and test: give no --data, --split, --format or --quantize."
+            "--rescore scores the stored predictions of val and test: do not give --data, --split, --format or "
+            "--quantize with it."
         )
     if append and format != "keras":
-        raise ConfigError("--append adds the run's row, which is the Keras model's: give no --format beside it.")
+        raise ConfigError("--append adds the run's row, which is the Keras model's: do not give --format with it.")
     if settings and not rescore:
-        raise ConfigError("--set goes with --rescore; a run is else judged by its own settings.")
+        raise ConfigError("--set goes with --rescore; without it, a run is scored with its own settings.")

@@ -22,12 +22,6 @@ from kmed.runtime import num_cores
 pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
-@pytest.fixture
-def run(short_run, tmp_path) -> Run:
-    """A copy of a finished multiclass run, to which files may be added."""
-    return Run(shutil.copytree(short_run.folder, tmp_path / "run"))
-
-
 @pytest.fixture(scope="module")
 def multilabel_run(small_npz, tmp_path_factory) -> Run:
     """A finished run of three findings, any number of them per picture."""
@@ -276,6 +270,6 @@ def test_evaluate_scores_an_exported_file(run):
     plain, other = (CliRunner().invoke(main, [*command, *more]) for more in ([], ["--format", "tflite"]))
     assert other.exit_code == 0 and other.output == plain.output
     result = CliRunner().invoke(main, [*command, "--format", "tflite", "--append", "x.csv"])
-    assert result.exit_code == 2 and "give no --format beside it" in result.output
+    assert result.exit_code == 2 and "do not give --format with it" in result.output
     result = CliRunner().invoke(main, [*command, "--format", "onnx"])
     assert result.exit_code == 1 and "has no vit.onnx. Make it with: kmed export" in result.output

@@ -1,4 +1,4 @@
-"""From predictions to what is said: stored and read again, fitted on validation alone, judged for each subgroup."""
+"""Predictions are stored and read again, decisions are fitted on validation alone, every subgroup is scored."""
 
 import json
 
@@ -92,7 +92,7 @@ def test_the_table_reads_well(task):
     assert frame["label"].iloc[0] == "|".join(held)
 
 
-def test_nothing_is_fitted_on_what_is_judged(task):
+def test_nothing_is_fitted_on_the_test_split(task):
     table, probs = draw(task)
     predictions = make_predictions(table, probs)
     first = fit_on_validation(predictions.split("val"), SETTINGS)
@@ -155,7 +155,7 @@ def test_validation_itself_has_no_tuned_scores(task):
     assert not [name for name in assessment.scores.scores if "_tuned" in name or "_calibrated" in name]
 
 
-def test_one_cluster_cannot_be_judged(task):
+def test_one_cluster_cannot_be_assessed(task):
     table, probs = draw(task)
     predictions = make_predictions(table, probs)
     one = predictions.take((predictions.rows["cluster"] == "p40").to_numpy())

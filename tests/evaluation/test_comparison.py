@@ -86,8 +86,8 @@ def test_two_runs_of_one_model_go_by_their_folders(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "multilabel"}, "Runs of one task are compared"),
-        ({"names": ("a", "c", "b")}, "Runs of the same labels, in the same order"),
+        ({"task": "multilabel"}, "Only runs of one task can be compared"),
+        ({"names": ("a", "c", "b")}, "Only runs with the same labels, in the same order"),
         ({"prefix": "x"}, "scored on different pictures .*, 0 of them shared"),
     ],
 )
@@ -107,7 +107,7 @@ def test_different_pictures_can_be_asked_for_but_are_not_paired(tmp_path):
 def test_one_run_or_the_same_twice_or_an_unfinished_one(tmp_path):
     run = make_run(tmp_path / "one")
     for folders in ([run.folder], [run.folder, run.folder]):
-        with pytest.raises(RunError, match="needs two different runs"):
+        with pytest.raises(RunError, match="needs at least two different runs"):
             comparing.compare_runs(folders)
     other = make_run(tmp_path / "two")
     other.result.unlink()
@@ -176,7 +176,7 @@ def test_the_command(tmp_path, monkeypatch):
     assert len(pd.read_csv("table.csv")) == 2
     refused = CliRunner().invoke(main, ["compare", *folders[:1]])
     assert refused.exit_code == 1
-    assert refused.output.startswith("Error: A comparison needs two different runs")
+    assert refused.output.startswith("Error: A comparison needs at least two different runs")
 
 
 def test_a_table_gains_the_columns_it_lacks_and_refuses_another_task(tmp_path):
@@ -211,7 +211,7 @@ def test_a_table_that_cannot_take_the_rows_is_refused_before_anything_is_compare
     assert not (tmp_path / "both").exists()
 
 
-def test_a_note_made_by_hand_makes_no_other_row(tmp_path):
+def test_a_note_made_by_hand_does_not_make_another_row(tmp_path):
     run = make_run(tmp_path / "run")
     result_rows.append_result(run, tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv", dtype=str, keep_default_na=False)
@@ -223,7 +223,7 @@ def test_a_note_made_by_hand_makes_no_other_row(tmp_path):
     assert list(pd.read_csv(tmp_path / "table.csv", keep_default_na=False)["note"]) == ["seen", ""]
 
 
-def test_a_run_is_judged_again_by_other_settings_without_its_pictures(tmp_path):
+def test_a_run_is_scored_again_with_other_settings_without_its_pictures(tmp_path):
     run = make_run(tmp_path / "run", "multilabel")
     before = pd.read_csv(run.result).iloc[0]
     old = run.read_json(run.fitted)["thresholds"]
@@ -235,5 +235,5 @@ def test_a_run_is_judged_again_by_other_settings_without_its_pictures(tmp_path):
     assert list(after.index) == list(before.index)
     tuned = [name for name in before.index if "_tuned" in name]
     pd.testing.assert_series_equal(after.drop(tuned), before.drop(tuned))
-    with pytest.raises(ConfigError, match="settings of evaluate alone. Received: 'train.epochs=3'"):
+    with pytest.raises(ConfigError, match="only settings of evaluate. Received: 'train.epochs=3'"):
         run_evaluation.rescore(run.folder, ["train.epochs=3"])

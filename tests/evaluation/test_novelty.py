@@ -1,4 +1,4 @@
-"""Pictures unlike the training data: the distance, its threshold, and what a run tells of it."""
+"""Pictures unlike the training data: the distance, its threshold, and what a run records of it."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def test_the_distance_is_that_to_the_tenth_nearest_training_picture():
     points = (np.concatenate([seen, picture_statistics(others)], axis=1) - novelty.center) / novelty.scale
     oracle = NearestNeighbors(n_neighbors=NEIGHBOUR).fit(novelty.reference).kneighbors(points)[0][:, -1]
     np.testing.assert_allclose(novelty.distances(others, seen), oracle, atol=1e-4)
-    # A batch says the same as one by one.
+    # A batch gives the same as its pictures one by one.
     one_by_one = [novelty.distances(others[row : row + 1], seen[row : row + 1])[0] for row in range(15)]
     np.testing.assert_allclose(one_by_one, oracle, atol=1e-4)
 
@@ -72,7 +72,7 @@ def test_statistics_by_hand():
     np.testing.assert_allclose(statistics, [0.5, 0, 0, 0.5, 0, 0, 0, 1 / 9, 0.5], atol=1e-6)
 
 
-def test_stored_and_read_it_says_the_same(tmp_path):
+def test_what_is_read_back_gives_the_same_distances(tmp_path):
     images, features = made_up(30)
     novelty = fit_reference(features, picture_statistics(images)).with_threshold(np.arange(100.0), 0.05)
     novelty.save(tmp_path / "novelty.npz")
@@ -121,7 +121,7 @@ def test_features_and_probabilities_come_from_one_pass(name):
 # ----- in a run -----
 
 
-def test_a_run_tells_its_false_alarms(short_run):
+def test_a_run_records_its_false_alarms(short_run):
     record = json.loads(short_run.metrics.read_text())["novelty"]
     assert record["wanted"] == 0.01 and record["num_reference"] == 72
     assert record["val"]["value"] == pytest.approx(1 / 36)  # the least that a threshold between pictures can flag

@@ -1,7 +1,6 @@
 """A finished run in use: decisions from calibrated probabilities, opening a model, refusing foreign code."""
 
 import json
-import shutil
 import zipfile
 
 import keras
@@ -100,13 +99,12 @@ def test_unknown_formats_are_refused(arguments, message):
         check_format(*arguments)
 
 
-def test_what_was_not_exported_is_told_with_the_command(short_run):
+def test_a_missing_export_names_the_command_that_makes_it(short_run):
     with pytest.raises(RunError, match="Make it with: kmed export .* --format tflite --quantize float16"):
         open_model(short_run, "tflite", "float16")
 
 
-def test_a_damaged_savedmodel_is_one_line(short_run, tmp_path):
-    run = Run(shutil.copytree(short_run.folder, tmp_path / "run"))
+def test_a_damaged_savedmodel_is_one_line(run, short_measurements):
     path = kmed.export(run.folder, "savedmodel", threads=1).path
     data = next(path.glob("variables/variables.data*"))
     data.write_bytes(data.read_bytes()[:1000])
@@ -116,15 +114,12 @@ def test_a_damaged_savedmodel_is_one_line(short_run, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["tflite", "onnx", "savedmodel"])
-def test_a_damaged_export_is_one_line(short_run, format):
-    path = export_path(short_run, format)
-    path.parent.mkdir(exist_ok=True)
+def test_a_damaged_export_is_one_line(run, format):
+    path = export_path(run, format)
+    path.parent.mkdir()
     path.write_bytes(b"no model" * 100)
-    try:
-        with pytest.raises(RunError, match="cannot be run as") as caught:
-            open_model(short_run, format)
-    finally:
-        path.unlink()
+    with pytest.raises(RunError, match="cannot be run as") as caught:
+        open_model(run, format)
     assert "\n" not in str(caught.value)
 
 
@@ -182,7 +177,7 @@ def test_an_unregistered_class_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip at all"])
-def test_what_is_no_keras_file_is_refused(tmp_path, content):
+def test_what_is_not_a_keras_file_is_refused(tmp_path, content):
     path = tmp_path / "model.keras"
     path.write_bytes(content)
     with pytest.raises(RunError, match="it is not a .keras file"):

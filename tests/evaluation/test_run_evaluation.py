@@ -62,10 +62,10 @@ def test_without_validation_predictions_what_was_fitted_stays(tmp_path):
     assert run.read_json(run.metrics)["test"]["num_resamples"] == 50
     assert run.read_json(run.metrics)["val"] == before["val"]
     written = contents(run)
-    with pytest.raises(RunError, match="no validation predictions, which evaluate.thresholds is fitted to"):
+    with pytest.raises(RunError, match="no validation predictions, so evaluate.thresholds cannot be fitted"):
         kmed.rescore(run.folder, ["evaluate.thresholds=youden"])
     keep_split(run, "none")
-    with pytest.raises(RunError, match="no validation predictions, which anything is fitted to"):
+    with pytest.raises(RunError, match="no validation predictions, so the calibration cannot be fitted"):
         kmed.rescore(run.folder)
     assert contents(run) == written
 

@@ -1,4 +1,4 @@
-"""Columns that scores are told apart by: found by name, ages in bands, numbers in quarters."""
+"""Columns that define subgroups: found by name, ages in bands, numbers in quarters."""
 
 import numpy as np
 import pandas as pd

@@ -1,14 +1,14 @@
 """`kmed explain`: which pictures are chosen, what is written, and one line for each mistake."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import kmed
 from kmed.cli.main import main
-from kmed.config import load_config
 from kmed.errors import DataError, RunError
 from kmed.evaluation.predictions import Predictions
 from kmed.report.explain_sheet import explain_run
@@ -22,11 +22,9 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def finished(small_npz, tmp_path_factory):
-    """A finished run of one epoch."""
-    settings = ["data.image_size=32x40", "model.name=vit", "model.options={width: 8, depth: 1, num_heads: 2}"]
-    settings += ["train.epochs=1", "train.tensorboard=false", "evaluate.num_resamples=20", f"data.path={small_npz}"]
-    return kmed.fit(load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "run")
+def finished(short_run, tmp_path_factory):
+    """A copy of a finished run, to add explanations to."""
+    return Run(shutil.copytree(short_run.folder, tmp_path_factory.mktemp("runs") / "run"))
 
 
 def test_the_surest_errors_and_hits_are_chosen_and_others_at_random():
@@ -72,7 +70,7 @@ def test_files_of_any_size_and_the_class_are_taken(finished, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(made)
 
 
-def test_moved_data_are_told(finished, small_npz, tmp_path):
+def test_moved_data_can_be_given(finished, small_npz, tmp_path):
     (tmp_path / "moved.npz").write_bytes(small_npz.read_bytes())
     assert len(explain_run(finished.folder, data=tmp_path / "moved.npz", out=tmp_path / "out")) > 4
 

@@ -1,4 +1,4 @@
-"""Which pictures stand for a run: the same as ever, ties included, and read by their path and split."""
+"""Which pictures are chosen for a run, ties included, and how they are read by their path and split."""
 
 import numpy as np
 import pandas as pd

@@ -88,7 +88,7 @@ def multilabel(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def constant(multiclass, tmp_path_factory) -> Run:
-    """The multiclass run, had it answered every picture alike."""
+    """The multiclass run, with the same answer for every picture."""
     run = Run(tmp_path_factory.mktemp("constant") / "run")
     shutil.copytree(multiclass.folder, run.folder)
     frame = pd.read_csv(run.predictions, dtype={"path": str})
@@ -142,7 +142,7 @@ class Page(html.parser.HTMLParser):
         assert self._open.pop()[0] == tag, self.getpos()
 
     def handle_data(self, data):
-        """Notes text: of a number, of a cell outside its numbers, of the page."""
+        """Notes the text of the page, of its numbers, and of cells outside their numbers."""
         names = [tag for tag, _ in self._open]
         if "style" in names:
             return
@@ -153,12 +153,12 @@ class Page(html.parser.HTMLParser):
             self.bare[self._table] = self.bare.get(self._table, "") + " " + data
 
     def pointers(self, file):
-        """Returns the places in a file that the page tells."""
+        """Returns the places in a file whose numbers the page shows."""
         return {place.partition("#")[2] for place, _, _ in self.numbers if place.startswith(f"{file}#")}
 
 
 def sources(folder) -> dict:
-    """Returns file name -> what is in it, as the page's pointers go down into it."""
+    """Returns file name -> its content, in the form that the page's pointers refer to."""
     read = {}
     for path in folder.iterdir():
         if path.name in WHOLE:
@@ -213,7 +213,7 @@ def folder(request):
 def test_numbers_are_those_of_the_files(folder):
     page = Page(folder / "report.html")
     check_numbers(page.numbers, folder)
-    for table in ("scores", "classes", "confusion"):  # no number in them that does not tell where it was read
+    for table in ("scores", "classes", "confusion"):  # every number in them says where it was read
         assert not re.search(r"\d", page.bare.get(table, "")), table
 
 
@@ -332,7 +332,7 @@ def test_pictures_and_explanations(multiclass, multilabel):
         assert sum(tag == "img" for tag, _ in page.tags) == len(errors) + 2 * explained
 
 
-def test_confident_errors_are_the_surest_one_a_cluster(multilabel):
+def test_confident_errors_are_the_surest_one_per_cluster(multilabel):
     predictions = read_predictions(multilabel.predictions, ["Mass", "Edema"], get_task("multilabel")).split("test")
     errors = gallery.confident_errors(predictions, number=100)
     surest = {}
@@ -390,7 +390,24 @@ def test_without_a_test_split(multiclass, tmp_path):
     assert "The data have no test split" in text and "scored once" not in text
 
 
-def test_comparison_tells_all_pairs_and_runs(comparison):
+def test_several_classes_of_a_picture_are_listed_with_commas():
+    example = gallery.Example(0, "a.png", "a", "Mass|Edema", 0, "Mass", found=True, right=True, prob=0.9)
+    assert run_page._example(example)["truth"] == "Mass, Edema"
+
+
+@pytest.mark.parametrize(("too_small", "unknown"), [([], True), (["sex = F", "sex = M"], False)])
+def test_subgroups_that_are_too_small_are_not_said_to_be_unknown(multilabel, tmp_path, too_small, unknown):
+    run = Run(shutil.copytree(multilabel.folder, tmp_path / "run"))
+    run.model.unlink()
+    metrics = json.loads(run.metrics.read_text())
+    metrics["test"] |= {"subgroups": {}, "subgroups_too_small": too_small}
+    run.metrics.write_text(json.dumps(metrics))
+    text = Page(run_page.write_report(run)).text
+    assert ("The data give no sex, age or view" in text) == unknown
+    assert ("lie in fewer than two clusters: sex = F, sex = M." in text) == bool(too_small)
+
+
+def test_comparison_shows_all_pairs_and_runs(comparison):
     page = Page(comparison / "report.html")
     table, pairs = pd.read_csv(comparison / "comparison.csv"), pd.read_csv(comparison / "pairs.csv")
     for name in table["model"]:
@@ -415,7 +432,7 @@ def test_the_same_run_gives_the_same_page(constant):
     assert constant.report.read_bytes() == before
 
 
-def test_a_run_that_is_not_judged(multiclass, tmp_path):
+def test_a_run_that_is_not_finished(multiclass, tmp_path):
     shutil.copytree(multiclass.folder, tmp_path / "run")
     (tmp_path / "run" / "result.csv").unlink()
     with pytest.raises(RunError, match="has no result.csv: it is not finished"):
