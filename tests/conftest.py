@@ -79,13 +79,19 @@ def tiny(small_npz) -> list[str]:
 
 @pytest.fixture(scope="session")
 def short_run(small_npz, tmp_path_factory):
-    """A finished run of two epochs on `small_npz`: a tiny ViT. A test that adds files to it removes them."""
+    """A finished run of two epochs on `small_npz`: a tiny ViT. Do not change it; `run` is a copy."""
     import kmed
 
     settings = ["data.image_size=32x40", "model.name=vit", "model.options={width: 16, depth: 1, num_heads: 2}"]
     settings += ["train.epochs=2", "train.tensorboard=false", "evaluate.num_resamples=50", f"data.path={small_npz}"]
     settings += ["train.batch_size=16", "train.dtype=float32"]
     return kmed.fit(kmed.load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "short")
+
+
+@pytest.fixture
+def run(short_run, tmp_path):
+    """A copy of `short_run`, in which files may be added and changed."""
+    return type(short_run)(shutil.copytree(short_run.folder, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """kmed.benchmark measures each format in a process of its own."""
 
-import shutil
-
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -11,12 +9,8 @@ from kmed.cli.main import main
 from kmed.deployment import benchmarking
 from kmed.deployment.exporting import export
 from kmed.errors import ConfigError, RunError
-from kmed.runs import Run
 
-
-@pytest.fixture
-def run(short_run, tmp_path) -> Run:
-    return Run(shutil.copytree(short_run.folder, tmp_path / "run"))
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def test_formats_are_measured_and_stored(run):

@@ -21,13 +21,7 @@ from kmed.deployment import classify
 from kmed.errors import DataError, RunError
 from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.predictions import read_predictions
-from kmed.runs import Run
 from kmed.tasks import get_task
-
-
-@pytest.fixture
-def run(short_run, tmp_path) -> Run:
-    return Run(shutil.copytree(short_run.folder, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +85,7 @@ def test_a_run_without_novelty_says_so(run, files, monkeypatch):
     assert len(lines) == 1 and "kmed.fit_novelty(" in lines[0]
 
 
-def test_an_exported_file_says_the_same(run, files, monkeypatch):
+def test_an_exported_file_says_the_same(run, files, short_measurements, monkeypatch):
     lines = []
     monkeypatch.setattr(classify, "say", lines.append)
     kmed.export(run.folder, "tflite", threads=1)

@@ -20,7 +20,6 @@ from kmed.deployment import demo_page
 from kmed.errors import RunError
 from kmed.evaluation.predictor import open_exported
 from kmed.metrics.calibration import Calibration
-from kmed.runs import Run
 from kmed.tasks import get_task
 
 SIZE = (32, 40)  # of the model's input, in pixels
@@ -226,8 +225,7 @@ def test_the_runtime_is_the_pinned_one():
     assert not re.search(r"https?://", code)
 
 
-def test_a_run_becomes_a_page(short_run, short_measurements, tmp_path):
-    run = Run(shutil.copytree(short_run.folder, tmp_path / "run"))
+def test_a_run_becomes_a_page(run, short_measurements, tmp_path):
     out = demo_page.write_demo(run.folder, tmp_path / "demo")
     exported = run.exports / "vit.tflite"
     assert (out / "model.tflite").read_bytes() == exported.read_bytes()
