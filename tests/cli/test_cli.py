@@ -84,7 +84,7 @@ def test_models_lists_all_of_them():
         (["train", "--data", "nowhere"], 1, "nowhere"),
         (["train", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["train", "--resume", "nowhere"], 1, "nowhere"),
-        (["train", "--resume", "x", "--epochs", "3"], 2, "run's own settings"),
+        (["train", "--resume", "x", "--epochs", "3"], 2, "continues a run with its own settings"),
         (["train", "--image-size", "121x160", "--model", "vit"], 1, "121"),
         (["train", "--model", "vit", "--set", "model.options={pach_size: 8}"], 1, "Did you mean 'patch_size'?"),
         (["train", "--config", "CONFIG"], 2, "Did you mean 'train.epochs'?"),
