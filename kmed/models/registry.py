@@ -65,6 +65,8 @@ class Entry:
       imagenet: the Hugging Face repository whose weights fit it exactly, or None.
       image_size: (height, width) at which it was published; it can be built at other sizes.
       dropout: rate before the head, as published; rate throughout the backbone if its family has dropout there.
+      published: its parameters with 1,000 classes and the features that its head sees, as torchvision's documentation
+        gives them; a test holds the model to them. None: nobody published them.
     """
 
     family: str
@@ -72,34 +74,51 @@ class Entry:
     imagenet: str | None = None
     image_size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
+    published: tuple[int, int] | None = None
 
 
-def _efficientnet(side: int, dropout: float, variant: tuple, imagenet: str | None) -> Entry:
-    return Entry("efficientnet", variant, imagenet, (side, side), dropout)
+def _efficientnet(side: int, dropout: float, variant: tuple, imagenet: str | None, published: tuple[int, int]) -> Entry:
+    return Entry("efficientnet", variant, imagenet, (side, side), dropout, published)
 
 
 MODELS = {
     # block, blocks per stage
-    "resnet18": Entry("resnet", ("basic_block", (2, 2, 2, 2)), "timm/resnet18.a1_in1k"),
-    "resnet34": Entry("resnet", ("basic_block", (3, 4, 6, 3)), "timm/resnet34.a1_in1k"),
-    "resnet50": Entry("resnet", ("bottleneck_block", (3, 4, 6, 3)), "timm/resnet50.a1_in1k"),
-    "resnet101": Entry("resnet", ("bottleneck_block", (3, 4, 23, 3)), "timm/resnet101.a1_in1k"),
-    "resnet152": Entry("resnet", ("bottleneck_block", (3, 8, 36, 3)), "timm/resnet152.a1_in1k"),
+    "resnet18": Entry("resnet", ("basic_block", (2, 2, 2, 2)), "timm/resnet18.a1_in1k", published=(11_689_512, 512)),
+    "resnet34": Entry("resnet", ("basic_block", (3, 4, 6, 3)), "timm/resnet34.a1_in1k", published=(21_797_672, 512)),
+    "resnet50": Entry(
+        "resnet", ("bottleneck_block", (3, 4, 6, 3)), "timm/resnet50.a1_in1k", published=(25_557_032, 2048)
+    ),
+    "resnet101": Entry(
+        "resnet", ("bottleneck_block", (3, 4, 23, 3)), "timm/resnet101.a1_in1k", published=(44_549_160, 2048)
+    ),
+    "resnet152": Entry(
+        "resnet", ("bottleneck_block", (3, 8, 36, 3)), "timm/resnet152.a1_in1k", published=(60_192_808, 2048)
+    ),
     # channels of the stem, channels that each layer adds, layers per block
-    "densenet121": Entry("densenet", (64, 32, (6, 12, 24, 16)), "timm/densenet121.ra_in1k"),
-    "densenet161": Entry("densenet", (96, 48, (6, 12, 36, 24)), "timm/densenet161.tv_in1k"),
-    "densenet169": Entry("densenet", (64, 32, (6, 12, 32, 32)), "timm/densenet169.tv_in1k"),
-    "densenet201": Entry("densenet", (64, 32, (6, 12, 48, 32)), "timm/densenet201.tv_in1k"),
+    "densenet121": Entry(
+        "densenet", (64, 32, (6, 12, 24, 16)), "timm/densenet121.ra_in1k", published=(7_978_856, 1024)
+    ),
+    "densenet161": Entry(
+        "densenet", (96, 48, (6, 12, 36, 24)), "timm/densenet161.tv_in1k", published=(28_681_000, 2208)
+    ),
+    "densenet169": Entry(
+        "densenet", (64, 32, (6, 12, 32, 32)), "timm/densenet169.tv_in1k", published=(14_149_480, 1664)
+    ),
+    "densenet201": Entry(
+        "densenet", (64, 32, (6, 12, 48, 32)), "timm/densenet201.tv_in1k", published=(20_013_928, 1920)
+    ),
     # side, dropout; width, depth, stochastic depth rate (Tan & Le, 2019, and their code). The ImageNet weights of
     # b6 and b7 exist only for TensorFlow's padding, which this project's convolutions do not use.
-    "efficientnetb0": _efficientnet(224, 0.2, (1.0, 1.0, 0.06), "timm/efficientnet_b0.ra_in1k"),
-    "efficientnetb1": _efficientnet(240, 0.2, (1.0, 1.1, 0.2), "timm/efficientnet_b1.ft_in1k"),
-    "efficientnetb2": _efficientnet(260, 0.3, (1.1, 1.2, 0.2), "timm/efficientnet_b2.ra_in1k"),
-    "efficientnetb3": _efficientnet(300, 0.3, (1.2, 1.4, 0.2), "timm/efficientnet_b3.ra2_in1k"),
-    "efficientnetb4": _efficientnet(380, 0.4, (1.4, 1.8, 0.2), "timm/efficientnet_b4.ra2_in1k"),
-    "efficientnetb5": _efficientnet(456, 0.4, (1.6, 2.2, 0.2), "timm/efficientnet_b5.sw_in12k_ft_in1k"),
-    "efficientnetb6": _efficientnet(528, 0.5, (1.8, 2.6, 0.2), None),
-    "efficientnetb7": _efficientnet(600, 0.5, (2.0, 3.1, 0.2), None),
+    "efficientnetb0": _efficientnet(224, 0.2, (1.0, 1.0, 0.06), "timm/efficientnet_b0.ra_in1k", (5_288_548, 1280)),
+    "efficientnetb1": _efficientnet(240, 0.2, (1.0, 1.1, 0.2), "timm/efficientnet_b1.ft_in1k", (7_794_184, 1280)),
+    "efficientnetb2": _efficientnet(260, 0.3, (1.1, 1.2, 0.2), "timm/efficientnet_b2.ra_in1k", (9_109_994, 1408)),
+    "efficientnetb3": _efficientnet(300, 0.3, (1.2, 1.4, 0.2), "timm/efficientnet_b3.ra2_in1k", (12_233_232, 1536)),
+    "efficientnetb4": _efficientnet(380, 0.4, (1.4, 1.8, 0.2), "timm/efficientnet_b4.ra2_in1k", (19_341_616, 1792)),
+    "efficientnetb5": _efficientnet(
+        456, 0.4, (1.6, 2.2, 0.2), "timm/efficientnet_b5.sw_in12k_ft_in1k", (30_389_784, 2048)
+    ),
+    "efficientnetb6": _efficientnet(528, 0.5, (1.8, 2.6, 0.2), None, (43_040_704, 2304)),
+    "efficientnetb7": _efficientnet(600, 0.5, (2.0, 3.1, 0.2), None, (66_347_960, 2560)),
     # its sizes are options of `build`
     "vit": Entry("vit", image_size=(240, 320), dropout=0.3),
 }
