@@ -191,6 +191,23 @@ def test_the_top_level_is_the_agreed_one():
         assert (ROOT / name).exists(), name
 
 
+# Folders of tests that test no package of kmed.
+OTHER_TESTS = {"docs", "fixtures", "reference", "scripts", "types"}
+# Test files that are not named after one module: they go through all commands, public functions and formats.
+ACROSS_MODULES = {"cli/test_cli.py", "cli/test_public.py"}
+
+
+def test_tests_mirror_the_package():
+    tests = ROOT / "tests"
+    folders = [path for path in tests.rglob("*") if path.is_dir() and list(path.glob("test_*.py"))]
+    folders = [path.relative_to(tests) for path in folders if path.relative_to(tests).parts[0] not in OTHER_TESTS]
+    assert len(folders) > 8
+    assert [str(folder) for folder in folders if not (ROOT / "kmed" / folder / "__init__.py").is_file()] == []
+    files = {path.relative_to(tests) for folder in folders for path in (tests / folder).glob("test_*.py")}
+    modules = {file: ROOT / "kmed" / file.parent / file.name.removeprefix("test_") for file in files}
+    assert {file.as_posix() for file, module in modules.items() if not module.is_file()} == ACROSS_MODULES
+
+
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
 def test_ruff_is_content(arguments):
     pytest.importorskip("ruff", reason='ruff is not installed: pip install -e ".[dev]"')

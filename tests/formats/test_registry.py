@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from untrained_models import CALIBRATIONS, WRITERS, build, check_same, description
 
 import kmed
 from kmed.cli.main import main
 from kmed.deployment import benchmarking, exporting, latency
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation.predictor import export_path, open_exported, open_model
+from kmed.formats import onnx
 from kmed.formats.registry import (
     FORMATS,
     Format,
@@ -82,6 +84,28 @@ def test_what_is_not_exported_is_not_written(tmp_path):
     for format in ("keras", "coreml"):
         with pytest.raises(ConfigError, match=f"The format must be savedmodel, tflite or onnx. Received: '{format}'"):
             write(format, None, None, tmp_path / "model", {})
+
+
+@pytest.mark.parametrize("format", list(WRITERS))
+def test_many_labels_are_calibrated_one_by_one(format, tmp_path):
+    check_same("small vit", "multilabel", format, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("module", "format", "message"),
+    [
+        ("tf2onnx", "onnx", r"pip install kmed\[onnx\]"),
+        ("onnxruntime", "onnx", r"pip install kmed\[onnx\]"),
+        ("ai_edge_litert.interpreter", "tflite", "pip install ai-edge-litert"),
+    ],
+)
+def test_a_missing_package_is_named(module, format, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=message):
+        if module == "tf2onnx":
+            onnx.write(build("small vit"), CALIBRATIONS["multiclass"], tmp_path / "m", description("vit", "multiclass"))
+        else:
+            open_exported(tmp_path / "m", format)
 
 
 # ----- a new format -----

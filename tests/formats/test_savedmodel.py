@@ -1,0 +1,34 @@
+"""A SavedModel decodes and resizes encoded pictures itself."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from untrained_models import CALIBRATIONS, build, description
+
+from kmed.data.images import Resizing, read_image
+from kmed.formats import savedmodel
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+def test_encoded_pictures_are_decoded_and_resized(fit, tmp_path):
+    import tensorflow as tf
+
+    settings = {**description("vit", "multiclass"), "fit": fit}
+    model = build("small vit")
+    savedmodel.write(model, CALIBRATIONS["multiclass"], tmp_path / "saved", settings)
+    signature = tf.saved_model.load(str(tmp_path / "saved")).signatures["serve_bytes"]
+    rng = np.random.default_rng(0)
+    encoded = []
+    for size, mode in (((90, 61), "RGB"), ((50, 140), "RGB"), ((32, 40), "RGB"), ((77, 80), "L")):
+        smooth = Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        smooth.convert(mode).save(file, "PNG")
+        encoded.append(file.getvalue())
+    found = signature(encoded=tf.constant(encoded))["probs"].numpy()
+    images = np.stack([read_image(content, Resizing((32, 40), fit)) for content in encoded])
+    expected = CALIBRATIONS["multiclass"].apply(model.predict(images, verbose=0))
+    assert np.ptp(expected, axis=0).max() > 0.2
+    # TensorFlow rounds once while Pillow rounds twice, and it crops at whole pixels.
+    np.testing.assert_allclose(found, expected, atol=0.05 if fit == "crop" else 0.02)
