@@ -145,7 +145,7 @@ def test_a_label_that_calibration_made_constant_does_not_count_against_the_file(
     assert checked["passed"] and checked["change"]["value"] == pytest.approx(0, abs=1e-6)
     assert checked["agreement"] == 1.0
     result = CliRunner().invoke(main, ["evaluate", str(run.folder), "--format", "tflite"])
-    assert result.exit_code == 0 and "an exported file does not rank them" in result.output
+    assert result.exit_code == 0 and "so an exported file does not rank the pictures by it" in result.output
     answers = kmed.classify_files(run.folder, [_picture(tmp_path)])
     assert all("green" in answer.prediction_set for answer in answers)
 
