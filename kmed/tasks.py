@@ -1,9 +1,9 @@
 """TASKS: everything in which multiclass and multilabel classification differ.
 
-All other modules look the task up in this table and never compare its name. To add a metric of `fit`, add a line to
-`_multiclass_metrics` or `_multilabel_metrics`; to add a final score, add one to `_multiclass_scores` or
-`_multilabel_scores`. Keras and scikit-learn are imported only when a field is used, so that the command line can read
-the table and still start quickly.
+What works on a task looks it up in this table and never compares its name; only what reads or draws data names one. To
+add a metric of `fit`, add a line to `_multiclass_metrics` or `_multilabel_metrics`; to add a final score, add one to
+`_multiclass_scores` or `_multilabel_scores`. Keras and scikit-learn are imported only when a field is used, so that the
+command line can read the table and still start quickly.
 """
 
 import collections.abc

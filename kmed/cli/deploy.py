@@ -7,7 +7,7 @@ import click
 from kmed.cli.shared import DATA, FORMAT, PATH, QUANTIZE, THREADS, one_line_errors, open_finished
 from kmed.errors import ConfigError, DataError
 from kmed.files import replacing
-from kmed.formats.registry import either, exported_formats
+from kmed.formats.registry import check_format, either, exported_formats
 
 
 @click.command()
@@ -50,8 +50,6 @@ def export(run_folder, format, quantize, **arguments):
       kmed export saved_models/blood --format onnx
     """
     with one_line_errors():
-        from kmed.formats.registry import check_format
-
         check_format(format, quantize)
         open_finished(run_folder)
         from kmed.deployment import export_record, exporting
@@ -88,8 +86,6 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
       kmed predict saved_models/blood incoming/ --format tflite --quantize int8
     """
     with one_line_errors():
-        from kmed.formats.registry import check_format
-
         if as_json and as_csv:
             raise ConfigError("--json and --csv are two formats of the same answers: give only one of them.")
         check_format(format, quantize)
@@ -158,8 +154,6 @@ def benchmark(run_folder, candidates, batches, **arguments):
       kmed benchmark saved_models/blood --format tflite --format tflite:int8 --format onnx --threads 2 --batch 1
     """
     with one_line_errors():
-        from kmed.formats.registry import check_format
-
         pairs = [tuple(name.split(":", 1)) if ":" in name else (name, "none") for name in candidates]
         for pair in pairs:
             check_format(*pair)
@@ -189,8 +183,6 @@ def demo(run_folder, out, quantize, data):
       python -m http.server --directory demo      # then open http://localhost:8000
     """
     with one_line_errors():
-        from kmed.formats.registry import check_format
-
         check_format("tflite", quantize)
         open_finished(run_folder)
         from kmed.deployment.demo_page import write_demo

@@ -12,7 +12,6 @@ import numpy as np
 
 DRAWN = ("Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumothorax")
 NO_FINDING = "No Finding"
-VIEWS = ("AP", "PA")
 OLD = 60  # years
 MAX_PICTURES = 8  # per patient
 
