@@ -3,6 +3,7 @@
 import click
 
 from kmed.cli.shared import PATH, Commands, one_line_errors
+from kmed.data.download import SOURCES
 
 
 @click.group(cls=Commands)
@@ -130,7 +131,7 @@ def pack(path, out, image_size, config, settings):
 
 
 @data.command()
-@click.argument("name", type=click.Choice(["blood-cells", "nih-sample"]))
+@click.argument("name", type=click.Choice(list(SOURCES)))
 @click.argument("folder", metavar="DIR", type=PATH)
 def download(name, folder):
     """Download a public data set from Kaggle; its size and licence are printed first.

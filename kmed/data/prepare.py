@@ -78,10 +78,9 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
     return table, unreadable
 
 
-def tell(table: Table) -> None:
+def print_counts(table: Table) -> None:
     """Prints the notes of the table and its counts per split."""
-    for note in table.notes:
-        say(note)
+    _print_notes(table)
     say(f"\n{table.name}: {len(table)} pictures, {len(table.class_names)} classes")
     say(table.counts().to_string() + "\n")
 
@@ -89,10 +88,14 @@ def tell(table: Table) -> None:
 def read_split_table(config) -> Table:
     """Returns the table that `config.data` names, read, checked and split, and prints its notes."""
     table, _ = prepare_table(open_table(config), config)
-    for note in table.notes:
-        say(note)
+    _print_notes(table)
     say("")
     return table
+
+
+def _print_notes(table: Table) -> None:
+    for note in table.notes:
+        say(note)
 
 
 def pack_data(

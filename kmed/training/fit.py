@@ -5,7 +5,7 @@ import pathlib
 from kmed import files, runtime
 from kmed.config import Config
 from kmed.data.demo.sets import demo_task
-from kmed.data.prepare import open_table, prepare_table, tell
+from kmed.data.prepare import open_table, prepare_table, print_counts
 from kmed.data.splits import read_splits, write_splits
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError, suggest
@@ -46,7 +46,7 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
         table, unreadable = prepare_table(table, config)
-        tell(table)
+        print_counts(table)
         write_splits(table, run.splits)
         write_classes(run, config, table.class_names)
         write_json(run.environment, runtime.environment())
