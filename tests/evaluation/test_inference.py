@@ -14,25 +14,17 @@ from kmed.evaluation.predictions import make_predictions
 from kmed.evaluation.run_evaluation import evaluate_split
 
 
-@pytest.fixture(scope="module")
-def finished(small_npz, tmp_path_factory):
-    """A finished run of one epoch."""
-    settings = ["data.image_size=32x40", "model.name=vit", "model.options={width: 8, depth: 1, num_heads: 2}"]
-    settings += ["train.epochs=1", "train.tensorboard=false", "evaluate.num_resamples=20", f"data.path={small_npz}"]
-    return kmed.fit(load_config(overrides=settings), out=tmp_path_factory.mktemp("runs") / "run")
-
-
-def test_data_may_have_moved(finished, small_npz, tmp_path):
+def test_data_may_have_moved(short_run, small_npz, tmp_path):
     moved = tmp_path / "moved.npz"
     moved.write_bytes(small_npz.read_bytes())
-    assessment = evaluate_split(finished.folder, data=moved)
-    assert assessment.scores.flat() == kmed.evaluate(finished.folder).flat()
+    assessment = evaluate_split(short_run.folder, data=moved)
+    assert assessment.scores.flat() == kmed.evaluate(short_run.folder).flat()
     assert assessment.constants["majority class"].scores["accuracy"].value == pytest.approx(1 / 3)
 
 
-def test_thresholds_of_other_labels_are_refused(finished, tmp_path):
+def test_thresholds_of_other_labels_are_refused(short_run, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(finished.folder, folder)
+    shutil.copytree(short_run.folder, folder)
     fitted = folder / "calibration.json"
     fitted.write_text(fitted.read_text().replace('"blue"', '"violet"'))
     with pytest.raises(ScoreError, match="thresholds are for other labels. Missing: .'blue'.; unknown: .'violet'."):
@@ -49,26 +41,26 @@ def test_a_test_split_of_one_cluster_is_refused_before_training(small_npz, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_other_pictures_and_other_classes_are_refused(finished, small_npz, tmp_path):
+def test_other_pictures_and_other_classes_are_refused(short_run, small_npz, tmp_path):
     with np.load(small_npz) as archive:
         arrays = dict(archive)
     np.savez(tmp_path / "other.npz", **{**arrays, "path": np.char.add("x", arrays["path"])})
     with pytest.raises(DataError, match="Use the data that were split"):
-        kmed.evaluate(finished.folder, data=tmp_path / "other.npz")
+        kmed.evaluate(short_run.folder, data=tmp_path / "other.npz")
     np.savez(tmp_path / "names.npz", **{**arrays, "class_names": np.array(["a", "b", "c"])})
     with pytest.raises(DataError, match="was trained on"):
-        kmed.evaluate(finished.folder, data=tmp_path / "names.npz")
+        kmed.evaluate(short_run.folder, data=tmp_path / "names.npz")
 
 
-def test_a_split_that_is_not_there_names_the_nearest(finished):
+def test_a_split_that_is_not_there_names_the_nearest(short_run):
     with pytest.raises(DataError, match="Did you mean 'test'"):
-        kmed.evaluate(finished.folder, "tets")
+        kmed.evaluate(short_run.folder, "tets")
 
 
-def test_a_damaged_model_is_one_line(finished, tmp_path):
-    (tmp_path / "config.yaml").write_bytes(finished.config.read_bytes())
+def test_a_damaged_model_is_one_line(short_run, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(short_run.config.read_bytes())
     for file in ("classes.json", "splits.csv"):
-        (tmp_path / file).write_bytes((finished.folder / file).read_bytes())
+        (tmp_path / file).write_bytes((short_run.folder / file).read_bytes())
     (tmp_path / "model.keras").write_bytes(b"no model")
     with pytest.raises(RunError, match="cannot be loaded") as error:
         kmed.evaluate(tmp_path)
