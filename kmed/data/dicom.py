@@ -1,5 +1,6 @@
 """Reads DICOM files with pydicom: stored values become the grey or colour picture that a viewer shows."""
 
+import contextlib
 import io
 import os
 import pathlib
@@ -11,6 +12,11 @@ from kmed.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
 _MAGIC_AT, _MAGIC = 128, b"DICM"
+# Of a data set without a preamble: the groups, elements and value representations with which it may begin.
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+_FIRST_VRS = (b"UL", b"CS", b"UI", b"DA", b"SH", b"LO", b"TM", b"OB", b"DT")
+_FIRST_ELEMENTS = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x12\x00", b"\x16\x00", b"\x18\x00")
+_OTHER_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")  # JPEG, PNG, GIF, ...
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 # Elements that anonymisers leave empty; pydicom expects every element that exists to have a value.
 _MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
@@ -20,16 +26,30 @@ _FRAME_VALUES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def is_dicom(source: str | os.PathLike | bytes) -> bool:
-    """Returns whether a file (by its suffix, or by "DICM" at byte 128) or its bytes (by "DICM" alone) are DICOM."""
+    """Returns whether a file, or its bytes, are DICOM.
+
+    The first bytes decide: "DICM" at byte 128, or a first element of group 2 or 8, as in old files without a preamble.
+    A suffix of DICOM decides only if they are those of no other kind of picture. A file that cannot be opened, or that
+    does not exist, is judged by its suffix alone.
+    """
     if isinstance(source, (bytes, bytearray)):
-        return bytes(source[_MAGIC_AT : _MAGIC_AT + 4]) == _MAGIC
-    path = pathlib.Path(source)
-    if path.suffix.lower() in SUFFIXES:
+        return _starts_as_dicom(bytes(source[: _MAGIC_AT + 4]))
+    path, start = pathlib.Path(source), b""
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            start = file.read(_MAGIC_AT + 4)
+    if _starts_as_dicom(start):
         return True
-    if not path.is_file():
+    return path.suffix.lower() in SUFFIXES and not start.startswith(_OTHER_STARTS)
+
+
+def _starts_as_dicom(start: bytes) -> bool:
+    if start[_MAGIC_AT:] == _MAGIC:
+        return True
+    if start[:2] not in _FIRST_GROUPS or start[2:4] not in _FIRST_ELEMENTS or len(start) < 12:
         return False
-    with path.open("rb") as file:
-        return file.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
+    length = int.from_bytes(start[4:8], "little")  # of the first value, if the representations are implicit
+    return start[4:6] in _FIRST_VRS or (0 < length <= 64 and length % 2 == 0)
 
 
 def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:

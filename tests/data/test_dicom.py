@@ -167,8 +167,24 @@ def test_files_are_known_by_suffix_or_content(tmp_path):
     plain = write(tmp_path / "1.2.840.7", VALUES)
     assert is_dicom(plain) and is_dicom(plain.read_bytes()) and not is_dicom(b"") and not is_dicom(tmp_path / "none")
     assert grey(plain) == grey(plain.read_bytes()) == [[0, 51, 102], [153, 204, 255]]
-    old = write(tmp_path / "old.dcm", VALUES, preamble=False)
-    assert old.read_bytes()[128:132] != b"DICM" and grey(old) == [[0, 51, 102], [153, 204, 255]]
+    old = write(tmp_path / "old", VALUES, preamble=False)
+    assert old.read_bytes()[128:132] != b"DICM" and is_dicom(old)
+    assert grey(old) == grey(old.read_bytes()) == [[0, 51, 102], [153, 204, 255]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM"])
+def test_a_picture_of_another_kind_is_not_dicom_whatever_its_suffix(tmp_path, kind):
+    path = tmp_path / ("exported.dcm" if kind != "PPM" else "exported")
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(path, kind)
+    assert not is_dicom(path) and not is_dicom(path.read_bytes())
+    assert abs(int(read_image(path)[4, 4, 0]) - 9) <= 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"\x08\0", b"\x02\0\0\0xx" * 2, b"\0" * 200, b"path,label\n" * 30])
+def test_other_bytes_are_not_dicom_unless_the_suffix_says_so(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    (tmp_path / "a.DCM").write_bytes(content)
+    assert not is_dicom(tmp_path / "a") and not is_dicom(content) and is_dicom(tmp_path / "a.DCM")
 
 
 def test_a_damaged_stream_is_not_taken_for_a_missing_decoder(tmp_path):
