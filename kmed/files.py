@@ -1,55 +1,168 @@
-"""Files that are written whole or not at all: under a temporary name, which is then renamed."""
+"""Files that are written whole or not at all: in a temporary folder, from which they are then renamed."""
 
 import contextlib
 import errno
+import functools
+import itertools
 import json
 import os
 import pathlib
+import platform
+import re
+import secrets
 import shutil
+import tempfile
+import time
 
 import pandas as pd
 
 from kmed.errors import RunError
+from kmed.locks import Lock, try_lock
+
+_TEMPORARY = re.compile(r"\.kmed-(?P<host>\w+)-[0-9a-f]{8}\.tmp")
+_EARLIER = re.compile(r"\..+\.\d+\.(tmp(\..*)?|old)|\.latest\.\d+")  # names of kmed 0.1
+_LOCK, _ASIDE = "lock", "old"  # inside a temporary folder
+_DAY = 24 * 60 * 60  # seconds
+_ATTEMPTS = 10
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yields a temporary path beside `path`; on success renames it to `path`, on failure removes it.
+def replacing(path, *, follow: bool = True):
+    """Yields a temporary path; on success renames it to `path`, on failure removes it.
 
-    The temporary name keeps the suffix, since many writers choose their format by it. Both files and
-    folders can be written; an existing folder at `path` is replaced.
+    The temporary file has the name of `path`, since many writers choose their format by it, in a temporary folder
+    beside it. Both files and folders can be written; an existing folder at `path` is replaced.
 
     Args:
       path: the final file or folder; its parent folders are created.
+      follow: whether the file that a link points to is replaced, not the link itself.
     Raises: RunError: the disk is full or the folder is not writable; nothing is left behind.
     Example:
       >>> with replacing("table.csv") as temporary:
       ...     frame.to_csv(temporary)
     """
-    path = pathlib.Path(path).resolve()  # for a link, the file that it points to is replaced
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    path = pathlib.Path(path)
+    path = path.resolve() if follow else path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if path.is_dir() and temporary.is_dir():
-            # A folder cannot be renamed onto one that is not empty, so the old one is moved aside first.
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        with temporary_folder(path.parent) as folder:
+            temporary = folder / "new" / path.name
+            temporary.parent.mkdir()
+            yield temporary
+            _rename(temporary, path, folder / _ASIDE)
     except OSError as error:
-        _remove(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"The disk is full: {path} was not written. Free some space, or write elsewhere."
             raise RunError(message) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise RunError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error
         raise
-    except BaseException:
-        _remove(temporary)
-        raise
+
+
+def _rename(new: pathlib.Path, path: pathlib.Path, aside: pathlib.Path) -> None:
+    """Renames `new` to `path`. A folder cannot be renamed onto one that is not empty, which is moved aside first."""
+    for attempt in itertools.count():
+        if path.is_dir() and new.is_dir() and not new.is_symlink():
+            shutil.rmtree(aside, ignore_errors=True)  # what another process had put there, at the last attempt
+            aside.mkdir()
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(aside / path.name)
+        try:
+            new.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == _ATTEMPTS:
+                _restore(aside, path.parent)
+                raise
+        else:
+            return
+
+
+def _restore(aside: pathlib.Path, folder: pathlib.Path) -> None:
+    """Moves back what was moved aside, unless its place is taken."""
+    for old in aside.glob("*"):
+        if not os.path.lexists(folder / old.name):
+            old.replace(folder / old.name)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent=None):
+    """Yields a new folder for this process alone, and removes it at the end.
+
+    The process holds a lock in the folder, which it loses however it dies. The next process that makes a temporary
+    folder in the same `parent` removes those whose lock nobody holds.
+
+    Args:
+      parent: an existing folder; None: the system's folder for temporary files.
+    """
+    mode = 0o700 if parent is None else 0o777  # where everybody writes, only its owner looks into it
+    parent = pathlib.Path(tempfile.gettempdir() if parent is None else parent)
+    _clear_once(parent)
+    folder, lock = _make_locked(parent, mode)
+    try:
+        yield folder
+    finally:
+        lock.release()  # first, since some file systems keep a file that is open
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_locked(parent: pathlib.Path, mode: int) -> tuple[pathlib.Path, Lock]:
+    while True:
+        folder = parent / f".kmed-{_host()}-{secrets.token_hex(4)}.tmp"
+        folder.mkdir(mode)
+        with contextlib.suppress(FileNotFoundError):  # another process may clear it before it is locked
+            if lock := try_lock(folder / _LOCK):
+                return folder, lock
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node())[:60] or "unknown"
+
+
+def clear_leftovers(folder) -> None:
+    """Removes the temporary files in a folder whose processes have died, and restores what they had moved aside.
+
+    A process is dead if nobody holds its lock. Not every file system shares locks between machines, so what another
+    machine made, or an earlier version of kmed, which had no locks, must also be unchanged for a day.
+    """
+    folder = pathlib.Path(folder)
+    with contextlib.suppress(OSError):  # no folder, or not ours to read
+        for entry in list(os.scandir(folder)):
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and entry.is_dir(follow_symlinks=False):
+                _clear(pathlib.Path(entry.path), ours=match["host"] == _host())
+            elif _EARLIER.fullmatch(entry.name) and _is_old(pathlib.Path(entry.path)):
+                _remove(pathlib.Path(entry.path))
+
+
+# Once in each process: a folder may hold many files, and most dead processes died before this one began.
+_clear_once = functools.lru_cache(maxsize=1024)(clear_leftovers)
+
+
+def _clear(temporary: pathlib.Path, *, ours: bool) -> None:
+    with contextlib.suppress(OSError):  # not ours to remove, or another process is doing it
+        lock = try_lock(temporary / _LOCK)
+        if lock is None:
+            return
+        try:
+            if (ours and lock.sure) or _is_old(temporary):
+                _restore(temporary / _ASIDE, temporary.parent)
+                lock.release()
+                shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            lock.release()
+
+
+def _is_old(path: pathlib.Path) -> bool:
+    """Returns whether nothing in a file or folder has changed for a day; its lock does not count."""
+    inside = [each for each in path.rglob("*") if each.name != _LOCK] if path.is_dir() else []
+    return time.time() - max(each.lstat().st_mtime for each in [path, *inside]) > _DAY
+
+
+def is_vacant(folder) -> bool:
+    """Returns whether a folder is empty or does not exist yet, once the temporary files of dead processes are gone."""
+    clear_leftovers(folder)
+    folder = pathlib.Path(folder)
+    return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def size_of(path: pathlib.Path) -> int:

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import shlex
 import shutil
@@ -12,7 +11,7 @@ import time
 
 from kmed.config import Config, load_config
 from kmed.errors import RunError
-from kmed.files import write_json
+from kmed.files import replacing, write_json
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
 
@@ -234,15 +233,11 @@ def hint_at_page(run: Run) -> str:
 def point_latest(folder: pathlib.Path) -> None:
     """Makes `latest`, beside the run folder, a link to it."""
     link = folder.parent / "latest"
-    temporary = folder.parent / f".latest.{os.getpid()}"
     if link.exists() and not link.is_symlink():
         return  # a user's own folder of that name is left alone
-    try:
+    # On file systems without links (Windows shares) this convenience is missing.
+    with contextlib.suppress(OSError, RunError), replacing(link, follow=False) as temporary:
         temporary.symlink_to(folder.name)
-        temporary.replace(link)
-    except OSError:
-        # On file systems without links (Windows shares) this convenience is missing.
-        temporary.unlink(missing_ok=True)
 
 
 def write_classes(run: Run, config: Config, class_names) -> None:

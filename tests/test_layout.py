@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each layer imports itself and what stands before it. A folder or module that is not named here fails the tests.
 LAYERS = (
     ("errors", "version"),
-    ("files", "progress", "runtime", "labels", "losses", "config", "figures", "tables"),
+    ("locks", "files", "progress", "runtime", "labels", "losses", "config", "figures", "tables"),
     ("metrics",),
     ("tasks", "runs", "formats"),
     ("data",),

@@ -1,6 +1,7 @@
 """Reads any picture, a file or an array, as uint8 (H, W, 3), in the same way for training, packing and prediction."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,7 +22,7 @@ from kmed.config import DataConfig
 from kmed.data.dicom import is_dicom, read_dicom
 from kmed.data.table import Table
 from kmed.errors import DataError, KmedError, suggest
-from kmed.files import replacing
+from kmed.files import replacing, temporary_folder
 from kmed.progress import say, track
 
 # What Pillow raises for a damaged file, depending on the decoder.
@@ -305,8 +306,9 @@ class Pictures:
 
     def _on_disk(self, folder: pathlib.Path | None, settings: str) -> np.ndarray:
         if folder is None:
-            folder = pathlib.Path(tempfile.mkdtemp(prefix="kmed-pictures-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            held = contextlib.ExitStack()
+            folder = held.enter_context(temporary_folder())
+            weakref.finalize(self, held.close)
         path = folder / f"pictures-{self._fingerprint(settings)}.npy"
         if not path.exists():
             with replacing(path) as temporary:

@@ -5,7 +5,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import pandas as pd
@@ -17,7 +16,7 @@ from kmed.errors import ConfigError, KmedError, RunError
 from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.inference import draw_training_pictures, open_run_table
 from kmed.evaluation.predictor import describe_run, export_path
-from kmed.files import size_of, write_frame
+from kmed.files import size_of, temporary_folder, write_frame
 from kmed.formats import graph, registry
 from kmed.formats.registry import FORMATS, benchmarked_choices, check_format, either
 from kmed.models.keras_file import load_model
@@ -74,10 +73,10 @@ def benchmark(
     _check_batches(candidates, batches)
     if append is not None:
         tables.read_table(append, ("format", "batch"))  # a mistake is found before minutes of work
-    with tempfile.TemporaryDirectory() as folder:
-        files = _files(run, candidates, pathlib.Path(folder), data)
+    with temporary_folder() as folder:
+        files = _files(run, candidates, folder, data)
         for (format, quantize), path in track(files.items(), "Measuring", len(files)):
-            shared = {"size_mb": size_of(path) / 1e6, "exported": pathlib.Path(folder) not in path.parents}
+            shared = {"size_mb": size_of(path) / 1e6, "exported": folder not in path.parents}
             for measured in _measure(run, format, path, threads, batches, seconds):
                 memory = {"peak_memory_mb": measured.pop("peak_memory") / 1e6}
                 own = {"format": format, "quantize": quantize, **measured, **memory}

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import shlex
-import tempfile
 
 import keras
 import numpy as np
@@ -19,7 +18,7 @@ from kmed.evaluation.decisions import decision_rule, read_fitted
 from kmed.evaluation.inference import draw_training_pictures, open_run_table, predict_calibrated
 from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.predictor import describe_run, export_path, open_exported
-from kmed.files import replacing, size_of, write_json
+from kmed.files import replacing, size_of, temporary_folder, write_json
 from kmed.formats import graph, registry
 from kmed.formats.registry import FORMATS, check_format, either, exported_formats
 from kmed.metrics.calibration import Calibration
@@ -265,8 +264,8 @@ def _find_nearest(original: _Original, format: str, quantize: str) -> str:
     """Returns a sentence that names the nearest export that passes; each one is tried, and none is kept."""
     reasons = []
     for other, weaker in FORMATS[format].nearest.get(quantize, ()):
-        with tempfile.TemporaryDirectory() as folder:
-            record = _write_and_compare(original, other, weaker, pathlib.Path(folder) / "tried")
+        with temporary_folder() as folder:
+            record = _write_and_compare(original, other, weaker, folder / "tried")
         if record["checked"]["passed"]:
             flags = f"--format {other}" + ("" if weaker == "none" else f" --quantize {weaker}")
             return f"The nearest export that passes is: kmed export {shlex.quote(str(original.run.folder))} {flags}"
@@ -299,8 +298,8 @@ def _compare_latency(original: _Original, record: dict) -> None:
 
 def _measure(original: _Original, format: str, quantize: str) -> dict:
     """Returns the size and latency of an export that is made for this and removed."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / f"measured{FORMATS[format].suffix}"
+    with temporary_folder() as folder:
+        path = folder / f"measured{FORMATS[format].suffix}"
         _write(original, format, quantize, path)
         predictor = open_exported(path, format, threads=original.threads)
         latency = measure_latency(predictor, original.config.data.image_size)

@@ -2,12 +2,12 @@
 
 import pathlib
 import re
-import tempfile
 
 import keras
 import numpy as np
 
 from kmed.errors import ConfigError, RunError
+from kmed.files import temporary_folder
 from kmed.formats.graph import calibrated
 from kmed.formats.tflite_metadata import append_files, with_metadata
 from kmed.metrics.calibration import Calibration
@@ -53,9 +53,9 @@ def write(
     archive.track(model)
     signature = [tf.TensorSpec((1, height, width, 3), tf.float32, name="images")]
     archive.add_endpoint("serving_default", lambda images: {"probs": serve(images)}, input_signature=signature)
-    with tempfile.TemporaryDirectory() as folder, captured_stderr():
-        archive.write_out(folder, verbose=False)
-        converted = _convert(folder, quantize, pictures)
+    with temporary_folder() as folder, captured_stderr():
+        archive.write_out(str(folder), verbose=False)
+        converted = _convert(str(folder), quantize, pictures)
     path.write_bytes(with_metadata(converted, description))
     append_files(path, description)
 
