@@ -1,11 +1,13 @@
 """Figures of a run, drawn without pyplot, so that no global state is created or left behind."""
 
+import functools
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
 from kmed.errors import RunError
@@ -16,6 +18,32 @@ _TRAIN, _VAL, _BEST = "#0072B2", "#D55E00", "#595959"
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 _MAX_NUMBERED = 20  # above this many classes the numbers in the cells of a confusion matrix cannot be read
 NOT_PLOTTED = {"epoch", "seconds", "time", "learning_rate"}
+MAX_NAME = 40  # characters of a name in a figure; longer ones leave no room for what is drawn
+
+
+def drawable(text, limit: int = MAX_NAME) -> str:
+    """Returns a name as matplotlib draws it literally: one line, never read as mathematics, of at most `limit` letters.
+
+    Letters that the font lacks become boxes, which are drawn without matplotlib's warnings; bytes that are not UTF-8
+    become escapes.
+    """
+    text = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    letters = "".join(letter if letter.isprintable() else " " for letter in text)
+    shown = "".join(letter if ord(letter) in _letters() else "\N{WHITE SQUARE}" for letter in " ".join(letters.split()))
+    shown = shown if len(shown) <= limit else f"{shown[: limit - 3].rstrip()}..."
+    return shown.replace("$", r"\$")
+
+
+def drawable_names(names, limit: int = MAX_NAME) -> list[str]:
+    """Returns class names as `drawable` does; names that would look the same get their place in the list, from 1."""
+    shown = [drawable(str(name).replace("_", " "), limit) for name in names]
+    return [f"{name} ({place})" if shown.count(name) > 1 else name for place, name in enumerate(shown, 1)]
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """Returns the code points that matplotlib's font can draw."""
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def plot_history(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
@@ -85,7 +113,7 @@ def plot_confusion(confusion: np.ndarray, class_names, title: str = "") -> Figur
     if numbered:
         _write_cells(axes, counts, shares)
     font = 10 if num_classes <= 2 * _MAX_NUMBERED else 6
-    names = [str(name).replace("_", " ") for name in class_names]
+    names = drawable_names(class_names)
     axes.set_xticks(range(num_classes), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=font)
     axes.set_yticks(range(num_classes), names, fontsize=font)
     axes.set_xlabel("predicted class")
@@ -122,8 +150,8 @@ def plot_per_class(scores, title: str = "") -> Figure:
         right.set_title("F1: at 0.5 (round), tuned (square)", fontsize=12)
     left.axvline(0.5, color=_BEST, lw=1, ls="--")
     labels = [
-        f"{name.replace('_', ' ')}  ({scores.counts[name]['positives']} / {scores.counts[name]['clusters']})"
-        for name in names
+        f"{shown}  ({scores.counts[name]['positives']} / {scores.counts[name]['clusters']})"
+        for name, shown in zip(names, drawable_names(names), strict=True)
     ]
     left.set_yticks(range(len(names)), labels)
     left.invert_yaxis()
@@ -153,7 +181,9 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
         color = _PALETTE[index % len(_PALETTE)]
         style: dict[str, Any] = {"color": color, "marker": "o" if len(history) == 1 else ""}
         axes.plot(history["epoch"], history["loss"], lw=1, ls="--", **style)
-        axes.plot(history["epoch"], history["val_loss"], lw=2, label=name, **style)
+        label = drawable(name)
+        label = f" {label}" if label.startswith("_") else label  # matplotlib leaves such a name out of the legend
+        axes.plot(history["epoch"], history["val_loss"], lw=2, label=label, **style)
     axes.set(xlabel="epoch", ylabel="loss")
     axes.set_title("loss: validation (thick), training (dashed)", fontsize=12)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -189,7 +219,7 @@ def plot_compared(
         axes.set_title(name.replace("_", " "), fontsize=11)
         axes.grid(alpha=0.3, axis="x")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(runs)), list(runs))
+    panels[0].set_yticks(range(len(runs)), [drawable(name) for name in runs])
     panels[0].invert_yaxis()
     for axes in panels[len(constants) :]:
         axes.remove()

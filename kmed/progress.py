@@ -1,12 +1,38 @@
 """Progress of long jobs: rich bars on a terminal, plain lines in a pipe, or nothing."""
 
+import codecs
 import contextlib
 import logging
 import sys
 import time
 
+from kmed.errors import KmedError
+
 logger = logging.getLogger("kmed")
 _quiet = False
+
+
+def _escape_unprintable(error):
+    """A codec's error handler: bytes of a file's name as they were, other characters as Python's escapes."""
+    letters = error.object[error.start : error.end]
+    is_utf8 = error.encoding.lower().replace("_", "-") == "utf-8"
+    if is_utf8 and all("\udc80" <= letter <= "\udcff" for letter in letters):
+        return codecs.lookup_error("surrogateescape")(error)
+    return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error("kmed.console", _escape_unprintable)
+
+
+def make_console_safe() -> None:
+    """Lets standard output take any text, whatever the console's encoding is. The command line calls this once.
+
+    A console in ASCII or cp1252 shows other characters as escapes (\\u2192) instead of ending the command with an
+    error. Names of files that are not UTF-8 are written byte for byte, as `ls` does.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="kmed.console")
 
 
 def configure(quiet: bool = False) -> None:
@@ -37,6 +63,22 @@ def say(line: str) -> None:
 def warn(line: str) -> None:
     """Logs one line that is shown even if other messages are turned off."""
     logger.warning(line)
+
+
+@contextlib.contextmanager
+def optional(what: str, then: str = ""):
+    """Turns an error inside the block into one warning, for what is drawn after the results are stored.
+
+    Args:
+      what: what the block makes, such as "The figure history.png".
+      then: a sentence on what the user can do.
+    """
+    try:
+        yield
+    except Exception as error:  # of any library that draws: the results must not be lost with a picture of them
+        reason = (str(error).strip().splitlines() or [""])[0]
+        named = reason if isinstance(error, KmedError) else f"{type(error).__name__}: {reason}".rstrip(": ")
+        warn(f"Warning: {what} was not made ({named.rstrip('.')}). {then}".rstrip())
 
 
 def format_time(seconds: float) -> str:
@@ -71,7 +113,7 @@ def bar(label: str, total: int | None, *, announce: bool = True):
     """
     if _quiet or not logger.handlers or not logger.isEnabledFor(logging.INFO):
         yield lambda words="": None
-    elif sys.stderr.isatty():
+    elif sys.stderr is not None and sys.stderr.isatty():
         yield from _rich_bar(label, total)
     else:
         yield _lines(label, total, announce)

@@ -1,5 +1,6 @@
 """Figures: they draw what they were given, and change no global state."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -8,8 +9,23 @@ import pytest
 from PIL import Image
 
 from kmed.errors import RunError
-from kmed.figures import plot_confusion, plot_history, save_figure
+from kmed.evaluation.assessment import assess
+from kmed.evaluation.predictions import Predictions
+from kmed.figures import (
+    drawable,
+    drawable_names,
+    plot_compared,
+    plot_confusion,
+    plot_histories,
+    plot_history,
+    plot_per_class,
+    save_figure,
+)
+from kmed.metrics.baselines import count_prior
 from kmed.metrics.class_scores import Confusion
+from kmed.metrics.intervals import Bootstrap
+from kmed.report.page import inline_figure
+from kmed.tasks import get_task
 
 
 def history(num_epochs=3):
@@ -80,3 +96,81 @@ def test_no_pyplot():
 def test_history_without_anything_to_draw(frame):
     with pytest.raises(RunError, match="Received: columns="):
         plot_history(frame)
+
+
+# Class names that matplotlib would read as mathematics, that its font lacks, or that would take all the room.
+ODD_NAMES = (
+    "$\\bad_{x$", "$", "$$", "a$b$c", "\\$5", "$\\mathdefault{\\frac$", "x_{1}^2", "back\\", "line\nbreak", "tab\t\r\n",
+    "n" * 300, "\u7ec6\u80de", "\u0645\u0631\u062d\u0628\u0627", "\U0001f600\U0001fac0", "\u202eright to left",
+    "\udcf6 no UTF-8", "\x00", "", "  ", "<b>&\"'</b>", "%s {} {0}", "a_b", "a b", "CON", "../..", "_hidden",
+)  # fmt: skip
+
+
+def scored(names, split="test"):
+    """Returns the Assessment of drawn predictions of a multilabel run with these class names."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((60, len(names))) < 0.5).astype(float)
+    rows = pd.DataFrame(
+        {"path": np.arange(60).astype(str), "split": split, "group": "g", "cluster": np.arange(60) % 30}
+    )
+    predictions = Predictions(rows, labels, rng.random(labels.shape), tuple(names), get_task("multilabel"))
+    return assess(predictions, count_prior(labels, tuple(names)), Bootstrap(num_resamples=10))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("num_names", [1, len(ODD_NAMES)])
+def test_odd_names_are_drawn_as_they_are(num_names, tmp_path):
+    names = ODD_NAMES[:num_names]
+    of_runs = {name: history() for name in names}
+    part = scored(names)
+    figures = {
+        "confusion": plot_confusion(np.eye(num_names, dtype=int), names, "test"),
+        "per_class": plot_per_class(part.scores, "test"),
+        "histories": plot_histories(of_runs),
+        "compared": plot_compared(dict.fromkeys(names, part.scores.scores), {"f1_macro": 0.5}),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, tmp_path / f"{name}.png")
+        assert "<svg" in inline_figure(figure, "A figure.")
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    shown = [tick.get_text() for tick in figures["confusion"].axes[0].get_yticklabels()]
+    assert shown[0] == r"\$\bad {x\$" and len(set(shown)) == num_names
+    assert max(map(len, shown)) < 50
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("benign", "benign"),
+        ("a$b$c", r"a\$b\$c"),
+        ("\\$5", r"\\$5"),
+        ("line\nbreak \t and\x00more", "line break and more"),
+        ("\u7ec6\u80de x", "\u25a1\u25a1 x"),
+        ("gr\udcf6sse", r"gr\xf6sse"),
+        ("n" * 41, "n" * 37 + "..."),
+        ("n" * 40, "n" * 40),
+        ("stra\u00dfe \u00e9\u03b1", "stra\u00dfe \u00e9\u03b1"),
+        ("\u202eabc", "abc"),
+        ("", ""),
+    ],
+)
+def test_what_is_drawn_of_a_name(name, shown):
+    assert drawable(name) == shown
+
+
+def test_names_that_look_the_same_are_numbered():
+    assert drawable_names(["a_b", "c", "a b", "\u7ec6", "\u80de"]) == [
+        "a b (1)",
+        "c",
+        "a b (3)",
+        "\u25a1 (4)",
+        "\u25a1 (5)",
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", itertools.product([np.nan, np.inf, -np.inf, 1.0], repeat=2))
+def test_curves_with_values_that_are_not_finite(values):
+    frame = pd.DataFrame({"epoch": [1, 2], "loss": values, "val_loss": values[::-1], "accuracy": [0.1, 0.2]})
+    for figure in (plot_history(frame, best_epoch=1), plot_histories({"a": frame, "b": frame})):
+        assert "<svg" in inline_figure(figure, "Curves.")

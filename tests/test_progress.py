@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from kmed import progress
+from kmed.errors import RunError
 
 
 class Terminal(io.StringIO):
@@ -62,3 +63,55 @@ def test_all_items_are_yielded_without_a_total(stderr):
     stderr(Terminal())
     progress.configure()
     assert list(progress.track(iter("ab"), "Reading")) == ["a", "b"]
+
+
+TEXTS = (
+    "plain",
+    "\u2192 \u00b1",
+    "gr\u00f6sse",
+    "\u7ec6\u80de",
+    "\U0001f600",
+    "gr\udcf6sse",
+    "\ud800",
+    "\u0645",
+    "a\u200fb",
+    "x" * 9999,
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", "latin-1", "cp437"])
+def test_a_console_takes_any_text(monkeypatch, encoding):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding))
+    progress.make_console_safe()
+    for text in TEXTS:
+        print(text)
+        print(text, file=sys.stderr)
+    sys.stdout.flush()
+    shown = raw.getvalue().splitlines()
+    assert len(shown) == len(TEXTS) and shown[0] == b"plain"
+    assert shown[5] == (b"gr\xf6sse" if encoding == "utf-8" else b"gr\\udcf6sse")  # the name of a file, byte for byte
+    assert shown[6] == b"\\ud800"
+    if encoding == "ascii":
+        assert shown[1] == rb"\u2192 \xb1"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no\nsuch parameter"), "ValueError: no"),
+        (MemoryError(), "MemoryError"),
+        (RunError("The disk is full."), "The disk is full"),
+        (KeyError("name"), "KeyError: 'name'"),
+    ],
+)
+def test_what_is_optional_fails_with_one_warning(stderr, error, reason):
+    stream = stderr(io.StringIO())
+    progress.configure(quiet=True)  # warnings are shown all the same
+    with progress.optional("The figure a.png", "Draw it again with: kmed report RUN"):
+        raise error
+    line = f"Warning: The figure a.png was not made ({reason}). Draw it again with: kmed report RUN\n"
+    assert stream.getvalue() == line
+    with pytest.raises(KeyboardInterrupt), progress.optional("The figure a.png"):
+        raise KeyboardInterrupt

@@ -9,6 +9,7 @@ import click
 
 from kmed.errors import KmedError, suggest
 from kmed.formats.registry import FORMATS, describe_quantizations, either
+from kmed.progress import make_console_safe
 
 PATH = click.Path(path_type=pathlib.Path)
 FORMAT = click.option(
@@ -26,6 +27,11 @@ DATA = click.option("--data", metavar="PATH", help="Where the run's images are n
 
 class Commands(click.Group):
     """A group that lists its commands in the order of work, and suggests the nearest one for a misspelt name."""
+
+    def main(self, *args, **kwargs):
+        """Runs a command on a console that takes any text, whatever its encoding is."""
+        make_console_safe()
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx):
         """Returns the names of the commands in the order they were added."""
@@ -83,8 +89,9 @@ def open_judged(run_folder):
 
 
 def print_report(run) -> None:
-    """Prints where a run's page is."""
-    click.echo(f"Report: {run.report}")
+    """Prints where a run's page is, if it could be drawn."""
+    if run.report.exists():
+        click.echo(f"Report: {run.report}")
 
 
 def print_comparison(files) -> None:

@@ -11,6 +11,7 @@ from kmed.config import load_config
 from kmed.data.images import Resizing, read_row
 from kmed.data.prepare import read_split_table
 from kmed.data.table import Table
+from kmed.figures import drawable, drawable_names
 from kmed.files import replacing, write_text
 
 MAX_CLASSES = 16
@@ -77,7 +78,7 @@ def draw_contact_sheet(table: Table, seed: int = 0) -> Figure:
     names = table.class_names[:MAX_CLASSES]
     figure = Figure(figsize=(1.35 * COLUMNS_PER_CLASS + 1.2, 1.25 * len(names) + 0.5), layout="constrained")
     axes = figure.subplots(len(names), COLUMNS_PER_CLASS, squeeze=False)
-    for row, name in enumerate(names):
+    for row, name in enumerate(drawable_names(names)):
         chosen = _pick(table, row, rng)
         for column, axis in enumerate(axes[row]):
             axis.set_xticks([])
@@ -85,9 +86,9 @@ def draw_contact_sheet(table: Table, seed: int = 0) -> Figure:
             axis.spines[:].set_visible(False)
             if column < len(chosen):
                 axis.imshow(read_row(table, chosen[column], Resizing(TILE_SIZE)))
-                axis.set_title(table.rows["split"].iloc[chosen[column]] or "no split", fontsize=7, pad=2)
+                axis.set_title(drawable(table.rows["split"].iloc[chosen[column]] or "no split"), fontsize=7, pad=2)
         axes[row, 0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
-    figure.suptitle(table.name, fontsize=10)
+    figure.suptitle(drawable(table.name), fontsize=10)
     return figure
 
 
@@ -99,13 +100,13 @@ def draw_splits(table: Table) -> Figure:
     positions, width = np.arange(len(table.class_names)), 0.8 / len(counts)
     for index, (split, row) in enumerate(counts.iterrows()):
         offset = (index - (len(counts) - 1) / 2) * width
-        left.bar(positions + offset, row[list(table.class_names)].astype(int), width, label=split)
+        left.bar(positions + offset, row[list(table.class_names)].astype(int), width, label=drawable(split))
         right.bar(index, row["groups"], 0.7)
         right.annotate(f"{row['groups']:,}", (index, row["groups"]), ha="center", va="bottom", fontsize=8)
-    left.set_xticks(positions, table.class_names, rotation=30, ha="right", fontsize=8)
-    left.set(ylabel="images", title=f"{table.name}: images per class")
+    left.set_xticks(positions, drawable_names(table.class_names), rotation=30, ha="right", fontsize=8)
+    left.set(ylabel="images", title=f"{drawable(table.name)}: images per class")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(counts), frameon=False)
-    right.set_xticks(range(len(counts)), counts.index, rotation=30, ha="right", fontsize=8)
+    right.set_xticks(range(len(counts)), drawable_names(counts.index), rotation=30, ha="right", fontsize=8)
     right.set(ylabel="groups", title="groups per split")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)

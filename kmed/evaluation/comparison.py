@@ -18,6 +18,7 @@ from kmed.files import write_frame, write_text
 from kmed.metrics.baselines import Prior, Verdict, judge_against_constants
 from kmed.metrics.intervals import Bootstrap, Score
 from kmed.metrics.scores import Scores
+from kmed.progress import optional
 from kmed.runs import Run, judged_run
 from kmed.tasks import LOWER_IS_BETTER, Task
 
@@ -107,16 +108,22 @@ def compare_runs(folders, *, different_pictures: bool = False, split: str = "tes
 
 
 def write_files(comparison: Comparison, folder) -> list[pathlib.Path]:
-    """Writes comparison.csv, comparison.md, pairs.csv, scores.png and curves.png; returns their paths."""
+    """Writes comparison.csv, pairs.csv, comparison.md, scores.png and curves.png; returns the paths of those made.
+
+    A figure that cannot be drawn or stored is one warning.
+    """
     folder = pathlib.Path(folder)
     write_frame(folder / "comparison.csv", comparison.table)
     write_frame(folder / "pairs.csv", comparison.pairs)
     write_text(folder / "comparison.md", markdown(comparison))
-    figures.save_figure(plot_scores(comparison), folder / "scores.png")
+    made = [folder / name for name in ("comparison.csv", "pairs.csv", "comparison.md")]
     curves = {run.name: run.history for run in comparison.runs}
-    figures.save_figure(figures.plot_histories(curves), folder / "curves.png")
-    names = ("comparison.csv", "pairs.csv", "comparison.md", "scores.png", "curves.png")
-    return [folder / name for name in names]
+    drawings = {"scores.png": lambda: plot_scores(comparison), "curves.png": lambda: figures.plot_histories(curves)}
+    for name, draw in drawings.items():
+        with optional(f"The figure {folder / name}", "Compare the runs again to draw it."):
+            figures.save_figure(draw(), folder / name)
+            made.append(folder / name)
+    return made
 
 
 def markdown(comparison: Comparison) -> str:

@@ -1,4 +1,7 @@
-"""The evaluation of a finished run and the files it writes: predictions, scores, figures, one results row."""
+"""The evaluation of a finished run and the files it writes: predictions, scores, one results row, figures."""
+
+import shlex
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -21,7 +24,7 @@ from kmed.formats.registry import check_format
 from kmed.metrics.baselines import Prior
 from kmed.metrics.intervals import Bootstrap, check_clusters
 from kmed.models.keras_file import load_model
-from kmed.progress import say
+from kmed.progress import optional, say
 from kmed.runs import Run, finished_run, judged_run, judged_split
 
 PREDICTED = ("val", "test")  # the splits that a run keeps predictions and scores for
@@ -30,6 +33,8 @@ FITTED_BY = ("thresholds", "sensitivity", "coverage")  # settings of what is fit
 
 def write_evaluation(run: Run, config, table: Table, model, state) -> None:
     """Predicts the validation and test splits once and writes every file that depends on them.
+
+    The results come first: whatever happens while a figure is drawn, they are stored.
 
     Args:
       run: the run folder to write to.
@@ -50,12 +55,11 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
     fitted = fit_on_validation(predictions.split("val"), config.evaluate)
     flagged = {"novelty": write_novelty(run, config, parts.rows, novelty, distances)}
     assessments = write_scores(run, config, predictions, training_prior(table), fitted, flagged)
-    curves = figures.plot_history(pd.DataFrame(state.rows), best_epoch=state.best_epoch)
-    figures.save_figure(curves, run.figures / "history.png")
-    # Written last, since its presence marks the run as finished.
+    # Written after all other results, since its presence marks the run as finished.
     split = judged_split(assessments)
     row = result_row(run, config, table, model, state, split, assessments[split])
     write_frame(run.result, pd.DataFrame([row]))
+    write_figures(run, assessments)
 
 
 def write_novelty(run: Run, config, rows: pd.DataFrame, novelty, distances: np.ndarray) -> dict:
@@ -109,7 +113,7 @@ def fit_novelty(run_folder, *, data=None) -> Run:
 def write_scores(
     run: Run, config, predictions: Predictions, prior: Prior, fitted: Fitted, stored: dict | None = None
 ) -> dict[str, Assessment]:
-    """Writes calibration.json, metrics.json, summary.txt and figures from predictions; returns split -> Assessment.
+    """Writes calibration.json, metrics.json and summary.txt from predictions; returns split -> Assessment.
 
     Args:
       run: the run folder to write to.
@@ -132,7 +136,6 @@ def write_scores(
     metrics |= {"novelty": stored["novelty"]} if "novelty" in stored else {}
     write_json(run.fitted, fitted.to_dict())
     write_json(run.metrics, metrics)
-    write_figures(run, assessments)
     split = judged_split(assessments)
     summary = describe_assessment(assessments[split], split)
     write_text(run.summary, summary + "\n" + describe_novelty(stored.get("novelty")))
@@ -173,6 +176,7 @@ def rescore_split(run_folder, settings=()) -> Assessment:
     kept = {name: value for name, value in old.items() if name not in scored}
     write_frame(run.result, pd.DataFrame([in_order(kept, scored)]))
     config.write(run.config)
+    write_figures(run, assessments)
     return assessment
 
 
@@ -192,18 +196,45 @@ def _fit_again(run: Run, config, predictions: Predictions) -> Fitted:
 
 
 def write_figures(run: Run, assessments: dict[str, Assessment]) -> None:
-    """Writes each split's confusion matrix or scores per label, its reliability diagram and risk-coverage curve."""
+    """Writes the curves of training, and of each split the confusion matrix or scores per label and two diagrams.
+
+    A figure that cannot be drawn or stored is one warning, and a file of its earlier state is removed. Runs that are
+    kept for comparison may lack their history.csv; they get no curves.
+
+    Args:
+      run: the run folder to write to, with its result.csv.
+      assessments: split -> Assessment.
+    """
+    drawings: dict[str, Callable] = {"history": lambda: _draw_history(run)} if run.history.exists() else {}
     for name, part in assessments.items():
-        title = f"{name} split"
-        if part.scores.confusion is not None:
-            figure = figures.plot_confusion(part.scores.confusion.counts, list(part.scores.per_class), title)
-            figures.save_figure(figure, run.figures / f"confusion_{name}.png")
-        else:
-            figures.save_figure(figures.plot_per_class(part.scores, title), run.figures / f"per_class_{name}.png")
-        figures.save_figure(
-            figures.plot_reliability(part.scores.reliability, title), run.figures / f"reliability_{name}.png"
-        )
-        figures.save_figure(figures.plot_risk_coverage(part.risk, title), run.figures / f"risk_coverage_{name}.png")
+        drawings |= _drawings(name, part)
+    again = f"Draw it again with: kmed evaluate {shlex.quote(str(run.folder))} --rescore"
+    for name, draw in drawings.items():
+        path = run.figures / f"{name}.png"
+        with optional(f"The figure {path}", again):
+            path.unlink(missing_ok=True)
+            figures.save_figure(draw(), path)
+
+
+def _draw_history(run: Run):
+    best_epoch = int(float(run.read_result()["best_epoch"]))
+    return figures.plot_history(pd.read_csv(run.history), best_epoch)
+
+
+def _drawings(split: str, part: Assessment) -> dict[str, Callable]:
+    """Returns {name of a figure's file: function that draws it} for one split."""
+    scores, title = part.scores, f"{split} split"
+
+    def draw_classes():
+        if scores.confusion is None:
+            return figures.plot_per_class(scores, title)
+        return figures.plot_confusion(scores.confusion.counts, list(scores.per_class), title)
+
+    return {
+        f"{'per_class' if scores.confusion is None else 'confusion'}_{split}": draw_classes,
+        f"reliability_{split}": lambda: figures.plot_reliability(scores.reliability, title),
+        f"risk_coverage_{split}": lambda: figures.plot_risk_coverage(part.risk, title),
+    }
 
 
 def evaluate_split(

@@ -9,7 +9,7 @@ from kmed.evaluation import comparison as comparing
 from kmed.evaluation.comparison import Comparison, plot_scores
 from kmed.evaluation.result_rows import append_results, check_table
 from kmed.metrics.intervals import FEW_CLUSTERS
-from kmed.progress import say
+from kmed.progress import optional, say
 from kmed.report.page import Cited, inline_figure, render_page, words
 from kmed.runs import default_folder, judged_run
 from kmed.tasks import LOWER_IS_BETTER
@@ -43,7 +43,9 @@ def compare(
     check_table(append, [judged_run(run).read_config().task for run in runs])
     comparison = comparing.compare_runs(runs, different_pictures=different_pictures, split=split)
     folder = pathlib.Path(out) if out is not None else default_folder("comparison")
-    files = [*comparing.write_files(comparison, folder), write_comparison(comparison, folder)]
+    files = comparing.write_files(comparison, folder)
+    with optional(f"The page {folder / 'report.html'}", "Compare the runs again to draw it."):
+        files.append(write_comparison(comparison, folder))
     if append is not None:
         added = append_results([judged_run(run) for run in runs], append)
         say(f"Added to {append}: {added} of {len(runs)} rows.")

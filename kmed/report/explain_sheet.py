@@ -12,7 +12,7 @@ from PIL import Image
 from kmed.data.images import Resizing, read_image
 from kmed.errors import DataError, suggest
 from kmed.evaluation.predictions import Predictions, stored_predictions
-from kmed.figures import save_figure
+from kmed.figures import drawable, save_figure
 from kmed.files import replacing
 from kmed.labels import join_names
 from kmed.models.heatmaps import COLOR_MAP, explain_and_overlay
@@ -120,15 +120,15 @@ def _write(out: pathlib.Path, images, overlays, names, titles) -> list[pathlib.P
         paths.append(out / f"{name}.png")
         with replacing(paths[-1]) as temporary:
             Image.fromarray(picture).save(temporary, format="PNG")
-    kinds = [name.replace("_", "\n", 1) for name in names]
+    kinds = ["\n".join(map(drawable, name.split("_", 1))) for name in names]
     sheet = out / "explain.png"
     save_figure(draw_sheet(images, overlays, titles, kinds), sheet)
     return [*paths, sheet]
 
 
 def _title(truth: str, name: str, prob: float, has_evidence: bool) -> str:
-    lines = [f"true: {truth}"] if truth else []
-    lines += [f"{name}: {prob:.2f}"]
+    lines = [f"true: {drawable(truth)}"] if truth else []
+    lines += [f"{drawable(name)}: {prob:.2f}"]
     return "\n".join(lines if has_evidence else [*lines, "(no place stands out)"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import typing
 
 import numpy as np
@@ -17,6 +18,7 @@ from kmed.metrics.intervals import FEW_CLUSTERS, Score
 from kmed.metrics.reliability import Reliability
 from kmed.metrics.scores import CALIBRATED, TUNED
 from kmed.metrics.selective import RiskCoverage
+from kmed.progress import optional
 from kmed.report import gallery
 from kmed.report.page import Cited, inline_figure, picture, render_page, words
 from kmed.runs import Run, judged_run, judged_split
@@ -72,6 +74,13 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         min_positives=MIN_POSITIVES,
         lower_is_better=LOWER_IS_BETTER,
     )
+
+
+def try_report(run: Run) -> None:
+    """Writes report.html for a run whose results are stored; if that fails, it is one warning."""
+    with optional(f"The page {run.report}", f"Draw it again with: kmed report {shlex.quote(str(run.folder))}"):
+        run.report.unlink(missing_ok=True)  # an older page would show other scores
+        write_report(run)
 
 
 def score_sections(task: Task, assessed: Cited) -> list[tuple[str, list]]:

@@ -77,7 +77,7 @@ def evaluate_run(
     load_backend()  # before the imports that load Keras
     from kmed.evaluation import run_evaluation
     from kmed.evaluation.result_rows import append_result, check_table
-    from kmed.report.run_page import write_report
+    from kmed.report.run_page import try_report
 
     if append is not None:
         check_table(append, [judged_run(run_folder).read_config().task])
@@ -88,7 +88,7 @@ def evaluate_run(
     if append is not None:
         append_result(judged_run(run_folder), append)
     if rescore:
-        write_report(run_folder)
+        try_report(judged_run(run_folder))
     return assessment
 
 

@@ -144,16 +144,20 @@ def train(
     chosen = recipe.read(model) if resume is None else open_run(resume).read_config()
     load_backend()  # before anything imports Keras
     from kmed.evaluation.result_rows import append_result, check_table
-    from kmed.report.run_page import write_report
+    from kmed.report.run_page import try_report
     from kmed.training import fit
 
     check_table(append, [chosen.task])
     run = fit.fit(chosen, out=out) if resume is None else fit.resume(resume)
-    if finished is not None:
-        finished(run)
-    if append is not None:
-        append_result(run, append)
-    write_report(run)  # last, so that nothing is lost if it fails
+    try:
+        if finished is not None:
+            finished(run)
+    finally:  # the row and the page are made even if nobody reads what `finished` prints
+        try:
+            if append is not None:
+                append_result(run, append)
+        finally:
+            try_report(run)
     return run
 
 

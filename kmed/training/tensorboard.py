@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from kmed import figures
-from kmed.progress import say
+from kmed.progress import optional, say
 
 NUM_SAMPLES = 16
+LOST = "Training is not affected."
 
 
 class NoWriter:
@@ -46,25 +47,26 @@ class Writer:
           probs: float (N, K), the predictions for it.
           batches: kmed.data.pipeline.Pipeline of the sample batch; None: no batch is written.
         """
-        with self.writer.as_default(step=row["epoch"]):
+        epoch = row["epoch"]
+        with optional(f"TensorBoard's log of epoch {epoch}", LOST), self.writer.as_default(step=epoch):
             for name, value in row.items():
                 if name not in ("epoch", "seconds"):
                     group = "validation" if name.startswith("val_") else "training"
                     self.summary.scalar(f"{group}/{name.removeprefix('val_')}", value)
-            if self.task.exclusive:
-                counts = confusion_counts(validation.labels, self.task.decode(probs))
-                title = f"validation, epoch {row['epoch']}"
-                figure = figures.plot_confusion(counts, list(validation.class_names), title)
-                self.summary.image("validation/confusion", figure_pixels(figure)[None])
             if batches is not None:
-                images = next(iter(batches.epoch(row["epoch"] - 1)))[0]
+                images = next(iter(batches.epoch(epoch - 1)))[0]
                 pixels = np.clip(np.asarray(images), 0, 255).astype(np.uint8)
                 self.summary.image("training/sample_batch", pixels, max_outputs=NUM_SAMPLES)
-        self.writer.flush()
+            if self.task.exclusive:
+                counts = confusion_counts(validation.labels, self.task.decode(probs))
+                figure = figures.plot_confusion(counts, list(validation.class_names), f"validation, epoch {epoch}")
+                self.summary.image("validation/confusion", figure_pixels(figure)[None])
+            self.writer.flush()
 
     def close(self) -> None:
         """Closes the log file."""
-        self.writer.close()
+        with optional("The end of TensorBoard's log", LOST):
+            self.writer.close()
 
 
 def make_writer(folder: pathlib.Path, task, *, enabled: bool) -> Writer | NoWriter:

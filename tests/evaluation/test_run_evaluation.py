@@ -1,5 +1,8 @@
 """Scoring a run again: from its predictions alone, without weights, and without what was not kept."""
 
+import errno
+import pathlib
+
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -9,6 +12,7 @@ import kmed
 from kmed.cli.main import main
 from kmed.errors import RunError
 
+KINDS = ("confusion", "reliability", "risk_coverage")
 WRITTEN = ("metrics.json", "calibration.json", "result.csv", "summary.txt", "config.yaml")
 
 
@@ -75,3 +79,60 @@ def test_a_run_without_counts_of_its_training_labels_is_one_line(tmp_path):
     run.metrics.write_text("{}")
     with pytest.raises(RunError, match="does not hold the counts of the training labels"):
         kmed.rescore(run.folder)
+
+
+# What draws, and the files that are then missing: those of the run folder, or the whole page if it cannot be written.
+DRAWN = {
+    "figures.plot_history": ("figures/history.png",),
+    "figures.plot_confusion": ("figures/confusion_val.png", "figures/confusion_test.png"),
+    "figures.plot_reliability": ("figures/reliability_val.png", "figures/reliability_test.png"),
+    "figures.plot_risk_coverage": ("figures/risk_coverage_val.png", "figures/risk_coverage_test.png"),
+    "report.run_page.render_page": ("report.html",),
+    "report.run_page.inline_figure": ("report.html",),
+    "report.run_page.count_splits": ("report.html",),
+}
+ON_THE_PAGE = ("figures.plot_history", "figures.plot_reliability", "figures.plot_risk_coverage")
+ERRORS = [ValueError("a bad\nlabel"), MemoryError(), RuntimeError("no font"), OSError(errno.ENOSPC, "No space left")]
+
+
+@pytest.mark.parametrize("number", range(len(DRAWN)))
+def test_what_cannot_be_drawn_is_one_warning_and_the_scores_are_kept(tmp_path, monkeypatch, number):
+    run = make_run(tmp_path / "run", settings=[f"data.path={tmp_path / 'gone'}"])
+    drawn = ["figures/history.png", *(f"figures/{kind}_{split}.png" for kind in KINDS for split in ("val", "test"))]
+    for name in drawn:
+        (run.folder / name).parent.mkdir(exist_ok=True)
+        (run.folder / name).write_bytes(b"of other scores")
+    run.report.write_text("of other scores")
+    before = {name: (run.folder / name).stat().st_ino for name in WRITTEN}
+    place, missing = list(DRAWN.items())[number]
+    missing = {*missing, *(["report.html"] if place in ON_THE_PAGE else [])}
+    error = ERRORS[number % len(ERRORS)]
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"kmed.{place}", fail)
+    done = CliRunner().invoke(main, ["evaluate", str(run.folder), "--rescore"])
+    assert done.exit_code == 0, done.output
+    assert {name for name in (*drawn, "report.html") if not (run.folder / name).exists()} == missing
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning: ")]
+    assert len(warnings) == len(missing)
+    for name in missing:
+        (line,) = [line for line in warnings if f"{run.folder / name} was not made" in line]
+        assert type(error).__name__ in line or "disk is full" in line
+        again = f"kmed report {run.folder}" if name == "report.html" else f"kmed evaluate {run.folder} --rescore"
+        assert line.endswith(f"again with: {again}")
+    assert all((run.folder / name).stat().st_ino != inode for name, inode in before.items())  # all written anew
+    assert not [path for path in run.folder.rglob("*") if ".tmp" in path.name]
+
+
+def test_a_full_disk_costs_only_the_figures(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+
+    def full(figure, path, **_):
+        pathlib.Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    assert kmed.rescore(run.folder).read_result() == run.read_result()
+    assert not list(run.figures.glob("*")) and not list(run.figures.glob(".*"))

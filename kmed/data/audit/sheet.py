@@ -9,6 +9,7 @@ from matplotlib.patches import Polygon
 
 from kmed.data.audit.leaks import Audit, Pair
 from kmed.data.images import Resizing, read_row, resize_array
+from kmed.figures import drawable
 from kmed.files import replacing
 
 MAX_PAIRS = 12
@@ -27,7 +28,7 @@ def draw_pairs(audit: Audit, pairs: list[Pair]) -> Figure:
     """
     num_rows = -(-len(pairs) // 2)
     figure = Figure(figsize=(13, 2.9 * num_rows + 0.5), layout="constrained")
-    figure.suptitle(f"{audit.table.name}: the worst pairs, and what they share (outlined)", fontsize=12)
+    figure.suptitle(f"{drawable(audit.table.name)}: the worst pairs, and what they share (outlined)", fontsize=12)
     panels = figure.subfigures(num_rows, 2, squeeze=False, wspace=0.03, hspace=0.03).ravel()
     for panel, pair in zip(panels, pairs, strict=False):
         panel.suptitle(
@@ -85,7 +86,7 @@ def caption(audit: Audit, row: int) -> str:
     name = path if len(path) <= MAX_CAPTION else f"...{path[-MAX_CAPTION:]}"
     split = audit.table.rows["split"].iloc[row] or "no split"
     label = label_text(audit, row)
-    return f"{name}\n{split}: {label if len(label) <= MAX_CAPTION else label[: MAX_CAPTION - 3] + '...'}"
+    return f"{drawable(name)}\n{drawable(split)}: {drawable(label, MAX_CAPTION)}"
 
 
 def label_text(audit: Audit, row: int) -> str:
