@@ -17,11 +17,12 @@ import time
 import pandas as pd
 
 from kmed.errors import RunError
-from kmed.locks import Lock, try_lock
+from kmed.locks import Lock, locked, try_lock
 
 _TEMPORARY = re.compile(r"\.kmed-(?P<host>\w+)-[0-9a-f]{8}\.tmp")
 _EARLIER = re.compile(r"\..+\.\d+\.(tmp(\..*)?|old)|\.latest\.\d+")  # names of kmed 0.1
 _LOCK, _ASIDE = "lock", "old"  # inside a temporary folder
+_LOCK_FILE = ".kmed-lock"
 _DAY = 24 * 60 * 60  # seconds
 _ATTEMPTS = 10
 
@@ -43,13 +44,20 @@ def replacing(path, *, follow: bool = True):
     """
     path = pathlib.Path(path)
     path = path.resolve() if follow else path.absolute()
-    try:
+    with _one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as folder:
             temporary = folder / "new" / path.name
             temporary.parent.mkdir()
             yield temporary
             _rename(temporary, path, folder / _ASIDE)
+
+
+@contextlib.contextmanager
+def _one_line(path: pathlib.Path):
+    """Turns a full disk and a missing permission into a RunError that names `path`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"The disk is full: {path} was not written. Free some space, or write elsewhere."
@@ -57,6 +65,25 @@ def replacing(path, *, follow: bool = True):
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise RunError(f"{path} cannot be written ({error.strerror}). Choose another folder.") from error
         raise
+
+
+@contextlib.contextmanager
+def exclusive(path, *, taken: str = ""):
+    """Keeps other processes out of a file or folder for the duration of a block, by a lock file that is then removed.
+
+    Args:
+      path: a file, whose lock file is beside it, or an existing folder, whose lock file is inside.
+      taken: the message of the error if another process is in there; "": wait for it.
+    Raises: RunError: another process is in there, or the folder is not writable.
+    """
+    path = pathlib.Path(path).resolve()
+    folder, name = (path, _LOCK_FILE) if path.is_dir() else (path.parent, f".{path.name}{_LOCK_FILE}")
+    with contextlib.ExitStack() as held:
+        with _one_line(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear_once(folder)
+            held.enter_context(locked(folder / name, taken=taken))
+        yield
 
 
 def _rename(new: pathlib.Path, path: pathlib.Path, aside: pathlib.Path) -> None:
@@ -130,6 +157,9 @@ def clear_leftovers(folder) -> None:
             match = _TEMPORARY.fullmatch(entry.name)
             if match and entry.is_dir(follow_symlinks=False):
                 _clear(pathlib.Path(entry.path), ours=match["host"] == _host())
+            elif entry.name.endswith(_LOCK_FILE) and (lock := try_lock(pathlib.Path(entry.path))):
+                pathlib.Path(entry.path).unlink()
+                lock.release()
             elif _EARLIER.fullmatch(entry.name) and _is_old(pathlib.Path(entry.path)):
                 _remove(pathlib.Path(entry.path))
 

@@ -11,7 +11,7 @@ import time
 
 from kmed.config import Config, load_config
 from kmed.errors import RunError
-from kmed.files import replacing, write_json
+from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_json
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
 
@@ -155,8 +155,14 @@ def check_vacant(folder: pathlib.Path) -> None:
         raise RunError(f"--out {folder} is a file. Give a folder that does not exist yet.")
     if (folder / "config.yaml").exists():
         raise RunError(f"{folder} holds another run. Continue it with --resume {folder}, or choose another --out.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if not is_vacant(folder):
         raise RunError(f"{folder} is not empty. Choose another --out.")
+
+
+def held(run: Run):
+    """Keeps other processes from training the run for the duration of a block. Raises RunError if one does."""
+    where = run.folder
+    return exclusive(where, taken=f"Another process is training {where}. Wait for it, or stop it first.")
 
 
 @contextlib.contextmanager
@@ -169,8 +175,19 @@ def claimed(folder: pathlib.Path):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"The folder {folder} cannot be created: {error.strerror}. Choose another --out.") from None
+    with held(run):
+        if run.config.exists():  # of a process that was faster
+            check_vacant(folder)
+        with _removed_on_error(run, made):
+            yield run
+
+
+@contextlib.contextmanager
+def _removed_on_error(run: Run, made: list[pathlib.Path]):
+    """Removes the run, and the folders `made` for it, if the block raises an error before the first epoch's end."""
+    folder = run.folder
     try:
-        yield run
+        yield
     except BaseException:
         if not any(run.checkpoints.glob("epoch-*")) and not run.model.exists():
             for path in folder.iterdir():
@@ -180,6 +197,17 @@ def claimed(folder: pathlib.Path):
                 with contextlib.suppress(OSError):  # not empty: somebody else uses it
                     path.rmdir()
         raise
+
+
+def has_ended(run: Run) -> bool:
+    """Returns whether a run has its scores and figures; only its row in a table or its page may be missing."""
+    return run.result.exists() and not run.checkpoints.exists()
+
+
+def clear_run(run: Run) -> None:
+    """Removes the temporary files that dead processes left in a run folder, below it and beside it."""
+    for folder in (run.folder.parent, run.folder, *(path for path in run.folder.rglob("*") if path.is_dir())):
+        clear_leftovers(folder)
 
 
 def _unlink_latest(folder: pathlib.Path) -> None:
@@ -196,6 +224,8 @@ def open_run(folder) -> Run:
         hint = f" Runs in {DEFAULT_FOLDER}: {', '.join(known[-3:])}." if known else ""
         raise RunError(f"The run folder {folder} does not exist.{hint}")
     if not (folder / "config.yaml").exists():
+        if is_vacant(folder):
+            raise RunError(f"{folder} is empty: no training has begun in it. Begin one with: kmed train --out {folder}")
         raise RunError(f"{folder} is not a run folder: it has no config.yaml. Give a folder that `kmed train` made.")
     return Run(folder)
 

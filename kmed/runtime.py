@@ -8,8 +8,10 @@ import pathlib
 import platform
 import random
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 
 import numpy as np
 
@@ -62,6 +64,32 @@ def captured_stderr():
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received, which a scheduler sends some seconds before it kills a process."""
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm():
+    """Makes SIGTERM interrupt the block as Ctrl-C does, once: further ones do not disturb the clean-up.
+
+    It has no effect outside the main thread, or if the program handles SIGTERM itself.
+    """
+
+    def stop(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def seed_everything(seed: int) -> None:

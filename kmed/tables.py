@@ -1,11 +1,12 @@
 """CSV tables of results: read as text, and extended without changing the rows that are there."""
 
 import pathlib
+from collections.abc import Callable
 
 import pandas as pd
 
 from kmed.errors import RunError
-from kmed.files import write_frame
+from kmed.files import exclusive, write_frame
 
 
 def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -26,25 +27,27 @@ def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
     return table
 
 
-def append_rows(path, rows: list[pd.DataFrame], table: pd.DataFrame | None = None) -> int:
+def append_rows(path, rows: list[pd.DataFrame], read: Callable[..., pd.DataFrame] = read_table) -> int:
     """Adds rows to a CSV table, which is created if it does not exist, and returns how many of them were new.
 
     A row is not added again if the table has one with the same values in all columns of the row. Further columns of
-    the table, such as notes added by hand, are ignored in this comparison.
+    the table, such as notes added by hand, are ignored in this comparison. Other processes that add rows to the table
+    at the same time wait for each other.
 
     Args:
       path: the table.
       rows: frames of one row each, of text.
-      table: the content of `path`; None: it is read from there.
+      read: function that returns the content of `path`, or an empty frame.
     """
-    table, added = read_table(path) if table is None else table, 0
-    for row in rows:
-        own = list(row.columns)
-        columns = [*own, *(name for name in table.columns if name not in own)]
-        row, table = (frame.reindex(columns=columns, fill_value="") for frame in (row, table))
-        if not (table[own] == row[own].iloc[0]).all(axis=1).any():
-            table = pd.concat([table, row], ignore_index=True)
-            added += 1
-    if added:
-        write_frame(pathlib.Path(path), table)
-    return added
+    with exclusive(path):
+        table, added = read(path), 0
+        for row in rows:
+            own = list(row.columns)
+            columns = [*own, *(name for name in table.columns if name not in own)]
+            row, table = (frame.reindex(columns=columns, fill_value="") for frame in (row, table))
+            if not (table[own] == row[own].iloc[0]).all(axis=1).any():
+                table = pd.concat([table, row], ignore_index=True)
+                added += 1
+        if added:
+            write_frame(pathlib.Path(path), table)
+        return added

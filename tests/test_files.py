@@ -2,12 +2,17 @@
 
 import errno
 import json
+import os
+import pathlib
+import signal
 
 import numpy as np
 import pytest
 
+from kmed import files
 from kmed.errors import RunError
-from kmed.files import replacing, write_json, write_text
+from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, temporary_folder, write_json, write_text
+from kmed.locks import try_lock
 
 
 def full_disk(temporary):
@@ -65,3 +70,212 @@ def test_a_parent_that_is_a_file_is_one_clear_line(tmp_path):
 def test_json_takes_numpy_and_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"x": np.float32(0.5), "y": [float("nan"), np.array([1, 2])], "z": np.nan})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 0.5, "y": [None, [1, 2]], "z": None}
+
+
+def test_a_link_itself_can_be_replaced(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with replacing(tmp_path / "latest", follow=False) as temporary:
+            temporary.symlink_to(name)
+    assert str((tmp_path / "latest").readlink()) == "two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
+
+
+def test_a_folder_that_another_process_puts_there_meanwhile_is_replaced(tmp_path):
+    with replacing(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "mine").touch()
+        write_text(tmp_path / "folder" / "theirs", "x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "mine"]
+
+
+# ----- what dead processes leave -----
+
+
+def killed(work) -> None:
+    """Calls `work` in a process that is killed there, or at the end of it."""
+    process = os.fork()
+    if process == 0:
+        try:
+            work()
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def die(*arguments, **settings):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_written(path: pathlib.Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        die()
+
+
+def forget(folder) -> None:
+    """Lets the next write clear `folder`, as it would in a new process."""
+    files._clear_once.cache_clear()
+
+
+def test_the_next_write_clears_what_a_killed_process_left(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    killed(lambda: half_written(tmp_path / "a.txt"))
+    assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+    forget(tmp_path)
+    write_text(tmp_path / "b.txt", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_what_a_living_process_writes_is_never_cleared(tmp_path):
+    ready, go_on = os.pipe(), os.pipe()
+    process = os.fork()
+    if process == 0:
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("theirs")
+            os.write(ready[1], b".")
+            os.read(go_on[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    clear_leftovers(tmp_path)
+    write_text(tmp_path / "b.txt", "ours")
+    assert not is_vacant(tmp_path)
+    os.write(go_on[1], b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert (tmp_path / "a.txt").read_text() == "theirs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_folder_that_a_killed_process_moved_aside_comes_back(tmp_path, monkeypatch):
+    write_text(tmp_path / "folder" / "old", "x")
+
+    def replace():
+        moved = pathlib.Path.replace
+
+        def move(self, target):
+            die() if self.parent.name == "new" else moved(self, target)
+
+        pathlib.Path.replace = move
+        with replacing(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+
+    killed(replace)
+    assert not (tmp_path / "folder").exists()
+    clear_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "old"]
+
+
+def test_a_temporary_folder_of_the_system_is_cleared_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+
+    def make():
+        with temporary_folder() as folder:
+            (folder / "pictures.npy").write_text("x")
+            die()
+
+    killed(make)
+    assert len(list(tmp_path.iterdir())) == 1
+    forget(tmp_path)
+    with temporary_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder] and folder.stat().st_mode & 0o777 == 0o700
+    assert list(tmp_path.iterdir()) == []
+
+
+OURS, THEIRS = f".kmed-{files._host()}-0123abcd.tmp", ".kmed-elsewhere-0123abcd.tmp"
+DAY = 24 * 60 * 60
+# What is there -> (its files, their age in seconds, what is there after a clearing).
+LEFT = {
+    "a file half written": ([f"{OURS}/lock", f"{OURS}/new/a.txt"], 0, []),
+    "a folder half written": ([f"{OURS}/lock", f"{OURS}/new/a/b/c.txt"], 0, []),
+    "killed before it had a lock": ([f"{OURS}/new/a.txt"], 0, []),
+    "killed after the renaming": ([f"{OURS}/lock", "a.txt"], 0, ["a.txt"]),
+    "moved aside": ([f"{OURS}/lock", f"{OURS}/old/a/b.txt", f"{OURS}/new/a/c.txt"], 0, ["a/b.txt"]),
+    "moved aside and replaced": ([f"{OURS}/lock", f"{OURS}/old/a/b.txt", "a/c.txt"], 0, ["a/c.txt"]),
+    "of another machine, new": ([f"{THEIRS}/lock", f"{THEIRS}/new/a"], 0, [f"{THEIRS}/lock", f"{THEIRS}/new/a"]),
+    "of another machine, old": ([f"{THEIRS}/lock", f"{THEIRS}/new/a.txt"], 2 * DAY, []),
+    "a lock file": ([".kmed-lock", ".rows.csv.kmed-lock", "rows.csv"], 0, ["rows.csv"]),
+    "of kmed 0.1, new": ([".a.123.tmp.npz", ".a.123.old/b"], 0, [".a.123.old/b", ".a.123.tmp.npz"]),
+    "of kmed 0.1, old": ([".a.123.tmp.npz", ".model.9.tmp.keras", ".a.123.old/b", ".latest.123"], 2 * DAY, []),
+    "a user's own": ([".a.tmp", ".kmed-notes", "a.123.tmp", ".cache/b"], 2 * DAY, None),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_only_what_surely_is_left_is_cleared(tmp_path, name):
+    there, age, expected = LEFT[name]
+    for file in there:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("x")
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (path.stat().st_atime - age, path.stat().st_mtime - age))
+    clear_leftovers(tmp_path)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == (sorted(there) if expected is None else expected)
+    assert expected is None or not list(tmp_path.glob(".kmed-elsewhere*")) or age == 0
+
+
+def test_what_another_machine_changed_today_or_locks_stays(tmp_path):
+    write_text(tmp_path / THEIRS / "new" / "a.txt", "x")
+    for path in (tmp_path / THEIRS / "new", tmp_path / THEIRS):
+        os.utime(path, (0, 0))
+    clear_leftovers(tmp_path)
+    assert (tmp_path / THEIRS / "new" / "a.txt").exists()  # the file is new
+    os.utime(tmp_path / THEIRS / "new" / "a.txt", (0, 0))
+    lock = try_lock(tmp_path / THEIRS / "lock")
+    os.utime(tmp_path / THEIRS, (0, 0))
+    clear_leftovers(tmp_path)
+    assert (tmp_path / THEIRS).exists()
+    lock.release()
+    os.utime(tmp_path / THEIRS, (0, 0))
+    clear_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_with_the_name_of_a_temporary_folder_is_not_followed(tmp_path):
+    write_text(tmp_path / "mine" / "a.txt", "x")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / OURS).symlink_to(tmp_path / "mine")
+    clear_leftovers(tmp_path / "here")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.txt"]
+
+
+def test_without_locks_only_the_age_decides(tmp_path, monkeypatch):
+    def no_locks(file, wait):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("kmed.locks._lock", no_locks)
+    write_text(tmp_path / "a.txt", "whole")  # writing works
+    write_text(tmp_path / OURS / "new" / "a.txt", "x")
+    clear_leftovers(tmp_path)
+    assert (tmp_path / OURS / "new" / "a.txt").exists()
+    for path in [*tmp_path.rglob(f"{OURS}/**/*"), tmp_path / OURS]:
+        os.utime(path, (0, 0))
+    clear_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_with_leftovers_only_is_vacant(tmp_path):
+    assert is_vacant(tmp_path) and is_vacant(tmp_path / "new")
+    killed(lambda: half_written(tmp_path / "a.txt"))
+    assert is_vacant(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    assert not is_vacant(tmp_path) and not is_vacant(tmp_path / "notes.txt")
+
+
+def test_one_process_at_a_time_is_in_a_folder(tmp_path):
+    with exclusive(tmp_path, taken="busy"):
+        with pytest.raises(RunError, match="busy"), exclusive(tmp_path, taken="busy"):
+            pass
+        clear_leftovers(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1  # the lock is held
+    assert list(tmp_path.iterdir()) == []
+
+    def hold():
+        with exclusive(tmp_path, taken="busy"):
+            die()
+
+    killed(hold)
+    with exclusive(tmp_path, taken="busy"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sys
 
 import click
@@ -10,6 +11,7 @@ import click
 from kmed.errors import KmedError, suggest
 from kmed.formats.registry import FORMATS, describe_quantizations, either
 from kmed.progress import make_console_safe
+from kmed.runtime import Terminated, interrupted_by_sigterm
 
 PATH = click.Path(path_type=pathlib.Path)
 FORMAT = click.option(
@@ -46,13 +48,14 @@ class Commands(click.Group):
 
 @contextlib.contextmanager
 def one_line_errors(continue_with: str = ""):
-    """Turns kmed's errors, a full disk and Ctrl-C into one line and an exit code.
+    """Turns kmed's errors, a full disk, Ctrl-C and SIGTERM into one line and an exit code.
 
     Args:
-      continue_with: the command that continues what Ctrl-C interrupted; "": there is none.
+      continue_with: the command that continues what was interrupted; "": there is none.
     """
     try:
-        yield
+        with interrupted_by_sigterm():
+            yield
     except KmedError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
@@ -62,10 +65,10 @@ def one_line_errors(continue_with: str = ""):
     except OSError as error:  # a full disk or a folder without permission, outside kmed's own writing
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         hint = f" To continue a run that has finished an epoch: {continue_with}" if continue_with else ""
         click.echo(f"Interrupted.{hint}", err=True)
-        sys.exit(130)
+        sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
 
 def open_finished(run_folder):

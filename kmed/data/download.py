@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 from kmed.errors import DataError, suggest
-from kmed.files import replacing
+from kmed.files import is_vacant, replacing
 from kmed.progress import say
 
 
@@ -46,7 +46,7 @@ def download_data(name: str, folder) -> pathlib.Path:
     if name not in SOURCES:
         raise DataError(f"name must be one of {', '.join(SOURCES)}. Received: name={name!r}." + suggest(name, SOURCES))
     folder = pathlib.Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_vacant(folder):
         raise DataError(f"{folder} already exists and was left unchanged. Choose another folder.")
     source = SOURCES[name]
     say(f"{name}: {source.about}; {source.size}; licence: {source.licence}.")

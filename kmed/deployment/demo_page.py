@@ -10,7 +10,7 @@ import PIL
 
 from kmed.errors import RunError
 from kmed.evaluation.predictor import describe_run, export_path
-from kmed.files import replacing, write_json, write_text
+from kmed.files import is_vacant, replacing, write_json, write_text
 from kmed.formats.tflite_metadata import read_description
 from kmed.metrics.intervals import FEW_CLUSTERS
 from kmed.report.page import words
@@ -89,7 +89,7 @@ def check_out(out) -> pathlib.Path:
     if out.exists() and not out.is_dir():
         raise RunError(f"--out {out} is a file. Give a folder that does not exist yet.")
     ours = (out / DESCRIPTION).is_file() and (out / WORKER).is_file()
-    if out.is_dir() and any(out.iterdir()) and not ours:
+    if not ours and not is_vacant(out):
         raise RunError(f"{out} is not empty and does not hold an older demo. Choose another --out.")
     if out.resolve() == pathlib.Path.cwd().resolve():
         raise RunError(

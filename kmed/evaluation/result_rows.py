@@ -1,5 +1,6 @@
 """A run as one row of a results table."""
 
+import functools
 from collections.abc import Set
 
 import numpy as np
@@ -96,7 +97,8 @@ def append_results(runs: list[Run], path) -> int:
     """Adds the rows of several runs, as `append_result` does, and returns how many of them were new."""
     # Read as text, so that existing rows stay as they are, to the last digit.
     rows = [pd.DataFrame([judged_run(run.folder).read_result()]) for run in runs]
-    return append_rows(path, rows, read_results(path, {row["task"].iloc[0] for row in rows}))
+    tasks = {row["task"].iloc[0] for row in rows}
+    return append_rows(path, rows, functools.partial(read_results, tasks=tasks))
 
 
 def read_results(path, tasks: Set[str] = frozenset()) -> pd.DataFrame:

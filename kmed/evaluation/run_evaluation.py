@@ -123,13 +123,10 @@ def write_scores(
       fitted: from `kmed.evaluation.decisions.fit_on_validation`.
       stored: an earlier metrics.json; its "novelty", and its splits that `predictions` lack, are kept.
     """
-    stored, bootstrap = stored or {}, Bootstrap.from_config(config)
-    assessments, metrics = {}, {"training": prior.to_dict()}
+    stored, metrics = stored or {}, {"training": prior.to_dict()}
+    assessments = assess_splits(config, predictions, prior, fitted)
     for name in PREDICTED:
-        part = predictions.split(name)
-        if len(part):
-            # On validation itself, tuned thresholds would flatter.
-            assessments[name] = assess(part, prior, bootstrap, fitted if name != "val" else None)
+        if name in assessments:
             metrics[name] = {"task": config.task, **assessments[name].to_dict()}
         elif name in stored:
             metrics[name] = stored[name]
@@ -140,6 +137,24 @@ def write_scores(
     summary = describe_assessment(assessments[split], split)
     write_text(run.summary, summary + "\n" + describe_novelty(stored.get("novelty")))
     return assessments
+
+
+def assess_splits(config, predictions: Predictions, prior: Prior, fitted: Fitted) -> dict[str, Assessment]:
+    """Returns split -> Assessment of those of PREDICTED that `predictions` hold."""
+    bootstrap = Bootstrap.from_config(config)
+    parts = {name: predictions.split(name) for name in PREDICTED}
+    return {
+        # On validation itself, tuned thresholds would flatter.
+        name: assess(part, prior, bootstrap, fitted if name != "val" else None)
+        for name, part in parts.items()
+        if len(part)
+    }
+
+
+def draw_again(run: Run) -> None:
+    """Draws the figures of a run from its stored predictions and what was fitted on them; no score is changed."""
+    prior = Prior.from_dict(run.read_json(run.metrics)["training"])
+    write_figures(run, assess_splits(run.read_config(), stored_predictions(run), prior, read_fitted(run)))
 
 
 def rescore(run_folder, settings=()) -> Run:

@@ -4,7 +4,8 @@ import pathlib
 import typing
 from collections.abc import Iterable
 
-from kmed.errors import ConfigError
+from kmed.errors import ConfigError, RunError
+from kmed.progress import say
 from kmed.runs import judged_run
 from kmed.runtime import load_backend
 
@@ -76,7 +77,7 @@ def evaluate_run(
     )
     load_backend()  # before the imports that load Keras
     from kmed.evaluation import run_evaluation
-    from kmed.evaluation.result_rows import append_result, check_table
+    from kmed.evaluation.result_rows import append_results, check_table
     from kmed.report.run_page import try_report
 
     if append is not None:
@@ -85,10 +86,13 @@ def evaluate_run(
         assessment = run_evaluation.rescore_split(run_folder, settings)
     else:
         assessment = run_evaluation.evaluate_split(run_folder, split, data=data, format=format, quantize=quantize)
-    if append is not None:
-        append_result(judged_run(run_folder), append)
     if rescore:
         try_report(judged_run(run_folder))
+    if append is not None and not append_results([judged_run(run_folder)], append):
+        held = f"{append} already holds this run's row."
+        if not rescore:
+            raise RunError(held)
+        say(held)  # no error: the same command may have been killed after it added the row
     return assessment
 
 

@@ -9,14 +9,30 @@ from kmed.data.prepare import open_table, prepare_table, print_counts
 from kmed.data.splits import read_splits, write_splits
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError, suggest
+from kmed.evaluation import run_evaluation
 from kmed.files import write_json
 from kmed.models.build import check_model
 from kmed.models.registry import resolve_name
 from kmed.models.weight_files import normalization_of
 from kmed.progress import say
-from kmed.runs import Run, check_vacant, claimed, default_folder, hint_at_page, open_run, point_latest, write_classes
+from kmed.runs import (
+    Run,
+    check_vacant,
+    claimed,
+    clear_run,
+    default_folder,
+    has_ended,
+    held,
+    hint_at_page,
+    open_run,
+    point_latest,
+    write_classes,
+)
 from kmed.tasks import TASKS, get_task
 from kmed.training.loop import remove_leftovers, train
+
+# Settings with the value for which a run stores another one, found from its data or its weights.
+RESOLVED = (("task", "auto"), ("model.normalization", None))
 
 
 def fit(config: Config | None = None, *, table: Table | None = None, out=None) -> Run:
@@ -25,7 +41,8 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     Args:
       config: all settings; None: the defaults (ResNet-18 on the built-in demo data).
       table: the pictures, to be used instead of those at `config.data.path`.
-      out: the run folder, which must not exist yet; None: a new one in saved_models/.
+      out: the run folder, which must not exist yet, or hold an interrupted run with the same settings, which is then
+        continued; None: a new one in saved_models/.
     Returns: Run, the paths of the files that were made.
     Raises: KmedError: bad settings or data, a full disk, a loss that is not finite. An error before
       the end of the first epoch leaves no folder behind.
@@ -36,6 +53,10 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     if table is not None or config.data.path is None:
         config = with_task(config, demo_task(config.task) if table is None else table.task)
     check_settings(config)
+    begun = find_begun(config, out)
+    if begun is not None and not has_ended(begun):
+        say(f"{begun.folder} holds this run, which was interrupted: it is continued.")
+        return resume(begun.folder, table=table)
     if out is not None:
         check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
     config = with_absolute_paths(with_normalization(config))
@@ -45,17 +66,41 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         check_task_settings(config)
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
-        table, unreadable = prepare_table(table, config)
-        print_counts(table)
-        write_splits(table, run.splits)
-        write_classes(run, config, table.class_names)
+        config.write(run.config)  # first, since it makes the folder a run that can be resumed
+        return train(run, config, start(run, config, table))
+
+
+def start(run: Run, config: Config, table: Table) -> Table:
+    """Checks and splits the table, writes what is known before training, and returns the split table."""
+    if not run.environment.exists():  # else it names the command that began the run
         write_json(run.environment, runtime.environment())
-        if len(unreadable):
-            files.write_frame(run.unreadable, unreadable)
-        config.write(run.config)  # last, since it makes the folder a run that can be resumed
-        point_latest(run.folder)
-        say(f"Run folder: {run.folder}")
-        return train(run, config, table)
+    point_latest(run.folder)
+    table, unreadable = prepare_table(table, config)
+    print_counts(table)
+    write_classes(run, config, table.class_names)
+    if len(unreadable):
+        files.write_frame(run.unreadable, unreadable)
+    write_splits(table, run.splits)  # last: it shows `resume` that all of this is there
+    say(f"Run folder: {run.folder}")
+    return table
+
+
+def find_begun(config: Config, out) -> Run | None:
+    """Returns the run that these settings have begun in the folder `out`, finished or not; None: there is none."""
+    if out is None or not (run := Run(pathlib.Path(out))).config.exists():
+        return None
+    given, stored = (_flat(each.model_dump(mode="json")) for each in (with_absolute_paths(config), run.read_config()))
+    same = all(value == stored[name] or (name, value) in RESOLVED for name, value in given.items())
+    return run if same else None
+
+
+def _flat(settings: dict, prefix: str = "") -> dict:
+    """Returns {"section.key": value} of nested settings."""
+    found: dict = {}
+    for name, value in settings.items():
+        nested = isinstance(value, dict) and not prefix
+        found |= _flat(value, f"{name}.") if nested else {f"{prefix}{name}": value}
+    return found
 
 
 def resume(folder, *, table: Table | None = None) -> Run:
@@ -65,17 +110,27 @@ def resume(folder, *, table: Table | None = None) -> Run:
       folder: the run folder.
       table: the pictures, to be used instead of those that the run's settings name.
     Returns: Run, the paths of the files that were made.
-    Raises: RunError: there is no such run, or it has already ended. DataError: the pictures cannot be read.
+    Raises: RunError: there is no such run, it has already ended, or another process is training it. DataError: the
+      pictures cannot be read.
     """
     run = open_run(folder)
-    if run.result.exists():
-        remove_leftovers(run)  # the process may have been killed just before it removed them
-        raise RunError(
-            f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead.{hint_at_page(run)}"
-        )
-    config = run.read_config()
-    table = open_table(config) if table is None else table
-    return train(run, config, read_splits(table, run.splits))
+    with held(run):
+        clear_run(run)
+        if has_ended(run):
+            raise RunError(
+                f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead."
+                f"{hint_at_page(run)}"
+            )
+        if run.result.exists():
+            say(f"{folder} has its scores, but was interrupted after that: its figures are drawn.")
+            run_evaluation.draw_again(run)
+            remove_leftovers(run)
+            return run
+        config = run.read_config()
+        table = open_table(config) if table is None else table
+        if run.splits.exists():
+            return train(run, config, read_splits(table, run.splits))
+        return train(run, config, start(run, config, table))
 
 
 def check_settings(config: Config) -> None:

@@ -113,7 +113,7 @@ def remaining_epochs(settings: TrainConfig, state: checkpoint.State) -> Iterator
 
 def remove_leftovers(run: Run) -> None:
     """Removes the folders that only an unfinished run needs."""
-    for folder in (run.checkpoints, run.cache):
+    for folder in (run.cache, run.checkpoints):  # the checkpoints last: without them, the run has ended
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from kmed.config import Config
 from kmed.data.demo.sets import read_settings
 from kmed.errors import ConfigError, KmedError
-from kmed.progress import warn
-from kmed.runs import Run, default_folder, open_run
+from kmed.progress import say, warn
+from kmed.runs import Run, clear_run, default_folder, has_ended, held, open_run
 from kmed.runtime import load_backend
 
 # Argument -> the setting that it stands for; `settings` can change every other one.
@@ -127,8 +127,10 @@ def train(
       seed: of the split, the weights and every draw.
       weights: "imagenet", a safetensors file, or the folder of an earlier run.
       settings: one or several texts "section.key=value", for any setting; the arguments above win over them.
-      out: the run folder, which must not exist yet; None: saved_models/DATA-MODEL-TIME.
-      resume: the folder of an interrupted run, which is continued with its own settings. Of the other arguments, only
+      out: the run folder, which must not exist yet, or hold an interrupted run with the same settings, which is then
+        continued; None: saved_models/DATA-MODEL-TIME.
+      resume: the folder of an interrupted run, which is continued with its own settings; if it has its scores, what is
+        missing (figures, row, page) is made. Of the other arguments, only
         `append` and `finished` may be given with it.
       append: a CSV table of results to which the run's row is added.
       finished: called with the Run after it is scored, before its row is added and its report is drawn.
@@ -148,6 +150,11 @@ def train(
     from kmed.training import fit
 
     check_table(append, [chosen.task])
+    begun = fit.find_begun(chosen, out) if resume is None else open_run(resume)
+    if begun is not None and has_ended(begun) and _complete(begun, append, must=resume is not None):
+        if finished is not None:
+            finished(begun)
+        return begun
     run = fit.fit(chosen, out=out) if resume is None else fit.resume(resume)
     try:
         if finished is not None:
@@ -159,6 +166,27 @@ def train(
         finally:
             try_report(run)
     return run
+
+
+def _complete(run: Run, append, *, must: bool) -> bool:
+    """Makes what a killed process left out after a run had its figures: its row in a table, and its page.
+
+    Returns: whether anything was missing; True also if it need not be (`must`), which is said.
+    """
+    from kmed.evaluation.result_rows import append_results
+    from kmed.report.run_page import try_report
+
+    with held(run):
+        clear_run(run)
+        missing = ["row"] if append is not None and append_results([run], append) else []
+        if not run.report.exists():
+            try_report(run)
+            missing.append("page")
+    if missing:
+        say(f"{run.folder} has already ended; its {' and its '.join(missing)} had not been written, and are there now.")
+    elif not must:
+        say(f"{run.folder} holds this run, which has already ended. Choose another --out to train it again.")
+    return bool(missing) or not must
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +255,7 @@ def sweep(
     from kmed.evaluation.result_rows import append_results, check_table
     from kmed.models.build import check_model
     from kmed.report.comparison_page import compare
+    from kmed.report.run_page import try_report
     from kmed.training import sweep as sweeping
 
     if resume is None:
@@ -240,6 +269,9 @@ def sweep(
         check_table(append, [run.read_config().task for run in started])
     failed = sweeping.train_all(plan, quiet=quiet, finished=lambda run: _add_row(run, append))
     runs = [plan.run(model) for model in plan.models if model not in failed]
+    for run in runs:
+        if not run.report.exists():  # its process was killed
+            try_report(run)
     if append is not None:  # once more: a row that could not be added before is now an error
         append_results(runs, append)
     made = compare([run.folder for run in runs], out=plan.folder / "comparison")[1] if len(runs) > 1 else ()

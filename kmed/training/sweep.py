@@ -3,18 +3,17 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 from kmed.errors import ConfigError, RunError
-from kmed.files import write_json
+from kmed.files import clear_leftovers, is_vacant, write_json
 from kmed.models.build import model_facts
 from kmed.models.registry import resolve_name
 from kmed.progress import format_time, say
-from kmed.runs import Run, hint_at_page
+from kmed.runs import Run, has_ended, hint_at_page
 
 PLAN = "sweep.json"
 
@@ -69,7 +68,7 @@ def make_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPla
                 "--out."
             )
         return stored
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_vacant(folder):
         raise RunError(f"{folder} is not empty and does not hold a sweep. Choose another --out.")
     write_json(folder / PLAN, {"models": list(names), "options": list(options)})
     return plan
@@ -84,6 +83,7 @@ def _essence(plan: SweepPlan) -> tuple:
 def read_plan(folder) -> SweepPlan:
     """Returns the SweepPlan of a sweep that has started. Raises RunError if there is none in `folder`."""
     folder = pathlib.Path(folder)
+    clear_leftovers(folder)
     try:
         stored = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         return SweepPlan(folder, tuple(stored["models"]), tuple(stored["options"]))
@@ -108,17 +108,15 @@ def train_all(plan: SweepPlan, *, quiet: bool = False, finished: Callable[[Run],
     failed = []
     for number, model in enumerate(plan.models, 1):
         run, place = plan.run(model), f"[{number}/{len(plan.models)}] {model}"
-        if run.result.exists():
+        if has_ended(run):
             say(f"{place}: already finished.")
             finished(run)
             continue
-        if run.folder.exists() and not run.config.exists():
-            shutil.rmtree(run.folder)  # it was killed before it could be resumed
         say(f"{place}: {'resumes' if run.config.exists() else 'starts'}. {describe_time_left(plan)}".rstrip())
         start = time.monotonic()
         command = [sys.executable, "-m", "kmed", *(["--quiet"] if quiet else []), *plan.command(model)]
         code = subprocess.run(command, check=False).returncode
-        if code in (130, -2):
+        if code in (130, 143, -2, -15):  # Ctrl-C or SIGTERM
             raise KeyboardInterrupt
         ended = f"after {format_time(time.monotonic() - start)}"
         if not run.result.exists():

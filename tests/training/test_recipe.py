@@ -37,7 +37,7 @@ def read(monkeypatch):
         return Run(out)
 
     monkeypatch.setattr(fit, "fit", pretend)
-    monkeypatch.setattr("kmed.report.run_page.write_report", lambda run: None)
+    monkeypatch.setattr("kmed.report.run_page.try_report", lambda run: None)
     return configs
 
 
@@ -152,7 +152,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, given, e
 def test_a_row_is_not_added_twice(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     monkeypatch.setattr(fit, "fit", lambda config, *, out: run)
-    monkeypatch.setattr("kmed.report.run_page.write_report", lambda run: None)
+    monkeypatch.setattr("kmed.report.run_page.try_report", lambda run: None)
     kmed.train(append=tmp_path / "rows.csv")
     with pytest.raises(RunError, match="already holds this run's row"):
         kmed.train(append=tmp_path / "rows.csv")

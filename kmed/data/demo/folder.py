@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from kmed.errors import DataError
-from kmed.files import replacing, write_json
+from kmed.files import is_vacant, replacing, write_json
 
 MARKER = "demo.json"
 
@@ -26,9 +26,16 @@ def drawing(folder, marker: dict):
     Raises: DataError: the folder holds files that kmed did not draw.
     """
     folder = pathlib.Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+    if folder.is_dir() and not is_vacant(folder) and not (folder / MARKER).is_file():
         raise DataError(f"{folder} holds files that kmed did not draw, and was left unchanged. Choose another folder.")
-    with replacing(folder) as temporary:
+    before = is_drawn(folder, marker)
+    with contextlib.suppress(_DrawnMeanwhile), replacing(folder) as temporary:
         temporary.mkdir()
         yield temporary
         write_json(temporary / MARKER, marker)
+        if not before and is_drawn(folder, marker):
+            raise _DrawnMeanwhile
+
+
+class _DrawnMeanwhile(Exception):
+    """Another process has drawn the same data, and may be reading them: they stay."""

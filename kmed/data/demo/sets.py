@@ -11,6 +11,7 @@ from kmed.data.demo.folder import is_drawn
 from kmed.data.demo.smears import draw_demo_smears, smears_marker
 from kmed.data.demo.xrays import draw_demo_xrays, xrays_marker
 from kmed.errors import ConfigError, suggest
+from kmed.files import clear_leftovers
 from kmed.progress import say
 
 
@@ -53,6 +54,7 @@ def ensure_demo(seed: int = 0, task: str = "multiclass") -> pathlib.Path:
     here = pathlib.Path("data")
     writable = os.access(here if here.is_dir() else pathlib.Path(), os.W_OK)
     folder = (here if writable else pathlib.Path.home() / ".cache" / "kmed") / demo.folder
+    clear_leftovers(folder.parent)
     if is_drawn(folder, demo.marker(seed)):
         return folder
     say(f"Drawing the demo data into {folder} ({demo.about}; takes a few seconds) ...")
