@@ -22,8 +22,38 @@ def _parse_size(value: Any) -> Any:
     return value
 
 
+FULL = (0, 65535)  # the values that 16 bits can hold
+
+
+def parse_range(setting: str) -> tuple[int, int] | None:
+    """Returns (low, high) of the setting `data.range`, such as "0-4095" or "full"; None for "auto"."""
+    if setting == "auto":
+        return None
+    if setting == "full":
+        return FULL
+    low, high = setting[1:].split("-", 1) if setting.startswith("-") else setting.split("-", 1)
+    return (-int(low) if setting.startswith("-") else int(low)), int(high)
+
+
+def range_text(limits: tuple[int, int]) -> str:
+    """Returns (low, high) as the setting `data.range` has it."""
+    return "full" if tuple(limits) == FULL else f"{limits[0]}-{limits[1]}"
+
+
+def _check_range(value: Any) -> Any:
+    """Turns (0, 4095) into "0-4095"; checks the order of a range that is given as text."""
+    text = "-".join(map(str, value)) if isinstance(value, (tuple, list)) and len(value) == 2 else value
+    if text in ("auto", "full"):
+        return text
+    match = re.fullmatch(r"\s*(-?\d{1,10})\s*-\s*(-?\d{1,10})\s*", str(text))
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError("must be auto, full or LOW-HIGH, such as 0-4095")
+    return f"{int(match[1])}-{int(match[2])}"
+
+
 Pixels = Annotated[int, pydantic.Field(ge=8, le=4096)]
 ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_size)]
+ValueRange = Annotated[str, pydantic.BeforeValidator(_check_range)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
@@ -55,6 +85,7 @@ class DataConfig(Section):
     image_size: ImageSize = (120, 160)  # height and width that images are resized to
     fit: Literal["pad", "crop", "stretch"] = "pad"  # pad and crop keep the aspect ratio
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"  # how images are resized
+    range: ValueRange = "auto"  # of 16-bit pictures, what becomes black to white: auto, full or LOW-HIGH
     split_folders: dict[str, str] = {}  # {folder name: split}, where a name does not say it
     class_names: list[str] | None = None  # the legal classes, in order; none: those that are found
     labels_csv: str | None = None  # which CSV has the labels, if the folder has several

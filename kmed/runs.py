@@ -9,7 +9,7 @@ import shlex
 import shutil
 import time
 
-from kmed.config import Config, load_config
+from kmed.config import FULL, Config, load_config, parse_range
 from kmed.errors import RunError
 from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_json
 
@@ -271,7 +271,11 @@ def point_latest(folder: pathlib.Path) -> None:
 
 
 def write_classes(run: Run, config: Config, class_names) -> None:
-    """Writes classes.json: what a program needs to prepare the model's input and to read its output."""
+    """Writes classes.json: what a program needs to prepare the model's input and to read its output.
+
+    `range` is of images with more than 8 bits per value: these values become 0 and 255, those between are in
+    proportion, and those outside are clipped.
+    """
     write_json(
         run.classes,
         {
@@ -280,6 +284,7 @@ def write_classes(run: Run, config: Config, class_names) -> None:
             "image_size": list(config.data.image_size),
             "fit": config.data.fit,
             "interpolation": config.data.interpolation,
+            "range": list(parse_range(config.data.range) or FULL),
             "input": "RGB, 0-255; scaling and normalisation are inside the model",
         },
     )

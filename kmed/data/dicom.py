@@ -1,4 +1,4 @@
-"""Reads DICOM files with pydicom: stored values become the grey or colour picture that a viewer shows."""
+"""Reads DICOM files with pydicom."""
 
 import contextlib
 import io
@@ -8,6 +8,8 @@ import re
 
 import numpy as np
 
+from kmed.data.dicom_frames import check_deflated, keep_first_frame
+from kmed.data.dicom_values import shown, tidy
 from kmed.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -17,12 +19,6 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _FIRST_VRS = (b"UL", b"CS", b"UI", b"DA", b"SH", b"LO", b"TM", b"OB", b"DT")
 _FIRST_ELEMENTS = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x12\x00", b"\x16\x00", b"\x18\x00")
 _OTHER_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")  # JPEG, PNG, GIF, ...
-_GREY = ("MONOCHROME1", "MONOCHROME2")
-# Elements that anonymisers leave empty; pydicom expects every element that exists to have a value.
-_MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
-# Where enhanced multi-frame objects store rescale and window, for all frames or for each.
-_FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_FRAME_VALUES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def is_dicom(source: str | os.PathLike | bytes) -> bool:
@@ -52,20 +48,22 @@ def _starts_as_dicom(start: bytes) -> bool:
     return start[4:6] in _FIRST_VRS or (0 < length <= 64 and length % 2 == 0)
 
 
-def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
+def read_dicom(source: str | os.PathLike | bytes, name: str, held: contextlib.ExitStack | None = None) -> np.ndarray:
     """Returns the picture of a DICOM file as a viewer shows it, uint8 (H, W) or (H, W, 3).
 
-    Grey pictures: the modality LUT or the rescale slope and intercept are applied, then the first VOI LUT or window
-    of the file (linear, linear exact or sigmoid). If there is none, the range of the pixels without padding is shown.
-    MONOCHROME1, in which low values are bright, is inverted. Padding is black. Colour pictures: RGB, YBR and palettes
-    become RGB. If there are several frames, the first is read, with the rescale and window of its functional groups.
-    Pixels that are not square are left unchanged.
+    Grey pictures: the modality LUT or the rescale slope and intercept are applied, then the first VOI LUT or usable
+    window of the file (linear, linear exact or sigmoid). If there is none, or none that can be used (a width of 0, an
+    unknown function), the range of this picture's pixels without padding is shown. MONOCHROME1, in which low values
+    are bright, is inverted. Padding is black. Colour pictures: RGB, YBR and palettes become RGB. If there are several
+    frames, the first is read, with the rescale and window of its functional groups. Pixels that are not square are
+    left unchanged.
 
     Args:
       source: a file's path, or its bytes.
       name: how error messages refer to it.
-    Raises: DataError: the file is damaged, has no pixels, or is compressed in a way that cannot be read here.
-      ConfigError: pydicom is not installed.
+      held: as for `kmed.data.limits.admit`; None: until the pixels have been decoded.
+    Raises: DataError: the file is damaged or too large, has no pixels, or is compressed in a way that cannot be read
+      here. ConfigError: pydicom is not installed.
     """
     try:
         import pydicom
@@ -74,14 +72,18 @@ def read_dicom(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     # Its warnings quote unusual values, which may be a patient's name in a damaged file.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
-        # force: a file may lack the preamble, as in old archives; its suffix then says that it is DICOM.
-        dataset = pydicom.dcmread(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, force=True)
-        if "PixelData" not in dataset:
-            raise DataError(f"{name} holds no pixels: it is not a picture, or not a DICOM file. Remove it.")
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-        _tidy(dataset)
-        return _shown(dataset, _decode(dataset, name), name)
+        with contextlib.ExitStack() as own:
+            check_deflated(source, name)
+            # force: a file may lack the preamble, as in old archives; its suffix then says that it is DICOM.
+            content = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
+            dataset = pydicom.dcmread(content, force=True)
+            if "PixelData" not in dataset:
+                raise DataError(f"{name} holds no pixels: it is not a picture, or not a DICOM file. Remove it.")
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+            tidy(dataset)
+            keep_first_frame(dataset, name, own if held is None else held)
+            return shown(dataset, _decode(dataset, name), name)
     except (DataError, FileNotFoundError):
         raise
     except Exception as error:  # pydicom raises whatever error the damage leads to
@@ -114,81 +116,7 @@ def _decode(dataset, name: str) -> np.ndarray:
         ) from error
 
 
-def _tidy(dataset) -> None:
-    """Removes empty elements, and copies the first frame's rescale and window to where single frames have them."""
-    for keyword in _MAY_BE_EMPTY:
-        if keyword in dataset and dataset[keyword].is_empty:
-            delattr(dataset, keyword)
-    for groups in (dataset.get(keyword) or [] for keyword in _FRAME_GROUPS):
-        for values in (groups[0].get(keyword) or [] for keyword in _FRAME_VALUES if groups):
-            if values:
-                dataset.update(values[0])
-
-
 def _reason(text: str) -> str:
     """Returns the first line of an error's text, without the element's value that Python quotes at its end."""
     first = text.strip().splitlines()[0].strip() if text.strip() else "an error without a message"
     return re.sub(r"<\S+ object at 0x\w+>", "it", first).split(": '")[0].split(": b'")[0]
-
-
-def _shown(dataset, stored: np.ndarray, name: str) -> np.ndarray:
-    from pydicom.pixels import apply_color_lut
-
-    kind = dataset.PhotometricInterpretation
-    if kind in _GREY:
-        return _grey(dataset, stored)
-    if kind == "PALETTE COLOR":
-        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
-        return _to_bytes(apply_color_lut(stored, dataset), 0, 2**bits - 1)
-    if kind == "RGB" or kind.startswith("YBR"):  # pydicom turns YBR into RGB
-        return _to_bytes(stored, 0, 2 ** int(dataset.BitsStored) - 1)
-    raise DataError(f"{name} has the photometric interpretation {kind}; only grey, RGB, YBR and palettes can be read.")
-
-
-def _grey(dataset, stored: np.ndarray) -> np.ndarray:
-    """Returns uint8 (H, W); values outside the window are black or white."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    values = apply_modality_lut(stored, dataset)
-    padding = _is_padding(dataset, stored)
-    if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        pixels = _to_bytes(apply_voi_lut(values, dataset, index=0), 0, 2**bits - 1)
-    elif _first(dataset.get("WindowWidth")) is not None and _first(dataset.get("WindowCenter")) is not None:
-        # Values far outside the window show what it maps to black and to white.
-        center, width = float(_first(dataset.WindowCenter)), float(_first(dataset.WindowWidth))
-        ends = np.array([center - 1e6 * width, center + 1e6 * width])
-        with np.errstate(over="ignore"):
-            low, high = apply_voi_lut(ends, dataset, index=0, prefer_lut=False)
-            pixels = _to_bytes(apply_voi_lut(values, dataset, index=0, prefer_lut=False), low, high)
-    else:
-        kept = values[~padding] if not padding.all() else values
-        pixels = _to_bytes(values, kept.min(), kept.max())
-    pixels = 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
-    pixels[padding] = 0
-    return pixels
-
-
-def _is_padding(dataset, stored: np.ndarray) -> np.ndarray:
-    """Returns bool (H, W): pixels outside the picture, as marked by Pixel Padding Value and Range Limit."""
-    if "PixelPaddingValue" not in dataset:
-        return np.zeros(stored.shape, bool)
-    limits = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
-    # Some programs store it as unsigned although the pixels are signed: the bits are the same.
-    ends = np.array(limits, np.int64).astype(stored.dtype)
-    return (stored >= ends.min()) & (stored <= ends.max())
-
-
-def _first(value):
-    """Returns the first of several values, such as windows; None if there is none."""
-    if value is None or value == "":
-        return None
-    return value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
-
-
-def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Returns uint8: low -> 0, high -> 255, rounded; all black if they are equal."""
-    if high == low:
-        return np.zeros(values.shape, np.uint8)
-    scaled = (values.astype(np.float64) - low) * (255.0 / (float(high) - float(low)))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

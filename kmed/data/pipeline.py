@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from kmed.data.augment import NUM_DRAWS, Augmentation, Augmenter, Plan, check_epoch, plan_epoch
-from kmed.data.images import Pictures, Resizing
+from kmed.data.images import Resizing
+from kmed.data.pictures import Pictures
 from kmed.data.table import Table
 from kmed.errors import DataError, KmedError, suggest
 from kmed.runtime import num_cores
@@ -59,7 +60,7 @@ def make_dataset(
       augment: how much training images are changed: "none", "light", "medium" or "strong".
       orientation, mixup, cutmix, seed: as for `kmed.data.augment.Augmentation`.
       fit, interpolation: as for `kmed.data.images.Resizing`.
-      cache, cache_dir: as for `kmed.data.images.Pictures`.
+      cache, cache_dir: as for `kmed.data.pictures.Pictures`.
       class_weights, backend: as for `Pipeline`.
     Returns: a tf.data.Dataset, or a keras.utils.PyDataset without TensorFlow.
     Raises: DataError: an argument outside its range, or an unreadable picture.

@@ -1,14 +1,16 @@
 """From settings to the table that a run works on: read, checked, split."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterable
 
 import pandas as pd
 
-from kmed.config import load_config
+from kmed.config import FULL, load_config
 from kmed.data.demo.sets import demo_task, ensure_demo
 from kmed.data.images import Resizing
-from kmed.data.readable import check_readable
+from kmed.data.pixel_range import with_range
+from kmed.data.readable import check_readable, look_at, peaks
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
 from kmed.data.splits import assign_splits, check_no_leak, read_splits
@@ -55,14 +57,15 @@ def open_table(config) -> Table:
 
 
 def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
-    """Returns (table, unreadable): the readable pictures with their splits, and those that are left out.
+    """Returns (table, unreadable): the readable pictures with their splits and range, and those that are left out.
 
     Raises: DataError: unreadable files (unless `data.skip_unreadable`), a class with too few groups,
       a splits file of other data, or a group on two sides. ScoreError: val or test has only one cluster.
     """
     settings = config.data
     check_labels(table.task if config.task == "auto" else config.task, table.labels)
-    table, unreadable = check_readable(table, skip_unreadable=settings.skip_unreadable)
+    facts = look_at(table)
+    table, unreadable = check_readable(table, settings.skip_unreadable, facts)
     if settings.splits is not None:
         table = read_splits(table, settings.splits, fold=settings.fold)
     else:
@@ -75,7 +78,7 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
     for name in sorted(set(table.rows["split"]) - {*SPLITS, "test_simple"}):
         note = f"Split {name!r} is not used for training. It is scored only if `kmed evaluate` is asked to."
         table = table.with_notes(note + suggest(name, SPLITS))
-    return table, unreadable
+    return with_range(table, peaks(facts), settings.range), unreadable
 
 
 def print_counts(table: Table) -> None:
@@ -114,4 +117,5 @@ def pack_data(
     """
     resolved = load_config(config, [*settings, ("data.image_size", image_size), ("data.path", str(path))])
     table = read_split_table(resolved)
-    return table, pack(table, out, Resizing.from_settings(resolved.data))
+    resizing = dataclasses.replace(Resizing.from_settings(resolved.data), range=table.range or FULL)
+    return table, pack(table, out, resizing)

@@ -1,55 +1,66 @@
-"""Facts about each file: whether it can be read, its size and mode, and the digest of its content."""
+"""Facts about each file: whether it can be read, its size, mode and highest value, and the digest of its content."""
 
 import concurrent.futures
 import hashlib
-import io
 import os
 
+import numpy as np
 import pandas as pd
-from PIL import Image
 
-from kmed.data.dicom import is_dicom
-from kmed.data.images import UNREADABLE, read_image
+from kmed.data.decoding import REMEDY, UNKNOWN_FORMAT, UNREADABLE, decoded, read_header
 from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.progress import track
 
 
 def find_unreadable(table: Table) -> pd.DataFrame:
-    """Returns a DataFrame (path, reason), one row per picture that cannot be decoded to its end.
+    """Returns a DataFrame (path, reason), one row per picture that cannot be decoded to its end."""
+    return _unreadable(look_at(table))
 
-    Each file is decoded as a whole, since its header does not show that its end is missing. JPEG files
-    are decoded at an eighth of their size, which reads every byte but takes a fifth of the time.
+
+def look_at(table: Table) -> pd.DataFrame:
+    """Returns one row per picture: path, reason (why it cannot be used, or ""), peak (see `Decoded`, or NaN).
+
+    Each file is decoded as a whole by the function that training and prediction use, since its header does not show
+    that its end is missing or that its values cannot be used. JPEG files are decoded at an eighth of their size, which
+    reads every byte but takes a fifth of the time.
     """
-    if table.images is not None:
-        return pd.DataFrame({"path": [], "reason": []}, dtype=object)
-    reasons = _in_threads(_reason, table.files, "Checking pictures")
-    found = [(path, reason) for path, reason in zip(table.rows["path"], reasons) if reason]
-    return pd.DataFrame(found, columns=["path", "reason"], dtype=object)
+    facts = _in_threads(_reason_and_peak, table.files if table.images is None else table.images, "Checking pictures")
+    frame = pd.DataFrame(facts, columns=["reason", "peak"])
+    frame.insert(0, "path", table.rows["path"].to_numpy())
+    return frame
+
+
+def peaks(facts: pd.DataFrame) -> dict[str, int]:
+    """Returns {path: highest value} of the pictures with more than 8 bits per value, of what `look_at` returned."""
+    deep = facts[facts["peak"].notna()]
+    return dict(zip(deep["path"], deep["peak"].astype(int)))
 
 
 def inspect_files(table: Table) -> pd.DataFrame:
-    """Returns one row per picture: path, reason (why it cannot be read, or ""), height, width, mode, bytes, digest.
+    """Returns one row per picture: what `look_at` says, height, width, mode, bytes, digest.
 
     height and width (pixels, as stored) are 0 and mode (Pillow's: "RGB", "L", "I;16", ...) is "" if the
     file is not a picture; digest is the SHA-256 of its bytes, "" if there is no file.
     """
     facts = _in_threads(_inspect, table.files if table.images is None else table.images, "Reading files")
-    columns = ["reason", "height", "width", "mode", "bytes", "digest"]
-    frame = pd.DataFrame(facts, columns=columns)
+    frame = pd.DataFrame(facts, columns=["reason", "peak", "height", "width", "mode", "bytes", "digest"])
     frame.insert(0, "path", table.rows["path"].to_numpy())
     return frame
 
 
-def check_readable(table: Table, skip_unreadable: bool = False) -> tuple[Table, pd.DataFrame]:
+def check_readable(
+    table: Table, skip_unreadable: bool = False, facts: pd.DataFrame | None = None
+) -> tuple[Table, pd.DataFrame]:
     """Returns the table without unreadable pictures, and a DataFrame (path, reason) of the unreadable ones.
 
     Args:
       table: any table.
       skip_unreadable: whether to leave unreadable pictures out, with a note, instead of raising.
+      facts: what `look_at` says of this table; None: the pictures are looked at.
     Raises: DataError: pictures that are unreadable and may not be skipped, or no others are left.
     """
-    bad = find_unreadable(table)
+    bad = _unreadable(look_at(table) if facts is None else facts)
     if bad.empty:
         return table, bad
     listed = "; ".join(f"{path} ({reason})" for path, reason in bad.head(3).itertuples(index=False))
@@ -68,50 +79,50 @@ def _in_threads(function, sources, text):
         return list(track(pool.map(function, sources), text, len(sources)))
 
 
+def _unreadable(facts):
+    return facts.loc[facts["reason"] != "", ["path", "reason"]].reset_index(drop=True).astype(object)
+
+
 def _inspect(source):
-    """Returns (reason, height, width, mode, bytes, digest) of a file or of pixels in memory."""
+    """Returns (reason, peak, height, width, mode, bytes, digest) of a file or of pixels in memory."""
     if not isinstance(source, os.PathLike):
         content = source.tobytes()
-        return "", *source.shape[:2], "RGB", len(content), hashlib.sha256(content).hexdigest()
+        return *_reason_and_peak(source), *source.shape[:2], "RGB", len(content), hashlib.sha256(content).hexdigest()
+    reason, peak, (height, width), mode = _decode(source)
     try:
-        content = source.read_bytes()
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = source.stat().st_size
     except OSError:
-        return _reason(source), 0, 0, "", 0, ""
-    reason, height, width, mode = _decode(source)
-    if not is_dicom(source):
-        try:
-            with Image.open(io.BytesIO(content)) as image:  # the header alone
-                (width, height), mode = image.size, image.mode
-        except UNREADABLE:
-            reason = reason or "it is no picture"
-    return reason, height, width, mode, len(content), hashlib.sha256(content).hexdigest()
+        size, digest = 0, ""
+    return reason, peak, height, width, mode, size, digest
 
 
-def _reason(path):
-    """Returns why the picture cannot be used, or ""."""
-    return _decode(path)[0]
+def _reason_and_peak(source):
+    """Returns (why the picture cannot be used or "", its peak or None) of a file or of pixels in memory."""
+    if not isinstance(source, os.PathLike):
+        return "", int(source.max()) if source.dtype == np.uint16 else None
+    return _decode(source)[:2]
 
 
 def _decode(path):
-    """Returns (why the picture cannot be used or "", height, width, mode); the last three only for a DICOM file.
-
-    The header of any other file holds them, even if the file is damaged.
-    """
+    """Returns (why the picture cannot be used or "", its peak or None, (height, width), mode) of a file."""
     try:
         if path.stat().st_size == 0:
-            return "the file is empty", 0, 0, ""
-        if is_dicom(path):
-            return "", *read_image(path).shape[:2], "DICOM"
-        with Image.open(path) as image:
-            image.draft(None, (1, 1))
-            image.load()
-            return "its pixels are floating-point" if image.mode == "F" else "", 0, 0, ""
+            return "the file is empty", None, (0, 0), ""
+        with decoded(path, reduced=True) as picture:
+            return "", picture.peak, picture.size, picture.mode
     except FileNotFoundError:
-        reason = "the file is missing"
-    except Image.UnidentifiedImageError:
-        reason = "it is no picture"
-    except DataError as error:  # of a DICOM file
-        reason = str(error).removeprefix(f"{path} ")
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return reason, 0, 0, ""
+        return "the file is missing", None, (0, 0), ""
+    except OSError as error:  # of stat: a folder that may not be entered, a name that is too long
+        return error.strerror or type(error).__name__, None, (0, 0), ""
+    except DataError as error:
+        return _short(str(error).removeprefix(f"{path} ")), None, *read_header(path)
+
+
+def _short(message: str) -> str:
+    """Returns the reason that `kmed.data.decoding.decoded` gives, without what is said of all files at once."""
+    if not message.startswith(UNREADABLE):
+        return message
+    reason = message.removeprefix(UNREADABLE).removesuffix(f" {REMEDY}").removesuffix(".")
+    return "it is no picture" if reason == UNKNOWN_FORMAT else reason

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kmed.config import load_config
+from kmed.config import FULL, load_config
 from kmed.data.images import Resizing, read_row
 from kmed.data.prepare import read_split_table
 from kmed.data.table import Table
@@ -75,7 +75,7 @@ def describe(table: Table) -> str:
 def draw_contact_sheet(table: Table, seed: int = 0) -> Figure:
     """Returns a Figure with one row of pictures per class (at most 16), titled by split, from different groups."""
     rng = np.random.default_rng(seed)
-    names = table.class_names[:MAX_CLASSES]
+    names, resizing = table.class_names[:MAX_CLASSES], Resizing(TILE_SIZE, range=table.range or FULL)
     figure = Figure(figsize=(1.35 * COLUMNS_PER_CLASS + 1.2, 1.25 * len(names) + 0.5), layout="constrained")
     axes = figure.subplots(len(names), COLUMNS_PER_CLASS, squeeze=False)
     for row, name in enumerate(drawable_names(names)):
@@ -85,7 +85,7 @@ def draw_contact_sheet(table: Table, seed: int = 0) -> Figure:
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
             if column < len(chosen):
-                axis.imshow(read_row(table, chosen[column], Resizing(TILE_SIZE)))
+                axis.imshow(read_row(table, chosen[column], resizing))
                 axis.set_title(drawable(table.rows["split"].iloc[chosen[column]] or "no split"), fontsize=7, pad=2)
         axes[row, 0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(drawable(table.name), fontsize=10)

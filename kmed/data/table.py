@@ -29,6 +29,8 @@ class Table:
       name: the name of the data set in results, such as "blood_cells".
       root: the folder that each `path` is relative to; None if `images` holds the pixels.
       images: uint8 (N, H, W, 3), or None if the pictures are files.
+      range: (low, high), the stored values that become black and white in pictures with more than
+        8 bits per value; None until they have been looked at.
       grouped: whether the groups are known; False means that each file is treated as independent.
       notes: lines to show to the user (folders that were left out, the map that was used, ...).
     """
@@ -40,6 +42,7 @@ class Table:
     name: str
     root: pathlib.Path | None = None
     images: np.ndarray | None = None
+    range: tuple[int, int] | None = None
     grouped: bool = False
     notes: tuple[str, ...] = ()
 

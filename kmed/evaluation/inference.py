@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from kmed.data.images import Pictures, Resizing
+from kmed.data.images import Resizing
+from kmed.data.pictures import Pictures
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kmed.config import FULL, parse_range
 from kmed.errors import DataError, RunError
 from kmed.evaluation.decisions import decision_rule, read_fitted
 from kmed.formats.registry import FORMATS, check_format, open_file
@@ -61,7 +62,8 @@ def describe_run(run: Run) -> dict:
 
     Keys: kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input, output,
     calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
-    (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence.
+    (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence; and range [low, high], what
+    becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535.
     """
     config, rule, metrics = run.read_config(), decision_rule(run), run.read_json(run.metrics)
     split = judged_split(metrics)
@@ -71,6 +73,7 @@ def describe_run(run: Run) -> dict:
     score = {key: assessed["scores"][main][key] for key in ("value", "low", "high")}
     sizes = {key: assessed[key] for key in ("num_images", "num_clusters")}
     height, width = config.data.image_size
+    limits = parse_range(config.data.range) or FULL
     thresholds = None if rule.thresholds is None else dict(zip(rule.class_names, rule.thresholds.tolist(), strict=True))
     return {
         "kmed_version": __version__,
@@ -80,6 +83,7 @@ def describe_run(run: Run) -> dict:
         "image_size": [height, width],
         "fit": config.data.fit,
         "interpolation": config.data.interpolation,
+        **({} if limits == FULL else {"range": list(limits)}),
         "input": f"float32 (batch, {height}, {width}, 3), RGB, raw 0-255; normalisation is inside",
         "output": f"float32 (batch, {len(rule.class_names)}), calibrated probabilities",
         "calibrated": True,

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from kmed.data.images import Pictures, Resizing
+from kmed.data.images import Resizing
+from kmed.data.pictures import Pictures
 from kmed.data.prepare import open_table
 from kmed.data.table import Table
 from kmed.errors import DataError

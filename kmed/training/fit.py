@@ -3,7 +3,7 @@
 import pathlib
 
 from kmed import files, runtime
-from kmed.config import Config
+from kmed.config import FULL, Config, range_text
 from kmed.data.demo.sets import demo_task
 from kmed.data.prepare import open_table, prepare_table, print_counts
 from kmed.data.splits import read_splits, write_splits
@@ -32,7 +32,7 @@ from kmed.tasks import TASKS, get_task
 from kmed.training.loop import remove_leftovers, train
 
 # Settings with the value for which a run stores another one, found from its data or its weights.
-RESOLVED = (("task", "auto"), ("model.normalization", None))
+RESOLVED = (("task", "auto"), ("model.normalization", None), ("data.range", "auto"))
 
 
 def fit(config: Config | None = None, *, table: Table | None = None, out=None) -> Run:
@@ -67,22 +67,27 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
         config.write(run.config)  # first, since it makes the folder a run that can be resumed
-        return train(run, config, start(run, config, table))
+        return train(run, *start(run, config, table))
 
 
-def start(run: Run, config: Config, table: Table) -> Table:
-    """Checks and splits the table, writes what is known before training, and returns the split table."""
+def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
+    """Checks and splits the table, writes what is known before training, and returns (settings, split table).
+
+    The settings hold the range of 16-bit pictures that was found.
+    """
     if not run.environment.exists():  # else it names the command that began the run
         write_json(run.environment, runtime.environment())
     point_latest(run.folder)
     table, unreadable = prepare_table(table, config)
+    config = with_range(config, table)
     print_counts(table)
+    config.write(run.config)
     write_classes(run, config, table.class_names)
     if len(unreadable):
         files.write_frame(run.unreadable, unreadable)
     write_splits(table, run.splits)  # last: it shows `resume` that all of this is there
     say(f"Run folder: {run.folder}")
-    return table
+    return config, table
 
 
 def find_begun(config: Config, out) -> Run | None:
@@ -130,7 +135,7 @@ def resume(folder, *, table: Table | None = None) -> Run:
         table = open_table(config) if table is None else table
         if run.splits.exists():
             return train(run, config, read_splits(table, run.splits))
-        return train(run, config, start(run, config, table))
+        return train(run, *start(run, config, table))
 
 
 def check_settings(config: Config) -> None:
@@ -189,6 +194,11 @@ def with_normalization(config: Config) -> Config:
     own = normalization_of(config.model.weights, config.model.name)
     chosen = None if own is None else tuple(map(list, own))
     return config.model_copy(update={"model": config.model.model_copy(update={"normalization": chosen})})
+
+
+def with_range(config: Config, table: Table) -> Config:
+    """Returns the settings with the table's range in place of "auto"."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"range": range_text(table.range or FULL)})})
 
 
 def with_absolute_paths(config: Config) -> Config:

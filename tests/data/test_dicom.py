@@ -249,9 +249,9 @@ def test_rescale_and_window_of_functional_groups(tmp_path, group):
 
 
 def test_an_error_does_not_quote_the_value_of_an_element(tmp_path):
-    path = write(tmp_path / "a.dcm", VALUES, WindowCenter="250", WindowWidth="201")
-    path.write_bytes(path.read_bytes().replace(b"201 ", b"Doe^"))
-    with pytest.raises(DataError, match="cannot be read as DICOM: could not convert string to float. ") as caught:
+    path = write(tmp_path / "a.dcm", VALUES, NumberOfFrames="0001")
+    path.write_bytes(path.read_bytes().replace(b"0001", b"Doe^"))
+    with pytest.raises(DataError, match="cannot be read as DICOM: invalid literal for int.. with base 10. ") as caught:
         read_image(path)
     assert "Doe" not in str(caught.value)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kmed.data import images
+from kmed.data import decoding
 from kmed.data.readable import check_readable, find_unreadable, inspect_files
 from kmed.data.table import Table
 from kmed.errors import DataError
@@ -90,14 +90,14 @@ def test_long_lists_are_cut(folder):
 
 
 def test_the_audit_decodes_a_dicom_file_once(folder, monkeypatch):
-    def decode(source, name):
+    def decode(source, name, held):
         decoded.append(name)
         if "broken" in name:
             raise DataError(f"{name} cannot be read as DICOM: it is damaged. Repair or remove the file.")
         return np.zeros((5, 7), np.uint8)
 
     decoded = []
-    monkeypatch.setattr(images, "read_dicom", decode)
+    monkeypatch.setattr(decoding, "read_dicom", decode)
     for name in ("a.dcm", "broken.dcm"):
         (folder / name).write_bytes(b"not empty")
     (folder / "empty.dcm").write_bytes(b"")

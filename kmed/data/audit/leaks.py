@@ -10,7 +10,8 @@ import pandas as pd
 from kmed.data.audit.alignment import Alignment, align_either
 from kmed.data.audit.fingerprints import Fingerprints
 from kmed.data.audit.near_duplicates import Link, find_near_duplicates
-from kmed.data.readable import inspect_files
+from kmed.data.pixel_range import with_range
+from kmed.data.readable import inspect_files, peaks
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 from kmed.progress import say
@@ -89,6 +90,10 @@ def audit(table: Table, splits=None, seed: int = 0) -> Audit:
     start = time.monotonic()
     table = choose_splits(table, splits)
     files = inspect_files(table)
+    ranged = with_range(table, peaks(files))
+    for note in ranged.notes[len(table.notes) :]:
+        say(note)
+    table = ranged
     readable = (files["reason"] == "").to_numpy()
     if not readable.any():
         raise DataError(f"None of the {len(table)} pictures can be read; the first is {files['path'].iloc[0]}.")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from kmed.config import load_config
+from kmed.config import load_config, parse_range
 from kmed.data.audit import near_duplicates
 from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, audit, groups_on_two_sides
 from kmed.data.audit.sheet import headline, label_text, save_pairs, worst_pairs
@@ -43,6 +43,7 @@ def audit_data(
     table = open_table(resolved)
     if resolved.data.splits is not None:
         table = read_splits(table, resolved.data.splits, fold=resolved.data.fold)
+    table = table.replace(range=parse_range(resolved.data.range) or table.range)
     names = splits.split(",") if isinstance(splits, str) else splits
     names = [name.strip() for name in names] if names else None
     found = audit(table, names, seed=resolved.seed)

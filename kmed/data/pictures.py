@@ -1,0 +1,151 @@
+"""All pictures of a table, decoded once or on demand, and gathered by row."""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+import weakref
+
+import numpy as np
+import psutil
+
+from kmed.data.decoding import missing
+from kmed.data.images import Resizing, check_word, read_image, resize_array
+from kmed.data.table import Table
+from kmed.files import replacing, temporary_folder
+from kmed.progress import say, track
+
+CACHES = ("auto", "memory", "disk", "none")
+# Share of the free memory that decoded pictures may take before "auto" turns to the disk. The model, its optimizer
+# and the batches in flight need the rest.
+MEMORY_SHARE = 0.4
+# Part of the name of a disk cache. Raise it whenever the same file would be decoded to other pixels.
+DECODER_VERSION = 1
+
+
+class Pictures:
+    """The pictures of a table, all of one size, gathered by row; decoded once or on demand.
+
+    Attributes:
+      place: where the decoded pixels are stored: "table", "memory", "disk" or "none" (decoded on demand).
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        resizing: Resizing,
+        cache: str = "auto",
+        cache_dir: str | os.PathLike | None = None,
+    ):
+        """Decodes all pictures right away, unless `cache` is "none" or there is no room for them.
+
+        Args:
+          table: the table whose pictures are read; its `images` are used if it has them.
+          resizing: the size of all pictures, and how they are resized.
+          cache: "memory", "disk", "none", or "auto": memory if the pictures take at most 40 % of
+            what is free, else the disk if there is room, else none.
+          cache_dir: the folder of the disk cache, kept for the next run; None uses a temporary
+            folder that is removed with this object.
+        Raises: DataError: an unreadable picture, or an argument that is not legal.
+        """
+        check_word("cache", cache, CACHES)
+        self.shape = (len(table), *resizing.common_size, 3)
+        self._pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
+        weakref.finalize(self, self._pool.shutdown, wait=False)
+        if table.images is not None:
+            self._sources = list(table.images)
+            self._read = functools.partial(resize_array, resizing=resizing)
+        else:
+            self._sources = table.files
+            self._read = functools.partial(read_image, resizing=resizing)
+        self._pixels: np.ndarray | None = None
+        if table.images is not None and table.images.shape == self.shape and table.images.dtype == np.uint8:
+            self.place, self._pixels = "table", table.images
+            return
+        folder = pathlib.Path(cache_dir) if cache_dir is not None else None
+        self.place = _choose_place(int(np.prod(self.shape)), folder) if cache == "auto" else cache
+        if self.place == "memory":
+            self._pixels = self._fill(np.empty(self.shape, np.uint8))
+        elif self.place == "disk":
+            self._pixels = self._on_disk(folder, f"{resizing.fit} {resizing.interpolation} {resizing.range}")
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Returns uint8 (B, H, W, 3), the pictures of these rows of the table."""
+        if self._pixels is not None:
+            return np.asarray(self._pixels[rows])
+        return np.stack(list(self._pool.map(self._read, [self._sources[row] for row in rows])))
+
+    def _fill(self, pixels: np.ndarray) -> np.ndarray:
+        def place(row):
+            pixels[row] = self._read(self._sources[row])
+
+        for _ in track(self._pool.map(place, range(len(pixels))), "Reading pictures", len(pixels)):
+            pass
+        return pixels
+
+    def _on_disk(self, folder: pathlib.Path | None, settings: str) -> np.ndarray:
+        if folder is None:
+            held = contextlib.ExitStack()
+            folder = held.enter_context(temporary_folder())
+            weakref.finalize(self, held.close)
+        path = folder / f"pictures-{self._fingerprint(settings)}.npy"
+        if not path.exists():
+            with replacing(path) as temporary:
+                pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape)
+                _reserve(temporary)
+                self._fill(pixels)
+                pixels.flush()
+        return np.load(path, mmap_mode="r")
+
+    def _fingerprint(self, settings: str) -> str:
+        """Returns a name that changes with the files (path, size, modification time) and the settings."""
+        digest = hashlib.sha256(f"{DECODER_VERSION} {self.shape} {settings}".encode())
+        for source in self._sources:
+            if isinstance(source, np.ndarray):
+                digest.update(f"{source.dtype} {source.shape}".encode() + source.tobytes())
+                continue
+            try:
+                status = source.stat()
+            except OSError as error:
+                raise missing(source) from error
+            digest.update(f"{source.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:20]
+
+
+def _reserve(path: pathlib.Path) -> None:
+    """Reserves the disk space of the file, because a memory map that runs out of space later kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _choose_place(num_bytes: int, folder: pathlib.Path | None) -> str:
+    """Returns "memory" or "disk", the first that has room for `num_bytes`, else "none", and says which."""
+    size, free = num_bytes / 2**30, _free_memory()
+    if num_bytes <= MEMORY_SHARE * free:
+        say(f"Decoded pictures stay in memory: they take {size:.2f} GB of {free / 2**30:.1f} GB free.")
+        return "memory"
+    existing = folder if folder is not None else pathlib.Path(tempfile.gettempdir())
+    while not existing.exists():
+        existing = existing.parent
+    room = shutil.disk_usage(existing).free
+    if 2 * num_bytes <= room:
+        memory = f"{free / 2**30:.1f} GB of memory are free"
+        say(f"Decoded pictures go to the disk ({existing}): they take {size:.2f} GB, and only {memory}.")
+        return "disk"
+    say(f"Pictures are decoded again in each epoch: {size:.2f} GB fit neither in memory nor on the disk.")
+    return "none"
+
+
+def _free_memory() -> int:
+    """Returns the bytes of memory that are free, on the machine and within the limit of the container, if any."""
+    free = psutil.virtual_memory().available
+    group = pathlib.Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.is_file() and used.is_file() and (maximum := limit.read_text().strip()) != "max":
+        free = min(free, max(int(maximum) - int(used.read_text()), 0))
+    return free
