@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from kmed.data.images import Resizing, read_image
-from kmed.data.readers.folders import is_image
+from kmed.data.readers.walk import is_hidden, is_image, repeated_note, walk
 from kmed.errors import DataError, KmedError
 from kmed.evaluation.decisions import DecisionRule, decision_rule
 from kmed.evaluation.novelty import Novelty, feature_model, load_novelty, look
@@ -56,27 +56,46 @@ class Answer:
 def find_pictures(sources: Iterable) -> list[str]:
     """Returns the paths of the pictures in files, folders (with all folders below them) and globs.
 
-    Folders and globs give the files with a picture's suffix, sorted; a file is taken whatever its name. A picture
-    that is given twice is returned twice.
+    Folders give the pictures that `kmed.data.readers.walk.walk` finds, those behind links too, each file once. Globs
+    give the files with a picture's suffix. Both are sorted; a file is taken whatever its name. A picture that is given
+    twice is returned twice.
 
-    Raises: DataError: a source does not exist, or holds no picture.
+    Raises: DataError: a source does not exist, holds no picture, or is a folder that cannot be opened.
     """
     found = []
     for source in map(str, sources):
         path = pathlib.Path(source)
         if path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*") if file.is_file() and is_image(file))
+            inside = _in_folder(path)
         elif path.exists():
             inside = [source]
         else:
-            names = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
-            inside = sorted(name for name in names if is_image(pathlib.Path(name)))
+            inside = _in_glob(source)
         if not inside:
             is_glob = glob.has_magic(source)
             reason = "holds no pictures" if path.is_dir() else "matches no picture" if is_glob else "does not exist"
             raise DataError(f"{source} {reason}. Give pictures, folders or globs such as 'smears/*.png'.")
         found += inside
     return found
+
+
+def _in_folder(folder: pathlib.Path) -> list[str]:
+    found = walk(folder)
+    repeated = found.repeated(found.pictures)
+    for note in [*found.notes(), *repeated_note(repeated)]:
+        say(note)
+    return [str(folder / path) for path in found.pictures if path not in repeated]
+
+
+def _in_glob(pattern: str) -> list[str]:
+    """Returns the sorted pictures that match; "**" follows links, but gives each file once and no hidden folders."""
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
+    matches = sorted(match for match in matches if is_image(match) and pathlib.Path(match).is_file())
+    if "**" not in pattern:
+        return matches
+    written = set(pathlib.PurePath(pattern).parts)
+    shown = [match for match in matches if not any(map(is_hidden, set(pathlib.PurePath(match).parts) - written))]
+    return list({os.path.realpath(match): match for match in reversed(shown)}.values())[::-1]
 
 
 def classify_files(

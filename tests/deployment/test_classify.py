@@ -59,6 +59,24 @@ def test_sources_are_files_folders_and_globs(files, tmp_path):
     assert found == [str(plain), str(inner / "1.PNG"), str(inner / "2.png"), str(inner / "2.png")]
 
 
+def test_folders_and_recursive_globs_follow_links_and_leave_out_what_is_hidden(tmp_path, caplog):
+    folder = tmp_path / "new"
+    for path in ("new/1.png", "new/.ipynb_checkpoints/1-checkpoint.png", "new/@eaDir/1.png", "store/2.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"picture")
+    (folder / "linked").symlink_to(tmp_path / "store")
+    (folder / "again").symlink_to(tmp_path / "store")
+    (folder / "up").symlink_to(tmp_path)
+    expected = [str(folder / "1.png"), str(folder / "again" / "2.png")]
+    with caplog.at_level("INFO", "kmed"):
+        assert classify.find_pictures([folder]) == expected
+    assert "Linked folders are followed (2): again, linked." in caplog.text
+    assert "count once (1): linked/2.png is again/2.png." in caplog.text
+    (folder / "up").unlink()
+    assert classify.find_pictures([folder / "**" / "*.png"]) == expected
+    assert classify.find_pictures([folder / "@eaDir" / "**" / "*.png"]) == [str(folder / "@eaDir" / "1.png")]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [("nowhere.png", "does not exist"), ("*.nothing", "matches no picture"), ("", "holds no pic")],

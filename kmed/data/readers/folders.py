@@ -8,12 +8,11 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from kmed.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from kmed.data.readers.source import DataSource, refuse
+from kmed.data.readers.walk import IMAGE_SUFFIXES, is_image, subfolders, walk
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}) | DICOM_SUFFIXES
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -104,22 +103,9 @@ def read_class_folders(root: pathlib.Path, *, class_names=None) -> Table:
     return _build(found, root, class_names, _other_note(other))
 
 
-def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders directly inside `folder`, sorted, without hidden ones and `__MACOSX`."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
-    return [folder / name for name in sorted(names)]
-
-
-def is_image(path) -> bool:
-    """Returns whether the name is that of a picture. Hidden files (`._x.jpg` of macOS archives) do not count."""
-    path = pathlib.PurePath(path)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
 def has_images(folder: pathlib.Path) -> bool:
     """Returns whether `folder` or a folder inside it holds a picture."""
-    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
+    return bool(walk(folder).pictures)
 
 
 def _check_task(source):
