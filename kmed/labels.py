@@ -15,6 +15,20 @@ def negative_label(class_names) -> int | None:
     return next((index for index, name in enumerate(class_names) if str(name).strip().lower() in NEGATIVE), None)
 
 
+def finding_indices(class_names) -> list[int]:
+    """Returns the indices of the classes in macro means: all but "No Finding", unless it is the only class."""
+    negative = negative_label(class_names)
+    return [index for index in range(len(class_names)) if index != negative] or [0]
+
+
+def describe_difference(names, expected) -> str:
+    """Returns in which way class names are not the expected ones: "new: zA; missing: A" or "in another order"."""
+    new = [str(name) for name in names if name not in expected]
+    missing = [str(name) for name in expected if name not in names]
+    lists = [("new", new), ("missing", missing)]
+    return "; ".join(f"{word}: {', '.join(found)}" for word, found in lists if found) or "in another order"
+
+
 def join_names(labels: np.ndarray, class_names) -> list[str]:
     """Returns N strings: the names of each row's classes, joined by "|"."""
     return ["|".join(name for name, held in zip(class_names, row) if held == 1) for row in labels]

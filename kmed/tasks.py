@@ -13,7 +13,7 @@ import functools
 import numpy as np
 
 from kmed.errors import ConfigError, DataError, suggest
-from kmed.labels import negative_label
+from kmed.labels import finding_indices, negative_label
 
 # Names of fit metrics and of final scores; all others are better when higher.
 LOWER_IS_BETTER = frozenset({"loss", "hamming_loss", "brier", "ece"})
@@ -194,12 +194,8 @@ def _multiclass_metrics(class_names=()) -> list:
 def _multilabel_metrics(class_names) -> list:
     from kmed.metrics.streaming import ExactMatchRatio, HammingLoss, MacroAUROC
 
-    negative = negative_label(class_names)
-    return [
-        ExactMatchRatio(),
-        HammingLoss(),
-        MacroAUROC(len(class_names), ignored=[] if negative is None else [negative]),
-    ]
+    ignored = set(range(len(class_names))) - set(finding_indices(class_names))
+    return [ExactMatchRatio(), HammingLoss(), MacroAUROC(len(class_names), ignored=sorted(ignored))]
 
 
 # ---- Final scores: one line each -------------------------------------------------------------------

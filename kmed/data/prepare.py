@@ -13,7 +13,7 @@ from kmed.data.pixel_range import with_range
 from kmed.data.readable import check_readable, look_at, peaks
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
-from kmed.data.splits import assign_splits, check_no_leak, read_splits
+from kmed.data.splits import assign_splits, check_known, check_no_leak, read_splits
 from kmed.data.table import SPLITS, Table
 from kmed.errors import ConfigError, suggest
 from kmed.metrics.intervals import check_clusters
@@ -73,6 +73,7 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
             table, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction, seed=config.seed
         )
     check_no_leak(table)
+    check_known(table)
     for name in {"val", "test"} & set(table.rows["split"]):  # raise now, not after hours of training
         check_clusters(table.split(name).rows["cluster"])
     for name in sorted(set(table.rows["split"]) - {*SPLITS, "test_simple"}):

@@ -19,6 +19,7 @@ from kmed.errors import DataError, suggest
 from kmed.files import replacing
 
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")
+LABEL = "label_"
 TRIES = 20
 GROUP_VISITS = 8_000  # limits the number of tries: one try with many groups is as good as twenty with few
 
@@ -122,11 +123,51 @@ def check_no_leak(table: Table) -> None:
                 )
 
 
-def write_splits(table: Table, path) -> None:
-    """Writes path, group, cluster, split (and fold, if there are folds) of each row as a CSV."""
+def check_known(table: Table) -> None:
+    """Raises DataError if all labels of a split are unknown: nothing could be learned from it, or judged by it."""
+    for name in SPLITS:
+        labels = table.labels[(table.rows["split"] == name).to_numpy()]
+        if len(labels) and np.isnan(labels).all():
+            raise DataError(
+                f"All labels of the {len(labels)} pictures of split {name} are unknown. Add known labels to it, or "
+                "split the data in another way."
+            )
+
+
+def write_splits(table: Table, path, *, labels: bool = False) -> None:
+    """Writes path, group, cluster, split (and fold, if there are folds) of each row as a CSV.
+
+    Args:
+      table: rows with their splits.
+      path: the file.
+      labels: whether to add a column label_NAME per class, which `check_same_labels` reads: 1, 0, or empty if unknown.
+    """
     columns = [*SPLIT_COLUMNS, *(["fold"] if "fold" in table.rows.columns else [])]
+    frame = table.rows[columns]
+    if labels:
+        names = [f"{LABEL}{name}" for name in table.class_names]
+        frame = pd.concat([frame, pd.DataFrame(table.labels, columns=names, index=frame.index).astype("Int8")], axis=1)
     with replacing(path) as temporary:
-        table.rows[columns].to_csv(temporary, index=False, lineterminator="\n")
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def check_same_labels(table: Table, path) -> None:
+    """Raises DataError if a picture's labels are not those in the splits file that `write_splits` wrote with labels.
+
+    Files of earlier versions hold no labels; they are not compared.
+    """
+    frame = read_csv(pathlib.Path(path)).set_index("path").loc[table.rows["path"]]
+    names = [f"{LABEL}{name}" for name in table.class_names]
+    if not set(names) <= set(frame.columns):
+        return
+    stored = frame[names].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    same = (stored == table.labels) | (np.isnan(stored) & np.isnan(table.labels))
+    changed = table.rows["path"][~same.all(axis=1)]
+    if len(changed):
+        raise DataError(
+            f"The labels of {len(changed)} of {len(table)} pictures have changed since {path} was written: "
+            f"{_few(changed)}. Restore the labels that the run was started with, or start a new run."
+        )
 
 
 def read_splits(table: Table, path, fold: int | None = None) -> Table:
@@ -272,7 +313,9 @@ def _stratified(has, fraction, rng):
     random_state = int(rng.integers(2**31 - 1))
     splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=random_state)
     taken = np.zeros(len(has), bool)
-    taken[next(splitter.split(has, has.astype(int)))[1]] = True
+    # It refuses a single column, so a single finding gets its opposite as the second one.
+    columns = has if has.shape[1] > 1 else np.concatenate([has, ~has], axis=1)
+    taken[next(splitter.split(has, columns.astype(int)))[1]] = True
     return taken
 
 

@@ -11,6 +11,7 @@ from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.evaluation.novelty import NUM_REFERENCE, Novelty, fit_reference, look, picture_statistics
 from kmed.evaluation.predictor import Predictor
+from kmed.labels import describe_difference
 from kmed.metrics.baselines import Prior, count_prior
 from kmed.progress import track
 from kmed.runs import Run
@@ -127,5 +128,8 @@ def run_table(run: Run, table: Table) -> Table:
     """Returns `table` with the splits of a run. Raises DataError if its classes differ from the run's."""
     expected = run.read_json(run.classes)["class_names"]
     if list(table.class_names) != expected:
-        raise DataError(f"The data's classes are {list(table.class_names)}; the run was trained on {expected}.")
+        raise DataError(
+            f"The data's classes are {', '.join(table.class_names)}, but the run's are {', '.join(expected)} "
+            f"({describe_difference(table.class_names, expected)}). Use the data that the run was started with."
+        )
     return read_splits(table, run.splits)

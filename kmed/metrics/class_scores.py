@@ -11,7 +11,7 @@ import math
 import numpy as np
 import sklearn.metrics
 
-from kmed.labels import negative_label
+from kmed.labels import finding_indices
 from kmed.metrics.intervals import Resamples, Score, divide
 
 RATES = ("precision", "recall", "f1")
@@ -52,8 +52,7 @@ class Sample:
     @functools.cached_property
     def averaged(self) -> list[int]:
         """Indices of the classes in macro means: all but "No Finding", which is not a finding."""
-        negative = None if self.exclusive else negative_label(self.class_names)
-        return [index for index in range(len(self.class_names)) if index != negative]
+        return list(range(len(self.class_names))) if self.exclusive else finding_indices(self.class_names)
 
 
 @dataclasses.dataclass(frozen=True)

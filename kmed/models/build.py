@@ -67,6 +67,7 @@ def build_model(
     normalization: str | Sequence[Sequence[float]] | None = None,
     activation: str | None = "task",
     dropout: float | None = None,
+    class_names: Sequence[str] | None = None,
     **options,
 ):
     """Returns an uncompiled keras.Model that maps raw pixels to probabilities.
@@ -86,6 +87,7 @@ def build_model(
         in [0, 1]; None: that of the weights, or "imagenet" if they have none.
       activation: "task", or None for logits.
       dropout: rate in [0, 1) before the head; in vit throughout the transformer. None: as published.
+      class_names: the classes in the order of the outputs. The head of weights for other classes is then not used.
       options: options of the model's family, see `model_options(name)`.
     Input: uint8 or float (N, height, width, 3) in [0, 255]. Output: float32 (N, num_classes).
     Raises: ModelError: an unknown name, option or value. WeightsError: weights that do not fit.
@@ -98,6 +100,8 @@ def build_model(
     last = _activation(task, activation)
     rate = MODELS[name].dropout if dropout is None else dropout
     mean, std = _check_normalization(normalization, weights, name)
+    if class_names is not None and len(class_names) != num_classes:
+        raise ModelError(f"class_names must be {num_classes} names. Received: {', '.join(map(str, class_names))}.")
 
     import keras
 
@@ -112,7 +116,7 @@ def build_model(
     x = family.load().build(name, image_size, **options)(x)  # (N, h, w, D), or tokens (N, 1 + P, D)
     model = keras.Model(images, _head(x, num_classes, rate_before_head, last), name=name)
     if weights is not None:
-        _load(model, weights)
+        _load(model, weights, class_names)
     return model
 
 
@@ -129,11 +133,11 @@ def _head(features, num_classes: int, rate: float, activation: str):
     return keras.layers.Activation(activation, dtype="float32", name="probs")(x)
 
 
-def _load(model, weights) -> None:
+def _load(model, weights, class_names) -> None:
     """Loads weights into a new model, and logs what was changed on the way."""
     from kmed.models.weights import load_weights
 
-    for note in load_weights(model, weights):
+    for note in load_weights(model, weights, class_names):
         say(note)
 
 

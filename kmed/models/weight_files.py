@@ -84,6 +84,23 @@ def normalization_of(source, name: str | None = None):
     return mean, std
 
 
+def class_names_of(found: WeightSource) -> tuple[str, ...] | None:
+    """Returns the classes of the weights' head, in order: those of the run, or timm's label_names; None if unknown.
+
+    Raises: WeightsError: the classes.json beside a run's model is damaged.
+    """
+    if found.path.suffix == ".keras":
+        file = found.path.with_name("classes.json")
+        if not file.is_file():
+            return None
+        names = _read_json(file).get("class_names")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise WeightsError(f"{file} does not name the classes of the run. Restore it, or give other weights.")
+        return tuple(names)
+    names = found.trained_on.get("label_names")
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
 def same_normalization(one, other) -> bool:
     """Returns whether two pairs (mean, std) are equal up to rounding."""
     return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=0, atol=1e-4)

@@ -10,7 +10,7 @@ from kmed.errors import ModelError, RunError, WeightsError
 from kmed.models import vit
 from kmed.models.keras_file import load_model
 from kmed.models.registry import family_of, resolve_name
-from kmed.models.weight_files import WeightSource, locate_weights, normalization_of, same_normalization
+from kmed.models.weight_files import WeightSource, class_names_of, locate_weights, normalization_of, same_normalization
 
 # {last part of a Keras variable's path: last part of its name in PyTorch}
 LEAVES = {
@@ -43,18 +43,19 @@ class Slot:
         return np.asarray(array.transpose(order) if order else array, "float32")
 
 
-def load_weights(model: keras.Model, source) -> list[str]:
+def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
     """Loads weights into `model` and returns notes, one line about each part that was not simply copied.
 
-    If the checkpoint has no head, or one for another number of classes, the model's head is initialised
-    anew. The positions of a vision transformer are resized to the model's grid. Everything else must
-    match by name and shape.
+    If the checkpoint has no head, or one for other classes, the model's head is initialised anew. A head for the
+    same classes in another order is reordered. The positions of a vision transformer are resized to the model's
+    grid. Everything else must match by name and shape.
 
     Args:
       model: what `build_model` returned.
       source: "imagenet"; a .safetensors file, or a folder with model.safetensors (and timm's config.json),
         with timm's or torchvision's names, float32 or 16 bits; a .keras file or an earlier run's folder;
         "hf://user/repository" on the Hugging Face hub.
+      class_names: the classes in the order of the model's outputs; None: only their number is compared.
     Returns: list of str.
     Raises: WeightsError: there are no such weights, the download failed, or a tensor is missing,
       superfluous, of another shape or not finite; the model is then unchanged.
@@ -65,7 +66,7 @@ def load_weights(model: keras.Model, source) -> list[str]:
     else:
         arrays, slots, shape = _read_safetensors(found.path), _torch_slots(model), _input_size(found)
     arrays, notes = _resize_positions(arrays, slots, model, shape)
-    values, more = _match(arrays, slots, model, found)
+    values, more = _match(arrays, slots, model, found, class_names)
     notes += _note_normalization(model, normalization_of(found)) + more
     for variable, value in values:
         variable.assign(value)
@@ -177,12 +178,13 @@ def _old_grid(count: int, new_grid: tuple[int, int], shape: tuple[int, int] | No
     return None
 
 
-def _match(arrays, slots, model: keras.Model, found: WeightSource):
+def _match(arrays, slots, model: keras.Model, found: WeightSource, class_names):
     """Returns ([(variable, value)], notes) once every tensor has been checked. Raises WeightsError."""
     architecture = found.config.get("architecture")
     origin = f" {found.path} says that it holds {architecture}." if architecture else f" File: {found.path}."
     new_head = [slot for slot in slots if slot.variable.path.startswith("head/")]
-    notes = _note_head(arrays, new_head, model)
+    theirs = class_names_of(found)
+    notes = _note_head(arrays, new_head, model) or _note_other_classes(theirs, class_names)
     slots_left = [slot for slot in slots if not (notes and slot in new_head)]
     for slot in slots_left:
         if slot.key not in arrays:
@@ -204,6 +206,11 @@ def _match(arrays, slots, model: keras.Model, found: WeightSource):
             (head.kernel, head.kernel_initializer(head.kernel.shape)),
             (head.bias, head.bias_initializer(head.bias.shape)),
         ]
+        return values, notes
+    order, notes = _match_classes(theirs, class_names)
+    if order is not None:
+        in_head = {slot.variable.path for slot in new_head}
+        values = [(variable, value[..., order] if variable.path in in_head else value) for variable, value in values]
     return values, notes
 
 
@@ -221,3 +228,24 @@ def _note_head(arrays, slots, model: keras.Model) -> list[str]:
     if theirs == num_classes or list(arrays[kernel.key].shape) != expected:
         return []
     return [f"The weights' head is for {theirs} classes: the head for {num_classes} is initialised anew."]
+
+
+def _note_other_classes(theirs, class_names) -> list[str]:
+    """Returns a note if the checkpoint's head is known to be for other classes than the model's."""
+    if theirs is None or class_names is None or set(theirs) == set(class_names):
+        return []
+    ours = ", ".join(map(str, class_names))
+    return [f"The weights' head is for other classes ({', '.join(theirs)}): the head for {ours} is initialised anew."]
+
+
+def _match_classes(theirs, class_names) -> tuple[list[int] | None, list[str]]:
+    """Returns (order, notes) for a head that is kept: where the model's classes stand in it; None if it may stay."""
+    if class_names is None:
+        return None, []
+    ours = list(map(str, class_names))
+    if theirs is None:
+        return None, [f"The weights do not name their classes: their head is taken to be for {', '.join(ours)}."]
+    if list(theirs) == ours:
+        return None, []
+    note = f"The weights' head is for the same classes in another order ({', '.join(theirs)}): it is reordered."
+    return [theirs.index(name) for name in ours], [note]

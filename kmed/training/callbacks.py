@@ -5,6 +5,7 @@ import math
 import time
 
 import keras
+import numpy as np
 
 from kmed.errors import KmedError
 from kmed.progress import bar, format_time, say
@@ -14,7 +15,7 @@ CHECK_EVERY = 20  # steps; reading the loss waits for the device, so it is not r
 
 
 class NonFiniteLoss(KmedError):
-    """The training loss became infinite or NaN."""
+    """The training loss, or what the model predicts, became infinite or NaN."""
 
 
 class EpochProgress(keras.callbacks.Callback):
@@ -59,6 +60,12 @@ class EpochProgress(keras.callbacks.Callback):
         self._bar.close()
 
 
+DIVERGED = (
+    "training has diverged and was stopped. Lower --lr (try a tenth of it first), keep train.clip_norm on, or set "
+    "train.dtype=float32."
+)
+
+
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Raises NonFiniteLoss soon after the loss has become infinite or NaN."""
 
@@ -74,7 +81,12 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def _check(self, logs):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            raise NonFiniteLoss(
-                f"The training loss is {loss}: training has diverged and was stopped. Lower --lr (try a tenth of it "
-                "first), keep train.clip_norm on, or set train.dtype=float32."
-            )
+            raise NonFiniteLoss(f"The training loss is {loss}: {DIVERGED}")
+
+
+def check_finite(probs: np.ndarray, epoch: int) -> None:
+    """Raises NonFiniteLoss if predictions (N, K) after an epoch are not finite: the weights have blown up in its last
+    steps, which the mean loss of the epoch does not show.
+    """
+    if not np.isfinite(probs).all():
+        raise NonFiniteLoss(f"The predictions for the validation split are not finite after epoch {epoch}: {DIVERGED}")

@@ -24,8 +24,8 @@ class State:
     Attributes:
       epoch: number of finished epochs.
       rows: the rows of history.csv so far, one dict per epoch.
-      best_epoch: 1-based; 0 before the first epoch is finished.
-      best_value: the monitored score of the best epoch.
+      best_epoch: 1-based; 0 as long as the monitored score was undefined in every epoch.
+      best_value: the monitored score of the best epoch; None without one.
       waited: number of epochs since the best one.
       num_updates: number of steps in the weight average.
       seconds: training time so far.
@@ -52,7 +52,8 @@ def save(folder: pathlib.Path, state: State, model, average, *, improved: bool) 
       folder: the folder of checkpoints.
       model: compiled keras.Model; its variables (with those of random generators) and its optimizer's are stored.
       average: kmed.training.ema.WeightAverage or None.
-      improved: whether this epoch is the best so far; if not, the previous checkpoint's best weights are kept.
+      improved: whether this epoch is the best so far; if not, the previous checkpoint's best weights are kept. As long
+        as there is no best epoch, the newest weights stand in for it.
     """
     previous = newest(folder)
     with replacing(folder / f"epoch-{state.epoch:04d}") as temporary:
@@ -61,7 +62,7 @@ def save(folder: pathlib.Path, state: State, model, average, *, improved: bool) 
         _save_arrays(temporary / "optimizer.npz", [variable.value for variable in model.optimizer.variables])
         if average is not None:
             _save_arrays(temporary / "average.npz", average.values)
-        if improved or previous is None:
+        if improved or previous is None or not state.best_epoch:
             values = average.values if average is not None else [weight.value for weight in model.weights]
             _save_arrays(temporary / "best.npz", values)
         else:

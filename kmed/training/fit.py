@@ -1,15 +1,19 @@
 """`kmed.fit` and `kmed.resume`: train a model on a table, score it once, and leave a run folder."""
 
+import math
 import pathlib
+
+import numpy as np
 
 from kmed import files, runtime
 from kmed.config import FULL, Config, range_text
 from kmed.data.demo.sets import demo_task
 from kmed.data.prepare import open_table, prepare_table, print_counts
-from kmed.data.splits import read_splits, write_splits
+from kmed.data.splits import check_same_labels, write_splits
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError, suggest
 from kmed.evaluation import run_evaluation
+from kmed.evaluation.inference import run_table
 from kmed.files import write_json
 from kmed.models.build import check_model
 from kmed.models.registry import resolve_name
@@ -29,7 +33,7 @@ from kmed.runs import (
     write_classes,
 )
 from kmed.tasks import TASKS, get_task
-from kmed.training.loop import remove_leftovers, train
+from kmed.training.loop import quick_scores, remove_leftovers, train
 
 # Settings with the value for which a run stores another one, found from its data or its weights.
 RESOLVED = (("task", "auto"), ("model.normalization", None), ("data.range", "auto"))
@@ -79,13 +83,14 @@ def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
         write_json(run.environment, runtime.environment())
     point_latest(run.folder)
     table, unreadable = prepare_table(table, config)
+    check_monitor(config, table)
     config = with_range(config, table)
     print_counts(table)
     config.write(run.config)
     write_classes(run, config, table.class_names)
     if len(unreadable):
         files.write_frame(run.unreadable, unreadable)
-    write_splits(table, run.splits)  # last: it shows `resume` that all of this is there
+    write_splits(table, run.splits, labels=True)  # last: it shows `resume` that all of this is there
     say(f"Run folder: {run.folder}")
     return config, table
 
@@ -115,8 +120,9 @@ def resume(folder, *, table: Table | None = None) -> Run:
       folder: the run folder.
       table: the pictures, to be used instead of those that the run's settings name.
     Returns: Run, the paths of the files that were made.
-    Raises: RunError: there is no such run, it has already ended, or another process is training it. DataError: the
-      pictures cannot be read.
+    Raises: RunError: there is no such run, it has already ended, it was started for another task, or another process is
+      training it. DataError: the pictures cannot be read, or their classes or labels are not those that the run was
+      started with.
     """
     run = open_run(folder)
     with held(run):
@@ -131,11 +137,28 @@ def resume(folder, *, table: Table | None = None) -> Run:
             run_evaluation.draw_again(run)
             remove_leftovers(run)
             return run
-        config = run.read_config()
+        config, begun = run.read_config(), run.splits.exists()
+        if begun:
+            check_same_task(run, config.task, f"in {run.config}")
         table = open_table(config) if table is None else table
-        if run.splits.exists():
-            return train(run, config, read_splits(table, run.splits))
-        return train(run, *start(run, config, table))
+        return train(run, *(continue_with(run, config, table) if begun else start(run, config, table)))
+
+
+def continue_with(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
+    """Returns (settings, split table) of a run that has begun, once the data are known to be still the same."""
+    check_same_task(run, table.task, "of the data")
+    table = run_table(run, table)
+    check_same_labels(table, run.splits)
+    return config, table
+
+
+def check_same_task(run: Run, task: str, place: str) -> None:
+    """Raises RunError unless `task`, which was found in `place`, is the task that the run was started with."""
+    started = run.read_json(run.classes)["task"]
+    if task != started:
+        raise RunError(
+            f"The run was started as {started}, but the task {place} is now {task}. Change it back, or start a new run."
+        )
 
 
 def check_settings(config: Config) -> None:
@@ -145,7 +168,8 @@ def check_settings(config: Config) -> None:
     else:
         check_task_settings(config)
     name = resolve_name(config.model.name)
-    arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "activation", "name"}
+    arguments = {"dropout", "weights", "normalization", "image_size", "task", "num_classes", "class_names"}
+    arguments |= {"activation", "name"}
     if doubled := sorted(arguments & set(config.model.options)):
         raise ConfigError(
             f"model.options.{doubled[0]} has a setting of its own (for dropout it is model.dropout). Use that instead."
@@ -167,6 +191,19 @@ def check_task_settings(config: Config) -> None:
     if config.train.monitor not in legal:
         hint = suggest(config.train.monitor, legal)
         raise ConfigError(f"train.monitor must be {' or '.join(legal)}. Received: {config.train.monitor!r}.{hint}")
+
+
+def check_monitor(config: Config, table: Table) -> None:
+    """Raises ConfigError if the labels of the validation split leave the monitored score undefined in every epoch."""
+    training, validation = table.split("train"), table.split("val")
+    scores = quick_scores(config, training, validation, np.full(validation.labels.shape, 0.5, np.float32))
+    defined = [f"val_{name}" for name, value in scores.items() if math.isfinite(value)]
+    if config.train.monitor not in defined:
+        raise ConfigError(
+            f"train.monitor={config.train.monitor} is undefined for the labels of this validation split, whatever the "
+            "model predicts: an AUROC needs a finding that some of the images have and others do not have. Set "
+            f"train.monitor to {' or '.join(defined)}, or give another validation split."
+        )
 
 
 def check_loss(config: Config) -> None:

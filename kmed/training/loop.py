@@ -21,11 +21,11 @@ from kmed.evaluation import inference, run_evaluation
 from kmed.files import replacing, write_frame
 from kmed.models.build import build_model
 from kmed.models.registry import choose_dtype
-from kmed.progress import format_time, say
+from kmed.progress import format_time, say, warn
 from kmed.runs import Run
 from kmed.tasks import LOWER_IS_BETTER, get_task
 from kmed.training import checkpoint
-from kmed.training.callbacks import EpochProgress, StopOnNonFiniteLoss
+from kmed.training.callbacks import EpochProgress, StopOnNonFiniteLoss, check_finite
 from kmed.training.ema import WeightAverage
 from kmed.training.memory import estimate_memory
 from kmed.training.optimizer import make_optimizer
@@ -72,6 +72,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
                 start_phase(model, config, training, epoch=epoch, steps=batches.steps_per_epoch)
         row = {"epoch": epoch + 1, **run_epoch(model, average, batches, config, epoch, estimate=epoch == first)}
         probs = predict_averaged(model, average, validation, config, val_batches)
+        check_finite(probs, epoch + 1)
         row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation, probs).items()}
         row["seconds"] = round(time.monotonic() - start, 1)
         improved = record_epoch(state, row, settings.monitor, average)
@@ -82,7 +83,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
     writer.close()
 
     # ---- 5. Store the best epoch's weights as a float32 model ---------------------------------------
-    say(f"Best epoch: {state.best_epoch} ({settings.monitor} {state.best_value:.4f}), {format_time(state.seconds)}.")
+    choose_epoch(state, settings.monitor)
     with runtime.dtype_policy("float32"):
         final = build(config, table, weights=None)
     checkpoint.load_best(run.checkpoints, final)
@@ -141,6 +142,7 @@ def build(config: Config, table: Table, *, weights: str | None) -> keras.Model:
     return build_model(
         config.model.name,
         len(table.class_names),
+        class_names=table.class_names,
         image_size=config.data.image_size,
         task=config.task,
         weights=weights,
@@ -222,14 +224,15 @@ def quick_scores(config: Config, training: Table, validation: Table, probs: np.n
 
 
 def record_epoch(state: checkpoint.State, row: dict, monitor: str, average) -> bool:
-    """Adds an epoch to the state; returns whether it is the best so far."""
+    """Adds an epoch to the state; returns whether it is the best so far. One without the score never is."""
     value = row[monitor]
+    best = state.best_value
     state.epoch = row["epoch"]
     state.rows.append(row)
     state.seconds += row["seconds"]
     state.num_updates = average.num_updates if average is not None else 0
     better = min if monitor.removeprefix("val_") in LOWER_IS_BETTER else max
-    improved = state.best_value is None or (value != state.best_value and better(value, state.best_value) == value)
+    improved = math.isfinite(value) and (best is None or (value != best and better(value, best) == value))
     if improved:
         state.best_epoch, state.best_value, state.waited = state.epoch, value, 0
     else:
@@ -237,8 +240,26 @@ def record_epoch(state: checkpoint.State, row: dict, monitor: str, average) -> b
     return improved
 
 
+def choose_epoch(state: checkpoint.State, monitor: str) -> None:
+    """Says which epoch's weights are kept: the best one's, or the last one's if the score was never defined."""
+    if state.best_epoch:
+        best = f"{monitor} {state.best_value:.4f}"
+    else:
+        state.best_epoch, best = state.epoch, "the last one"
+        warn(
+            f"Warning: {monitor} was undefined in every epoch, so none of them is the best and the last one is kept. "
+            "Train again with another train.monitor, such as val_loss."
+        )
+    say(f"Best epoch: {state.best_epoch} ({best}), {format_time(state.seconds)}.")
+
+
+def describe_score(value: float) -> str:
+    """Returns a score to four decimals, or "undefined"."""
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
 def describe_epoch(row: dict, epochs: int, improved: bool) -> str:
     """Returns the line that is printed after an epoch."""
     hidden = ("epoch", "learning_rate", "seconds")
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in hidden)
+    scores = "  ".join(f"{name} {describe_score(value)}" for name, value in row.items() if name not in hidden)
     return f"Epoch {row['epoch']}/{epochs}: {scores}  ({row['seconds']:.0f} s){'  best so far' if improved else ''}"
