@@ -52,8 +52,7 @@ def save(folder: pathlib.Path, state: State, model, average, *, improved: bool) 
       folder: the folder of checkpoints.
       model: compiled keras.Model; its variables (with those of random generators) and its optimizer's are stored.
       average: kmed.training.ema.WeightAverage or None.
-      improved: whether this epoch is the best so far; if not, the previous checkpoint's best weights are kept. As long
-        as there is no best epoch, the newest weights stand in for it.
+      improved: whether this epoch is the best so far; if not, the previous checkpoint's best weights are kept.
     """
     previous = newest(folder)
     with replacing(folder / f"epoch-{state.epoch:04d}") as temporary:
@@ -62,7 +61,7 @@ def save(folder: pathlib.Path, state: State, model, average, *, improved: bool) 
         _save_arrays(temporary / "optimizer.npz", [variable.value for variable in model.optimizer.variables])
         if average is not None:
             _save_arrays(temporary / "average.npz", average.values)
-        if improved or previous is None or not state.best_epoch:
+        if improved or previous is None:
             values = average.values if average is not None else [weight.value for weight in model.weights]
             _save_arrays(temporary / "best.npz", values)
         else:

@@ -76,7 +76,8 @@ def train(run: Run, config: Config, table: Table) -> Run:
         row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation, probs).items()}
         row["seconds"] = round(time.monotonic() - start, 1)
         improved = record_epoch(state, row, settings.monitor, average)
-        checkpoint.save(run.checkpoints, state, model, average, improved=improved)
+        # As long as there is no best epoch, the newest weights stand in for its weights.
+        checkpoint.save(run.checkpoints, state, model, average, improved=improved or not state.best_epoch)
         write_history(run.history, state.rows)
         writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
         say(describe_epoch(row, settings.epochs, improved))

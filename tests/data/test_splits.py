@@ -7,7 +7,16 @@ from conftest import real_data
 from sklearn.model_selection import StratifiedGroupKFold
 
 from kmed.data.readers.load import load_table
-from kmed.data.splits import assign_folds, assign_splits, check_no_leak, choose_fold, read_splits, write_splits
+from kmed.data.splits import (
+    assign_folds,
+    assign_splits,
+    check_known,
+    check_no_leak,
+    check_same_labels,
+    choose_fold,
+    read_splits,
+    write_splits,
+)
 from kmed.data.table import Table
 from kmed.errors import DataError
 
@@ -104,6 +113,75 @@ def test_a_rare_finding_may_be_missing_on_a_side():
     labels[::2, 0], labels[0, 1] = 1, 1
     result = assign_splits(make_table(range(60), labels, task="multilabel"))
     assert result.split("train").labels[:, 1].sum() == 1
+
+
+def single(values, num_images=30, task="multilabel"):
+    """Returns a multilabel table with one column per row of `values`, which are repeated to fill it."""
+    columns = [np.resize(np.array(row, float), num_images) for row in values]
+    return make_table(np.arange(num_images), np.stack(columns, axis=1), task=task)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[0, 1]],  # a single finding
+        [[0, 0, 0, 1]],
+        [[1]],  # always there
+        [[0]],  # never
+        [[np.nan, 1]],  # unknown in half of the images
+        [[np.nan, 0]],
+        [[1] + [0] * 29],  # in one image
+        [[1] + [np.nan] * 29],
+        [[1], [0, 1]],  # two findings, one of them always there
+        [[np.nan], [0, 1]],
+        [[1], [1], [1]],
+        [[0], [0]],
+        [[0, 1], [1, 0]],
+        [[0, 1], [0, 1]],
+    ],
+)
+@pytest.mark.parametrize("num_images", [30, 7])
+def test_findings_of_every_kind_can_be_split(values, num_images):
+    table = assign_splits(single(values, num_images))
+    sizes = table.rows["split"].value_counts()
+    assert set(sizes.index) == {"train", "val", "test"} and sizes.sum() == num_images
+    assert sizes["train"] > sizes["val"] and sizes["train"] > sizes["test"]
+    folds = assign_folds(table.with_columns(split=""), num_folds=3)
+    assert set(folds.rows["fold"]) == {"0", "1", "2"}
+
+
+def test_a_single_finding_is_stratified():
+    table = assign_splits(single([[0, 0, 0, 1]], 200), val_fraction=0.2, test_fraction=0.2)
+    for name in ("train", "val", "test"):
+        assert table.split(name).labels.mean() == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_a_known_label_is_named(split):
+    table = assign_splits(single([[0, 1], [0, 0, 1]]))
+    labels = table.labels.copy()
+    labels[(table.rows["split"] == split).to_numpy(), 0] = np.nan
+    check_known(table.replace(labels=labels))  # one of the two findings is known
+    labels[(table.rows["split"] == split).to_numpy()] = np.nan
+    with pytest.raises(DataError, match=f"of split {split} are unknown"):
+        check_known(table.replace(labels=labels))
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_labels_that_have_changed_are_found(task, tmp_path):
+    table = random_table(num_groups=20, task=task)
+    write_splits(table, tmp_path / "splits.csv", labels=True)
+    check_same_labels(table, tmp_path / "splits.csv")
+    order = np.random.default_rng(0).permutation(len(table))
+    check_same_labels(table.take(order), tmp_path / "splits.csv")  # the order of rows does not matter
+    for row, value in ((0, 1 - table.labels[0]), (3, np.full(len(table.class_names), np.nan))):
+        labels = table.labels.copy()
+        labels[row] = value
+        with pytest.raises(DataError, match=f"^The labels of 1 of {len(table)} pictures have changed.*0000{row}.png"):
+            check_same_labels(table.replace(labels=labels), tmp_path / "splits.csv")
+    write_splits(table, tmp_path / "older.csv")  # as earlier versions did, without labels
+    check_same_labels(table.replace(labels=1 - table.labels), tmp_path / "older.csv")
 
 
 def test_fractions_of_zero_and_illegal_ones():

@@ -186,6 +186,74 @@ def test_an_earlier_run_gives_weights_and_normalisation(tmp_path):
         small(weights=tmp_path, normalization="imagenet")
 
 
+def run_of(folder, names):
+    """Writes a small model, and a classes.json with `names`, as a run does; returns the model."""
+    model = small(len(names))
+    model.save(folder / "model.keras")
+    (folder / "classes.json").write_text(json.dumps({"class_names": names}), encoding="utf-8")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "order", "note"),
+    [
+        (["cat", "dog"], ["cat", "dog"], [0, 1], None),
+        (["cat", "dog"], ["dog", "cat"], [1, 0], "same classes in another order (cat, dog): it is reordered"),
+        (["a", "b", "c"], ["c", "a", "b"], [2, 0, 1], "it is reordered"),
+        (["a"], ["a"], [0], None),
+        (["cat", "dog"], ["a_dog", "z_cat"], None, "(cat, dog): the head for a_dog, z_cat is initialised anew"),
+        (["cat", "dog"], ["cat", "cow"], None, "for other classes"),
+        (["cat", "dog"], ["Cat", "dog"], None, "for other classes"),
+        (["a"], ["b"], None, "for other classes"),
+        (["a", "b", "c"], ["a", "b"], None, "is for 3 classes"),
+        (["a", "b"], ["a", "b", "c"], None, "is for 2 classes"),
+        (["$x$", "\u7ec6"], ["\u7ec6", "$x$"], [1, 0], "it is reordered"),
+    ],
+)
+def test_the_classes_of_a_run_decide_about_its_head(theirs, ours, order, note, tmp_path):
+    model, new = run_of(tmp_path, theirs), small(len(ours))
+    notes = load_weights(new, tmp_path, ours)
+    assert len(notes) == (note is not None) and (note is None or note in notes[0])
+    assert same(copies(new.get_layer("backbone")), copies(model.get_layer("backbone")))
+    old_head, head = copies(model.get_layer("head")), copies(new.get_layer("head"))
+    if order is not None:
+        assert same(head, [values[..., order] for values in old_head])
+    else:
+        assert not np.isin(head[0], old_head[0]).any() and not head[1].any()
+
+
+def test_weights_that_name_no_classes_are_said_to(tmp_path):
+    model = run_of(tmp_path, ["cat", "dog"])
+    (tmp_path / "classes.json").unlink()
+    new = small(2)
+    (note,) = load_weights(new, tmp_path / "model.keras", ["a", "b"])
+    assert note == "The weights do not name their classes: their head is taken to be for a, b."
+    assert same(copies(new), copies(model))
+    assert load_weights(new, tmp_path / "model.keras") == []  # without names there is nothing to compare
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"class_names": "ab"}', '{"class_names": [1, 2]}', "{}"])
+def test_damaged_class_names_of_a_run_are_refused(content, tmp_path):
+    run_of(tmp_path, ["cat", "dog"])
+    (tmp_path / "classes.json").write_text(content)
+    with pytest.raises(WeightsError, match="classes.json"):
+        load_weights(small(2), tmp_path, ["cat", "dog"])
+
+
+def test_the_labels_of_timms_config_are_compared(tmp_path):
+    arrays = state(num_classes=2)
+    path = written(tmp_path, arrays, {"label_names": ["cat", "dog"]})
+    turned, other = small(2), small(2)
+    assert "it is reordered" in load_weights(turned, path, ["dog", "cat"])[0]
+    np.testing.assert_array_equal(turned.get_layer("head").bias, arrays["head.bias"][::-1])
+    assert "for other classes" in load_weights(other, path, ["dog", "cow"])[0]
+
+
+def test_class_names_must_fit_the_number_of_classes():
+    with pytest.raises(ModelError, match="class_names must be 3 names. Received: a, b."):
+        small(3, class_names=["a", "b"])
+
+
 def test_an_earlier_run_of_another_model_is_refused(tmp_path):
     build_model("vit", 3, SIZE, width=8, depth=2, num_heads=2).save(tmp_path / "model.keras")
     with pytest.raises(WeightsError, match="'block1_.*for which .* has no place"):

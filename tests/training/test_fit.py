@@ -17,8 +17,8 @@ from kmed.data.demo.sets import draw_demo
 from kmed.data.images import Resizing
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
-from kmed.errors import ConfigError, DataError, ModelError, RunError
-from kmed.training import checkpoint
+from kmed.errors import ConfigError, DataError, KmedError, ModelError, RunError
+from kmed.training import checkpoint, fit
 from kmed.training.callbacks import NonFiniteLoss
 
 MADE = [
@@ -218,6 +218,74 @@ def test_a_bad_setting_leaves_no_folder(tiny, tmp_path, override, error, message
         kmed.fit(load_config(overrides=[*tiny, override]), out=tmp_path / "deep" / "run")
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def started(small_npz, tmp_path, monkeypatch):
+    """(Run, Table) of a run that was killed in its first epoch."""
+    monkeypatch.setattr(fit, "train", lambda run, config, table: run)
+    settings = [f"data.path={small_npz}", "data.image_size=32x40", "train.tensorboard=false"]
+    table = load_table(small_npz)
+    return kmed.fit(load_config(overrides=settings), table=table, out=tmp_path / "run"), table
+
+
+def renamed(table, **names):
+    return table.replace(class_names=tuple(names.get(name, name) for name in table.class_names))
+
+
+def turned(table, rows, task="multiclass"):
+    labels = table.labels.copy()
+    labels[rows] = labels[rows][:, ::-1]
+    return table.replace(labels=labels, task=task)
+
+
+WIDER = ("red", "green", "blue", "new")
+CHANGES = {  # what is done to the data between a crash and the resumption, and the message
+    "a class is renamed": (lambda t: renamed(t, red="zred"), "new: zred; missing: red"),
+    "two classes are renamed": (lambda t: renamed(t, red="a", blue="b"), "new: a, b; missing: red, blue"),
+    "classes change places": (lambda t: renamed(t, red="blue", blue="red"), "in another order"),
+    "the case changes": (lambda t: renamed(t, red="Red"), "new: Red; missing: red"),
+    "a class is added": (
+        lambda t: t.replace(class_names=WIDER, labels=np.pad(t.labels, ((0, 0), (0, 1)))), r"green, blue \(new: new\)",
+    ),
+    "a class is removed": (
+        lambda t: t.replace(class_names=t.class_names[:2], labels=t.labels[:, :2]), r"green, blue \(missing: blue\)",
+    ),
+    "a picture is removed": (lambda t: t.take(np.arange(1, len(t))), "lists 1 of 144 pictures that are not in .*0000"),
+    "pictures are removed": (lambda t: t.take(np.arange(100)), "lists 44 of 144 pictures that are not in"),
+    "a picture is renamed": (
+        lambda t: t.with_columns(path=["x", *t.rows["path"][1:]]), "lists 1 of 144 pictures that are not in",
+    ),
+    "a label changes": (lambda t: turned(t, [0]), "The labels of 1 of 144 pictures have changed .*: 0000"),
+    "two classes swap their labels": (lambda t: turned(t, slice(None)), "The labels of 96 of 144 pictures have"),
+    "the task changes": (lambda t: turned(t, [], "multilabel"), "as multiclass, but the task of the data is now"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_resumed_run_refuses_data_that_have_changed(started, change):
+    run, table = started
+    changed, message = CHANGES[change]
+    with pytest.raises(KmedError, match=message) as raised:
+        kmed.resume(run.folder, table=changed(table))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_resumed_run_takes_the_same_data_and_leaves_out_new_pictures(started):
+    run, table = started
+    assert kmed.resume(run.folder, table=table) == kmed.resume(run.folder) == run
+    both = pd.concat([table.rows, table.rows.assign(path="new" + table.rows["path"])], ignore_index=True)
+    more = table.replace(rows=both, labels=np.tile(table.labels, (2, 1)), images=np.tile(table.images, (2, 1, 1, 1)))
+    assert kmed.resume(run.folder, table=more) == run
+    stored = pd.read_csv(run.splits, dtype=str, keep_default_na=False)
+    assert list(stored) == ["path", "group", "cluster", "split", "label_red", "label_green", "label_blue"]
+
+
+def test_a_resumed_run_refuses_settings_of_another_task(started):
+    run, _ = started
+    run.config.write_text(run.config.read_text().replace("task: multiclass", "task: multilabel"))
+    with pytest.raises(KmedError, match="started as multiclass, but the task in .*config.yaml is now multilabel"):
+        kmed.resume(run.folder)
 
 
 def test_a_full_disk_stops_the_run_and_leaves_nothing(tiny, tmp_path, monkeypatch):
