@@ -93,6 +93,7 @@ class DataConfig(Section):
     label_column: str | None = None  # of a CSV, one column of words; none: found by its name
     label_columns: list[str] | None = None  # of a CSV, columns of 0, 1 or empty; none: found
     no_finding: Literal["label", "empty"] = "label"  # multilabel: "No Finding" is a label, or the empty set
+    not_findings: list[str] = ["Support Devices"]  # labels that may stand beside "No Finding"
     split_column: str | None = None  # of a CSV; none: found by its name
     group: str | None = None  # what a split keeps together: a column, a CSV, or regex:...(...)...
     cluster: str | None = None  # what intervals resample, given in the same ways; none: the group

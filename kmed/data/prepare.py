@@ -50,6 +50,7 @@ def open_table(config) -> Table:
         group=settings.group,
         cluster=settings.cluster,
         no_finding=settings.no_finding,
+        not_findings=settings.not_findings,
     )
     if config.task == "auto" and settings.path is not None:
         say(f"Task: {table.task}, since {get_task(table.task).reason}. Set task to choose another.")

@@ -13,7 +13,8 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from kmed.data.readers.csv_labels import read_csv
+from kmed.data.readers.csv_file import read_csv
+from kmed.data.readers.text import plain
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
 from kmed.files import replacing
@@ -179,7 +180,7 @@ def read_splits(table: Table, path, fold: int | None = None) -> Table:
       fold: the fold to hold out, if the file has folds; see choose_fold.
     Raises: DataError: a missing file or column, a listed picture that the data do not have, or a leak.
     """
-    frame = read_csv(pathlib.Path(path))
+    frame = _with_own_paths(read_csv(pathlib.Path(path)), table)
     missing = [name for name in SPLIT_COLUMNS if name not in frame.columns]
     if missing:
         raise DataError(f"{path} needs the columns {', '.join(SPLIT_COLUMNS)}. Missing: {', '.join(missing)}.")
@@ -194,7 +195,7 @@ def read_splits(table: Table, path, fold: int | None = None) -> Table:
         )
     listed = table.rows["path"].isin(frame["path"]).to_numpy()
     chosen = frame.set_index("path").loc[table.rows["path"][listed]]
-    columns = {name: chosen[name].to_numpy(dtype=object) for name in frame.columns if name != "path"}
+    columns = {name: chosen[name].map(plain).to_numpy(dtype=object) for name in frame.columns if name != "path"}
     table = table.take(listed).with_columns(
         **{key: columns[key] for key in (*SPLIT_COLUMNS[1:], "fold") if key in columns}
     )
@@ -207,6 +208,15 @@ def read_splits(table: Table, path, fold: int | None = None) -> Table:
         return choose_fold(table, fold)
     check_no_leak(table)
     return table
+
+
+def _with_own_paths(frame, table):
+    """Returns the frame with each path as the table spells it, since blanks and the form of accents do not count."""
+    if "path" not in frame.columns:
+        return frame
+    spelling = {plain(path): path for path in table.rows["path"]}
+    exact = set(table.rows["path"])
+    return frame.assign(path=[path if path in exact else spelling.get(plain(path), path) for path in frame["path"]])
 
 
 def _check_fractions(val_fraction, test_fraction):

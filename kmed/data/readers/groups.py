@@ -4,9 +4,10 @@ import pathlib
 import re
 
 import numpy as np
-import pandas as pd
 
-from kmed.data.readers.csv_labels import read_csv
+from kmed.data.readers.csv_file import read_csv
+from kmed.data.readers.pictures import Pictures, find_pictures
+from kmed.data.readers.text import plain
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 
@@ -30,16 +31,16 @@ def resolve_groups(table: Table, group: str | None = None, cluster: str | None =
       cluster: the same for clusters. Default: those of the CSV that holds the groups, else the groups.
     Raises: DataError: a path without a group, a pattern without a match, a cluster in two groups.
     """
-    notes = []
+    notes: list[str] = []
     if group is not None or cluster is not None:
-        groups, clusters = _values(table, group, GROUP_COLUMNS, "group") if group else (None, None)
+        groups, clusters = _values(table, group, GROUP_COLUMNS, "group", notes) if group else (None, None)
         if cluster is not None:
-            clusters, _ = _values(table, cluster, CLUSTER_COLUMNS, "cluster")
+            clusters, _ = _values(table, cluster, CLUSTER_COLUMNS, "cluster", notes)
         if groups is None:
             groups = table.rows["group"].to_numpy() if table.grouped else clusters
         table = _with_groups(table, groups, groups if clusters is None else clusters)
     elif not table.grouped and (found := _automatic(table)) is not None:
-        groups, clusters = _from_csv(table, found, GROUP_COLUMNS, "group")
+        groups, clusters = _from_csv(table, found, GROUP_COLUMNS, "group", notes)
         table = _with_groups(table, groups, groups if clusters is None else clusters)
         notes.append(f"Groups are read from {found.name}, which is beside the pictures.")
     _check_inside(table)
@@ -56,10 +57,10 @@ def _automatic(table):
     return next((f / AUTOMATIC for f in (table.root, table.root.parent) if (f / AUTOMATIC).is_file()), None)
 
 
-def _values(table, spec, columns, setting):
+def _values(table, spec, columns, setting, notes):
     """Returns (values, clusters or None) that `spec` describes: a column, a CSV or a regular expression."""
-    if spec in table.rows.columns:
-        values = table.rows[spec].astype(str)
+    if plain(spec) in table.rows.columns:
+        values = table.rows[plain(spec)].astype(str).map(plain)
         if (values == "").any():
             raise DataError(f"Column {spec!r} ({setting}) is empty for {(values == '').sum()} pictures.")
         return values.to_numpy(), None
@@ -69,7 +70,7 @@ def _values(table, spec, columns, setting):
         path = pathlib.Path(spec)
         if not path.is_file() and table.root is not None and (table.root / path).is_file():
             path = table.root / path
-        return _from_csv(table, path, columns, setting)
+        return _from_csv(table, path, columns, setting, notes)
     names = [name for name in table.rows.columns if name not in ("path", "split")]
     raise DataError(
         f"{setting} must be a column, a CSV file or a regular expression with one capture group. "
@@ -85,49 +86,55 @@ def _from_pattern(table, pattern, setting):
     if compiled.groups != 1:
         raise DataError(f"{setting} needs one capture group (...), not {compiled.groups}. Received: {pattern!r}.")
     matches = [compiled.search(path) for path in table.rows["path"]]
-    lost = [path for path, match in zip(table.rows["path"], matches) if match is None or match[1] is None]
+    lost = [path for path, match in zip(table.rows["path"], matches) if match is None or not plain(match[1] or "")]
     if lost:
         raise DataError(
             f"{setting}={pattern!r} does not match {len(lost)} of {len(table)} paths: {', '.join(lost[:3])}."
         )
-    return np.array([match[1] for match in matches], dtype=object)
+    return np.array([plain(match[1]) for match in matches], dtype=object)
 
 
-def _from_csv(table, path, columns, setting):
-    frame = read_csv(path)
+def _from_csv(table, path, columns, setting, notes):
+    frame = read_csv(path, notes)
     present = [name for name in (*columns, *CLUSTER_COLUMNS) if name in frame.columns]
     if "path" not in frame.columns or not present:
         raise DataError(
             f"{path} must have the columns path and {setting} (or {', '.join(columns[1:])}). "
             f"Received: {', '.join(frame.columns)}."
         )
-    paths = _align(table, frame["path"].str.strip().str.replace("\\", "/"))
-    frame = frame.set_index(pd.Index(paths))
-    twice = frame.index[frame.index.duplicated()]
+    cluster = next((name for name in CLUSTER_COLUMNS if name in frame.columns and name != present[0]), None)
+    frame = frame[["path", *dict.fromkeys([present[0], cluster or present[0]])]]
+    frame = frame.assign(
+        **{name: frame[name].map(plain) for name in frame.columns[1:]}, path=_aligned(table, frame, path)
+    )
+    frame = frame.dropna(subset="path").drop_duplicates().set_index("path")
+    twice = frame.index[frame.index.duplicated()].unique()
     if len(twice):
-        raise DataError(f"{path} names {len(twice)} pictures more than once: {', '.join(twice[:3])}.")
-    lost = table.rows["path"][~table.rows["path"].isin(frame.index)]
+        raise DataError(
+            f"{path} names {len(twice)} pictures more than once, with different ids: {', '.join(twice[:3])}."
+        )
+    known = frame.index[(frame != "").all(axis=1)]
+    lost = table.rows["path"][~table.rows["path"].isin(known)]
     if len(lost):
         raise DataError(
             f"{path} names no {setting} for {len(lost)} of {len(table)} pictures: {', '.join(lost.iloc[:3])}."
         )
     chosen = frame.loc[table.rows["path"]]
-    cluster = next((name for name in CLUSTER_COLUMNS if name in frame.columns and name != present[0]), None)
     return chosen[present[0]].to_numpy(), None if cluster is None else chosen[cluster].to_numpy()
 
 
-def _align(table, paths):
-    """Returns the CSV's paths relative to the table's root, also if they start at a folder above it."""
+def _aligned(table, frame, csv_path):
+    """Returns the table's path of each row of the CSV, None for pictures that the table does not have."""
+    pictures = Pictures(table.rows["path"], table.root)
+    found = find_pictures([value for value in dict.fromkeys(frame["path"]) if plain(value)], pictures)
+    if found.several:
+        value, paths = next(iter(found.several.items()))
+        raise DataError(
+            f"{len(found.several)} pictures named in {csv_path} fit several files, such as {value!r}: "
+            f"{', '.join(paths[:3])}. Write their paths relative to {table.root}."
+        )
     known = set(table.rows["path"])
-    if table.root is None or paths.isin(known).any():
-        return paths
-    parts = table.root.absolute().parts
-    for depth in range(1, len(parts)):
-        start = "/".join(parts[-depth:]).lstrip("/") + "/"
-        cut = paths.str.removeprefix(start)
-        if cut.isin(known).any():
-            return cut
-    return paths
+    return [path if (path := found.paths.get(value)) in known else None for value in frame["path"]]
 
 
 def _check_inside(table):

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from kmed.data.readers.blood_cells import apply_map
-from kmed.data.readers.csv_labels import read_csv_file, read_csv_layout
+from kmed.data.readers.csv_table import read_csv_file, read_csv_layout
 from kmed.data.readers.folders import has_images, read_class_layout, read_split_layout
 from kmed.data.readers.groups import resolve_groups
 from kmed.data.readers.npz import read_npz
@@ -57,6 +57,7 @@ def load_table(
     group: str | None = None,
     cluster: str | None = None,
     no_finding: str = "label",
+    not_findings=("Support Devices",),
 ) -> Table:
     """Returns the Table of a data set on disk. No picture is opened, except those of an .npz file.
 
@@ -75,6 +76,7 @@ def load_table(
         "Patient ID", groups.csv beside the pictures, kmed's map of the blood cells, else each file alone.
       cluster: what intervals resample, inside a group; given in the same ways. Default: the group.
       no_finding: whether "No Finding" in a multilabel CSV is a "label" or the "empty" set of labels.
+      not_findings: labels of a multilabel CSV that may stand beside "No Finding", since they are no disease.
     Raises: DataError: one line that says what is wrong with which file, and what to do.
     Example:
       >>> table = load_table("data/blood_cells")
@@ -96,6 +98,7 @@ def load_table(
         group=group,
         cluster=cluster,
         no_finding=no_finding,
+        not_findings=not_findings,
     )
     table = _read(source)
     if len(table) == 0:

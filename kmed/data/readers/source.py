@@ -28,6 +28,7 @@ class DataSource:
     group: str | None = None
     cluster: str | None = None
     no_finding: str = "label"
+    not_findings: Sequence[str] = ("Support Devices",)
 
     @property
     def columns(self) -> dict:
