@@ -94,7 +94,9 @@ def splits_of_lists(names: pd.Series, csv_path: pathlib.Path, notes: list[str]) 
       notes: a list that a line about the lists is added to.
     Raises: DataError: a picture is in the lists of two splits.
     """
-    keys, found, used = names.map(plain), {}, []
+    keys = names.map(plain)
+    found: dict[str, str] = {}
+    used: list[str] = []
     known = set(keys)
     for file in sorted(csv_path.parent.glob("*.txt")):
         match = LIST_NAME.fullmatch(file.name)

@@ -109,7 +109,13 @@ class Found:
 def list_pictures(root: pathlib.Path) -> list[str]:
     """Returns the sorted POSIX paths, relative to `root`, of the pictures in it and in all folders below."""
     paths = []
-    for parent, folders, names in os.walk(root):
+    seen = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         start = pathlib.Path(parent).relative_to(root)
         paths += [(start / name).as_posix() for name in names if is_image(name)]
@@ -273,7 +279,8 @@ def _candidates(value, paths, pictures):
 def _stray_note(places, candidates):
     """Returns a line about names that are found elsewhere than most of the others, or nothing."""
     names = {value: paths[0] for value, paths in candidates.items() if len(paths) == 1 and not _is_path(value)}
-    strays = [path for value, path in names.items() if path not in places[value]]
+    folders = {posixpath.dirname(place) for value in names for place in places[value]}
+    strays = [path for path in names.values() if posixpath.dirname(path) not in folders]
     if not strays or 2 * len(strays) > len(names):
         return []
     return [f"{len(strays):,} pictures are found by their name in other folders: {_few(strays)}."]
