@@ -8,9 +8,10 @@ import pandas as pd
 
 from kmed.data.readers.csv_columns import ID_NAMES, PATH_NAMES, bare_name, holds_labels, usual_column
 from kmed.data.readers.csv_file import SUFFIXES, read_csv
-from kmed.data.readers.folders import SPLIT_NAMES, subfolders
+from kmed.data.readers.folders import SPLIT_NAMES
 from kmed.data.readers.source import DataSource
 from kmed.data.readers.text import plain
+from kmed.data.readers.walk import is_hidden, subfolders
 from kmed.errors import DataError
 
 DEPTH = 3  # levels of folders in which CSV files are looked for, the data folder among them
@@ -67,7 +68,7 @@ def list_csv(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".") and file.is_file()
+        if file.name.lower().endswith(SUFFIXES) and not is_hidden(file.name) and file.is_file()
     )
 
 

@@ -10,11 +10,10 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from kmed.data.readers.folders import IMAGE_SUFFIXES, is_image
 from kmed.data.readers.text import INVISIBLE, plain
+from kmed.data.readers.walk import IMAGE_SUFFIXES, few, walk
 from kmed.errors import DataError
 
-SHOWN = 3  # examples in a message
 IMAGES = "images"  # the folder beside a CSV in which its pictures mostly lie
 
 
@@ -106,22 +105,6 @@ class Found:
     notes: list[str]
 
 
-def list_pictures(root: pathlib.Path) -> list[str]:
-    """Returns the sorted POSIX paths, relative to `root`, of the pictures in it and in all folders below."""
-    paths = []
-    seen = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        start = pathlib.Path(parent).relative_to(root)
-        paths += [(start / name).as_posix() for name in names if is_image(name)]
-    return sorted(paths)
-
-
 def locate(values: Sequence[str], root: pathlib.Path, csv_path: pathlib.Path) -> tuple[list[str], list[str]]:
     """Returns (paths relative to `root`, notes): the picture of each text, and how many pictures no text names.
 
@@ -135,18 +118,24 @@ def locate(values: Sequence[str], root: pathlib.Path, csv_path: pathlib.Path) ->
     empty = sum(not plain(value) for value in values)
     if empty:
         raise DataError(f"{empty} rows of {where} name no picture. Fill or remove them.")
-    pictures = Pictures(list_pictures(root), root)
+    folder = walk(root)
+    pictures = Pictures(folder.pictures, root)
     found = find_pictures(dict.fromkeys(values), pictures, _folder_of(csv_path, root))
     if found.missing:
         raise DataError(_missing(found.missing, values, pictures))
     if found.several:
         value, paths = next(iter(found.several.items()))
         raise DataError(
-            f"{len(found.several)} pictures named in {where} fit several files, such as {value!r}: {_few(paths)}. "
+            f"{len(found.several)} pictures named in {where} fit several files, such as {value!r}: {few(paths)}. "
             f"Write their paths relative to {root}."
         )
-    paths = [found.paths[value] for value in values]
-    return paths, [*found.notes, *_unlisted(pictures, paths, where)]
+    same = folder.repeated(folder.pictures)
+    paths = [same.get(path, path) for path in map(found.paths.__getitem__, values)]
+    return paths, [
+        *folder.notes(),
+        *found.notes,
+        *_unlisted([p for p in pictures.paths if p not in same], paths, root, where),
+    ]
 
 
 def find_pictures(values: Iterable[str], pictures: Pictures, csv_folder: str = "") -> Found:
@@ -178,7 +167,7 @@ def find_pictures(values: Iterable[str], pictures: Pictures, csv_folder: str = "
     if same:
         value, paths = next(iter(same.items()))
         notes.append(
-            f"{len(same):,} pictures are there more than once, with the same content, such as {_few(paths)}; the first "
+            f"{len(same):,} pictures are there more than once, with the same content, such as {few(paths)}; the first "
             "is read."
         )
     return Found(
@@ -283,7 +272,7 @@ def _stray_note(places, candidates):
     strays = [path for path in names.values() if posixpath.dirname(path) not in folders]
     if not strays or 2 * len(strays) > len(names):
         return []
-    return [f"{len(strays):,} pictures are found by their name in other folders: {_few(strays)}."]
+    return [f"{len(strays):,} pictures are found by their name in other folders: {few(strays)}."]
 
 
 def _below_note(deeper):
@@ -310,16 +299,12 @@ def _folder_of(csv_path, root):
 # ---- Messages -----------------------------------------------------------------------------------------
 
 
-def _few(texts):
-    return ", ".join(texts[:SHOWN]) + (", ..." if len(texts) > SHOWN else "")
-
-
 def _missing(missing, values, pictures):
     """Returns the message about pictures that are not there, with a hint where they may be."""
     lost = set(missing)
     count = sum(value in lost for value in values)
     hint = _renamed_hint(missing, pictures) or _elsewhere_hint(missing[0], pictures)
-    return f"{count} of {len(values)} pictures named in the CSV are not in {pictures.root}: {_few(missing)}." + hint
+    return f"{count} of {len(values)} pictures named in the CSV are not in {pictures.root}: {few(missing)}." + hint
 
 
 def _renamed_hint(missing, pictures):
@@ -343,13 +328,11 @@ def _elsewhere_hint(value, pictures):
     return f" A similar name is there, but is not taken for it: {near[0]}." if near else ""
 
 
-def _unlisted(pictures, paths, where):
+def _unlisted(pictures, paths, root, where):
     """Returns a line that counts the pictures that the CSV does not name, or nothing."""
     listed = set(paths)
-    left = [path for path in pictures.paths if path not in listed]
+    left = [path for path in pictures if path not in listed]
     if not left:
         return []
-    return [
-        f"{len(left):,} of {len(pictures.paths):,} pictures in {pictures.root.absolute().name} are not listed in "
-        f"{where} and are left out: {_few(left)}."
-    ]
+    count = f"{len(left):,} of {len(pictures):,} pictures in {root.absolute().name}"
+    return [f"{count} are not listed in {where} and are left out: {few(left)}."]
