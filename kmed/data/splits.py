@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.readers.csv_file import read_csv
-from kmed.data.readers.text import plain
+from kmed.data.readers.text import plain, spelt_as
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
 from kmed.files import replacing
@@ -180,10 +180,11 @@ def read_splits(table: Table, path, fold: int | None = None) -> Table:
       fold: the fold to hold out, if the file has folds; see choose_fold.
     Raises: DataError: a missing file or column, a listed picture that the data do not have, or a leak.
     """
-    frame = _with_own_paths(read_csv(pathlib.Path(path)), table)
+    frame = read_csv(pathlib.Path(path))
     missing = [name for name in SPLIT_COLUMNS if name not in frame.columns]
     if missing:
         raise DataError(f"{path} needs the columns {', '.join(SPLIT_COLUMNS)}. Missing: {', '.join(missing)}.")
+    frame["path"] = spelt_as(frame["path"], table.rows["path"])
     twice = frame["path"][frame["path"].duplicated()]
     if len(twice):
         raise DataError(f"{path} lists {len(twice)} pictures more than once: {_few(twice)}.")
@@ -208,15 +209,6 @@ def read_splits(table: Table, path, fold: int | None = None) -> Table:
         return choose_fold(table, fold)
     check_no_leak(table)
     return table
-
-
-def _with_own_paths(frame, table):
-    """Returns the frame with each path as the table spells it, since blanks and the form of accents do not count."""
-    if "path" not in frame.columns:
-        return frame
-    spelling = {plain(path): path for path in table.rows["path"]}
-    exact = set(table.rows["path"])
-    return frame.assign(path=[path if path in exact else spelling.get(plain(path), path) for path in frame["path"]])
 
 
 def _check_fractions(val_fraction, test_fraction):

@@ -32,6 +32,13 @@ def spelling_key(text: str) -> str:
     return plain(text).replace(" ", "").casefold()
 
 
+def spelt_as(texts: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Returns each text as `known` spells it: as it is if it is there, else as the text that is plainly the same."""
+    exact = set(known)
+    spelling = {plain(text): text for text in exact}
+    return [text if text in exact else spelling.get(plain(text), text) for text in texts]
+
+
 def unite_spellings(
     names: Iterable[str], class_names: Sequence[str] | None = None
 ) -> tuple[dict[str, str], tuple[str, ...]]:

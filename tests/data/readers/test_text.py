@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmed.data.readers.text import plain, spelling_key, unite_spellings
+from kmed.data.readers.text import plain, spelling_key, spelt_as, unite_spellings
 
 BLANKS = st.text(" \t\n\u00a0\u2003\u3000\u200b\u200d\ufeff\u2060", max_size=4)
 WORDS = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=8).map(
@@ -61,3 +61,8 @@ def test_class_names_decide_the_spelling_and_may_keep_two_apart():
     united, notes = unite_spellings(["Benign", "Benign", "x"], ["benign", "malignant"])
     assert united == {"Benign": "benign", "x": "x"} and len(notes) == 1
     assert unite_spellings(["a", "A", "a "], ["a", "A"]) == ({"a": "a", "A": "A", "a ": "a"}, ())
+
+
+def test_texts_are_spelt_as_those_that_are_known():
+    known = ["a/e\u0301.png", "b 1.png"]
+    assert spelt_as(["a/\u00e9.png ", "b\u00a01.png", "c.png", "b 1.png"], known) == [*known, "c.png", "b 1.png"]
