@@ -20,7 +20,7 @@ from kmed.errors import RunError
 from kmed.locks import Lock, locked, try_lock
 
 _TEMPORARY = re.compile(r"\.kmed-(?P<host>\w+)-[0-9a-f]{8}\.tmp")
-_EARLIER = re.compile(r"\..+\.\d+\.(tmp(\..*)?|old)|\.latest\.\d+")  # names of kmed 0.1
+_EARLIER = re.compile(r"\..+\.\d+\.tmp(\..*)?|\.latest\.\d+|\.(?P<aside>.+)\.\d+\.old")  # names of kmed 0.1
 _LOCK, _ASIDE = "lock", "old"  # inside a temporary folder
 _LOCK_FILE = ".kmed-lock"
 _DAY = 24 * 60 * 60  # seconds
@@ -160,7 +160,9 @@ def clear_leftovers(folder) -> None:
             elif entry.name.endswith(_LOCK_FILE) and (lock := try_lock(pathlib.Path(entry.path))):
                 pathlib.Path(entry.path).unlink()
                 lock.release()
-            elif _EARLIER.fullmatch(entry.name) and _is_old(pathlib.Path(entry.path)):
+            elif (match := _EARLIER.fullmatch(entry.name)) and _is_old(pathlib.Path(entry.path)):
+                if match["aside"] and not os.path.lexists(folder / match["aside"]):
+                    pathlib.Path(entry.path).replace(folder / match["aside"])
                 _remove(pathlib.Path(entry.path))
 
 

@@ -143,6 +143,7 @@ def fork(arguments, folder: pathlib.Path, *, log: pathlib.Path | None = None, ki
             output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
             os.chdir(folder)
             tempfile.tempdir = str(folder.resolve() / "tmp")
             logged = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

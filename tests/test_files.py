@@ -196,7 +196,8 @@ LEFT = {
     "of another machine, old": ([f"{THEIRS}/lock", f"{THEIRS}/new/a.txt"], 2 * DAY, []),
     "a lock file": ([".kmed-lock", ".rows.csv.kmed-lock", "rows.csv"], 0, ["rows.csv"]),
     "of kmed 0.1, new": ([".a.123.tmp.npz", ".a.123.old/b"], 0, [".a.123.old/b", ".a.123.tmp.npz"]),
-    "of kmed 0.1, old": ([".a.123.tmp.npz", ".model.9.tmp.keras", ".a.123.old/b", ".latest.123"], 2 * DAY, []),
+    "of kmed 0.1, old": ([".a.1.tmp.npz", ".model.9.tmp.keras", ".a.12.old/b", "a", ".latest.9"], 2 * DAY, ["a"]),
+    "moved aside by kmed 0.1": ([".a.123.old/b", ".a.123.tmp/b/c"], 2 * DAY, ["a/b"]),
     "a user's own": ([".a.tmp", ".kmed-notes", "a.123.tmp", ".cache/b"], 2 * DAY, None),
 }
 

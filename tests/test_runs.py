@@ -1,10 +1,14 @@
 """The run folder: its row of results as text, and the split that speaks for it."""
 
+import os
+import signal
+
 import pandas as pd
 import pytest
 
 from kmed.errors import RunError
-from kmed.runs import Run, judged_split
+from kmed.files import write_text
+from kmed.runs import Run, claimed, clear_run, has_ended, held, judged_split, open_run, point_latest
 
 
 def test_the_row_of_results_is_read_as_text(tmp_path):
@@ -39,3 +43,78 @@ def test_a_damaged_row_of_results_is_one_line(tmp_path, content, message):
 @pytest.mark.parametrize(("splits", "expected"), [({"train", "val", "test"}, "test"), (["val"], "val"), ({}, "val")])
 def test_the_test_split_speaks_for_a_run(splits, expected):
     assert judged_split(splits) == expected
+
+
+# ----- who may write into a folder -----
+
+
+def test_a_folder_is_claimed_by_one_process_at_a_time(tmp_path):
+    with claimed(tmp_path / "run") as run:
+        write_text(run.config, "")
+        with (
+            pytest.raises(RunError, match="Another process is training .*run. Wait for it, or stop it first."),
+            held(run),
+        ):
+            pass
+        with pytest.raises(RunError, match="holds another run"), claimed(tmp_path / "run"):
+            pass
+    assert [path.name for path in run.folder.iterdir()] == ["config.yaml"]
+
+
+def test_what_a_killed_process_left_before_its_run_began_is_no_obstacle(tmp_path):
+    process = os.fork()
+    if process == 0:
+        try:
+            with claimed(tmp_path / "run"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert list((tmp_path / "run").iterdir())  # the lock file
+    with pytest.raises(RunError, match="run is empty: no training has begun in it. Begin one with: kmed train --out"):
+        open_run(tmp_path / "run")
+    with claimed(tmp_path / "run") as run:
+        write_text(run.config, "")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "splits.csv", "environment.json", ".hidden"])
+def test_a_users_files_are_never_taken_for_an_unfinished_run(tmp_path, name):
+    write_text(tmp_path / "run" / name, "mine")
+    with pytest.raises(RunError, match="is not empty"), claimed(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_a_run_has_ended_when_its_checkpoints_are_gone(tmp_path):
+    run = Run(tmp_path)
+    assert not has_ended(run)
+    run.checkpoints.mkdir()
+    write_text(run.result, "")
+    assert not has_ended(run)
+    run.checkpoints.rmdir()
+    assert has_ended(run)
+
+
+def test_a_run_is_cleared_below_and_beside_it(tmp_path):
+    left = ".kmed-elsewhere-0123abcd.tmp"
+    folders = [tmp_path, tmp_path / "run", tmp_path / "run" / "figures", tmp_path / "run" / "export" / "a" / "b"]
+    for folder in folders:
+        write_text(folder / left / "new" / "x", "")
+        write_text(folder / "kept", "")
+        for path in (folder / left / "new" / "x", folder / left / "new", folder / left):
+            os.utime(path, (0, 0))
+    clear_run(Run(tmp_path / "run"))
+    assert [(folder / left).exists() for folder in folders] == [False] * 4
+    assert all((folder / "kept").exists() for folder in folders)
+
+
+def test_latest_is_the_newest_and_a_folder_of_that_name_stays(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        point_latest(tmp_path / name)
+        assert (tmp_path / "latest").resolve() == tmp_path / name
+    assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    point_latest(tmp_path / "one")
+    assert not (tmp_path / "latest").is_symlink()
