@@ -126,7 +126,7 @@ def watch(folder: pathlib.Path, log: int | None = None, kill_at: str | None = No
         where = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - it must not follow links
         if where.startswith(top + os.sep):
             plain = re.sub(r"\.kmed-\w+-[0-9a-f]{8}\.tmp", ".kmed.tmp", where[len(top) + 1 :])
-            note(f"{event.removeprefix('os.')} {re.sub(r'[0-9]{8}-[0-9]{6}', 'TIME', plain)}")
+            note(f"{event.removeprefix('os.')} {re.sub('[0-9]+', '#', plain)}")  # the hundredth picture is as the first
 
     sys.addaudithook(hook)
     return note

@@ -75,12 +75,12 @@ def counts_of(kill, name, material, capsys, every=1):
 
 @pytest.mark.parametrize("name", ["train", "resume"])
 def test_a_killed_training_is_finished_by_the_same_command_or_resume(kill, material, quick, capsys, name):
-    counts = counts_of(kill, name, material, capsys, every=2)
-    assert counts["kills"] > 25
+    counts = counts_of(kill, name, material, capsys, every=5)
+    assert counts["kills"] > 10
     assert (counts["refused in one line"] > 0) == (name == "resume")  # before there is a run, and after its end
 
 
-@pytest.mark.parametrize("name", ["pack", "show"])
+@pytest.mark.parametrize("name", ["pack"])
 def test_a_killed_command_is_repeated(kill, material, capsys, name):
     counts_of(kill, name, material, capsys, every=2)
 
