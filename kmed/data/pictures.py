@@ -125,7 +125,7 @@ def _reserve(path: pathlib.Path) -> None:
 
 def _choose_place(num_bytes: int, folder: pathlib.Path | None) -> str:
     """Returns "memory" or "disk", the first that has room for `num_bytes`, else "none", and says which."""
-    size, free = num_bytes / 2**30, _free_memory()
+    size, free = num_bytes / 2**30, free_memory()
     if num_bytes <= MEMORY_SHARE * free:
         say(f"Decoded pictures stay in memory: they take {size:.2f} GB of {free / 2**30:.1f} GB free.")
         return "memory"
@@ -141,7 +141,7 @@ def _choose_place(num_bytes: int, folder: pathlib.Path | None) -> str:
     return "none"
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Returns the bytes of memory that are free, on the machine and within the limit of the container, if any."""
     free = psutil.virtual_memory().available
     group = pathlib.Path("/sys/fs/cgroup")

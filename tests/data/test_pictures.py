@@ -88,7 +88,7 @@ def test_a_bad_picture_leaves_no_half_cache(tmp_path):
     "memory, disk, expected", [(10**6, 10**6, "memory"), (1000, 10**6, "disk"), (1000, 1000, "none")]
 )
 def test_auto_chooses_by_what_is_free(tmp_path, monkeypatch, memory, disk, expected):
-    monkeypatch.setattr(module, "_free_memory", lambda: memory)
+    monkeypatch.setattr(module, "free_memory", lambda: memory)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("usage", (), {"free": disk}))
     pictures = Pictures(table_of(tmp_path, 10), Resizing((10, 10)), "auto", tmp_path / "cache")  # 3,000 bytes
     assert pictures.place == expected
