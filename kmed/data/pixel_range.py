@@ -44,7 +44,7 @@ def with_range(table: Table, peaks: dict[str, int], setting: str = "auto") -> Ta
         f"{deep.sum():,} pictures have more than 8 bits per value; the highest value of {whose} pictures is "
         f"{highest:,}. {limits[0]} becomes black and {limits[1]} white (data.range={setting})."
     )
-    note += f" {clipped:,} pictures hold values above that, which become white." if clipped else ""
+    note += f" Values above that become white, in {clipped:,} of them." if clipped else ""
     return table.replace(range=limits).with_notes(note)
 
 

@@ -18,7 +18,8 @@ def write(model: keras.Model, calibration: Calibration, path: pathlib.Path, desc
 
     "serving_default" takes `images`, float32 (B, H, W, 3) in [0, 255]. "serve_bytes" takes `encoded`, strings (B,),
     the bytes of JPEG, PNG, GIF or BMP files. TensorFlow's kernels decode and resize them: the pixels are close to
-    Pillow's, but not equal, and the EXIF orientation is not applied.
+    Pillow's, but not equal, and the EXIF orientation is not applied. The range of the description applies to PNG files
+    of 16 bits.
 
     Args:
       model: a model that takes raw pictures.
@@ -54,8 +55,7 @@ def _decode(encoded, description: dict):
     import tensorflow as tf
 
     height, width = description["image_size"]
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image = tf.cast(tf.ensure_shape(image, (None, None, 3)), tf.float32)  # (h, w, 3)
+    image = tf.ensure_shape(_decode_values(encoded, description.get("range")), (None, None, 3))  # (h, w, 3)
     size, wanted = tf.cast(tf.shape(image)[:2], tf.float32), tf.constant([height, width], tf.float32)
     method, scale = TF_METHODS[description["interpolation"]], wanted / size
     if description["fit"] == "stretch":
@@ -72,6 +72,25 @@ def _decode(encoded, description: dict):
         image = tf.image.crop_to_bounding_box(image, start[0], start[1], seen[0], seen[1])
         image = tf.image.resize(image, (height, width), method=method, antialias=True)
     return tf.clip_by_value(tf.round(image), 0.0, 255.0)
+
+
+def _decode_values(encoded, limits):
+    """Returns float32 (h, w, 3) in [0, 255] of a picture file; `limits` become 0 and 255 in a PNG file of 16 bits."""
+    import tensorflow as tf
+
+    def decode():
+        return tf.cast(tf.io.decode_image(encoded, channels=3, expand_animations=False), tf.float32)
+
+    def scale():
+        low, high = limits
+        values = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.float32)
+        return tf.round((tf.clip_by_value(values, low, high) - low) * (255.0 / (high - low)))
+
+    if limits is None:
+        return decode()
+    header = tf.io.decode_raw(tf.strings.substr(encoded, 0, 25), tf.uint8)
+    is_deep = tf.reduce_all(tf.equal(tf.gather(header, [0, 1, 24]), tf.constant([0x89, 0x50, 16], tf.uint8)))
+    return tf.cond(is_deep, scale, decode)
 
 
 def open(path: pathlib.Path, threads: int | None):

@@ -500,6 +500,26 @@ def test_pictures_are_dropped_and_pasted(page, server):
     expect(page, ".result").to_have_count(2)
 
 
+READ = """(async () => {{
+    const {{ readPicture }} = await import("./picture.js");
+    const content = Uint8Array.from(atob("{content}"), c => c.charCodeAt(0));
+    return await readPicture(new File([content], "a.png"), {description}).then(() => "", error => error.message);
+}})()"""
+
+
+def test_a_picture_of_16_bits_is_refused_if_the_model_has_a_range_of_its_own(page, server, pictures):
+    page.goto(server.url)
+    full = {**DESCRIPTION, "pillow_version": PIL.__version__}
+    for name, description, word in (
+        ("deep.png", full | {"range": [0, 4095]}, "16 bits"),
+        ("own_size.png", full | {"range": [0, 4095]}, ""),
+        ("deep.png", full, ""),
+    ):
+        content = base64.b64encode((pictures[0].parent / name).read_bytes()).decode()
+        message = page.evaluate(READ.format(content=content, description=json.dumps(description)))
+        assert word in message and bool(word) == bool(message), message
+
+
 def test_a_file_that_is_not_a_picture_is_named(page, server, pictures, tmp_path):
     open_page(page, server.url)
     (tmp_path / "notes.txt").write_text("not a picture")

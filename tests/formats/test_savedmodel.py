@@ -32,3 +32,15 @@ def test_encoded_pictures_are_decoded_and_resized(fit, tmp_path):
     assert np.ptp(expected, axis=0).max() > 0.2
     # TensorFlow rounds once while Pillow rounds twice, and it crops at whole pixels.
     np.testing.assert_allclose(found, expected, atol=0.05 if fit == "crop" else 0.02)
+
+
+def test_encoded_pictures_of_16_bits_are_scaled_by_the_models_range():
+    values = np.random.default_rng(0).integers(0, 5000, (32, 40)).astype(np.uint16)
+    narrow = np.random.default_rng(1).integers(0, 256, (32, 40)).astype(np.uint8)
+    settings = {"image_size": (32, 40), "fit": "stretch", "interpolation": "bilinear", "range": [0, 4095]}
+    for pixels in (values, narrow):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        expected = read_image(file.getvalue(), Resizing(range=(0, 4095)))
+        found = savedmodel._decode(file.getvalue(), settings).numpy()
+        assert np.abs(found - expected).max() <= (1 if pixels is values else 0)

@@ -14,6 +14,7 @@ export class PictureError extends Error {}
  * Throws PictureError if the file cannot be read.
  */
 export async function readPicture(file, description) {
+  if (description.range) await refuseDeep(file);
   const bitmap = await decode(file);
   try {
     const { width, height } = bitmap;
@@ -21,6 +22,14 @@ export async function readPicture(file, description) {
     return { width, height, pixels: resize(width, height, rowReader(bitmap, rowsAtOnce), description, rowsAtOnce) };
   } finally {
     bitmap.close();
+  }
+}
+
+/** Throws PictureError for a PNG file of 16 bits: browsers shorten them to 8, so the model's range cannot be applied. */
+async function refuseDeep(file) {
+  const header = new Uint8Array(await file.slice(0, 25).arrayBuffer());
+  if (header[0] === 0x89 && header[1] === 0x50 && header[24] === 16) {
+    throw new PictureError("has 16 bits per value, which browsers shorten to 8. Classify it with kmed predict.");
   }
 }
 
