@@ -41,9 +41,9 @@ _JPEG = b"\xff\xd8\xff"
 # Segments of a JPEG file that are left out if they are damaged: all metadata but EXIF, then EXIF too.
 _METADATA = (frozenset({*range(0xE2, 0xEE), 0xEF}), frozenset({*range(0xE1, 0xEE), 0xEF}))
 
-# Pillow warns of damaged metadata, which kmed does not use, and of pictures over half of its limit, but scans and
-# slides are often that large.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+# Both warn of damaged metadata, which kmed does not use; pydicom quotes them, and they may be a patient's name. Pillow
+# also warns of pictures over half of its limit, but scans and slides are often that large.
+warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 

@@ -340,3 +340,95 @@ def test_pictures_of_other_formats_are_still_read(tmp_path):
     file = io.BytesIO()
     Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(file, "PNG")
     assert (read_image(file.getvalue()) == 9).all()
+
+
+# ----- what cannot be used is ignored where the pixels are whole -----
+
+RANGE = [[0, 51, 102], [153, 204, 255]]  # the range of VALUES
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"WindowCenter": "250", "WindowWidth": "0"},
+        {"WindowCenter": "250", "WindowWidth": "-100"},
+        {"WindowCenter": "0.45", "WindowWidth": "0.91"},
+        {"WindowCenter": "250", "WindowWidth": "0", "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": "250", "WindowWidth": "0", "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": "250", "WindowWidth": "200", "VOILUTFunction": "CUBIC"},
+        {"WindowCenter": "250"},
+        {"WindowWidth": "200"},
+        {"WindowCenter": "", "WindowWidth": ""},
+        {"WindowCenter": "250", "WindowWidth": "nan"},
+        {"WindowCenter": "inf", "WindowWidth": "200"},
+        {"RescaleSlope": "0", "RescaleIntercept": "5"},
+        {"RescaleSlope": "nan", "RescaleIntercept": "5"},
+        {"RescaleSlope": "1e308", "RescaleIntercept": "5"},
+        {"RescaleSlope": "2", "RescaleIntercept": "inf"},
+        {"RescaleSlope": "2"},
+        {"RescaleSlope": "", "RescaleIntercept": ""},
+        {"ModalityLUTSequence": []},
+        {"ModalityLUTSequence": [pydicom.Dataset()]},
+        {"VOILUTSequence": []},
+        {"VOILUTSequence": [pydicom.Dataset()]},
+        {"PixelPaddingValue": None},
+        {"PhotometricInterpretation": ""},
+        {"BitsStored": 24, "HighBit": 23},
+        {"BitsStored": 0},
+        {"HighBit": 3},
+        {"PixelRepresentation": None},
+        {"SamplesPerPixel": None},
+        {"NumberOfFrames": None},
+    ],
+    ids=str,
+)
+def test_elements_that_cannot_be_used_are_ignored(tmp_path, monkeypatch, elements):
+    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    path = write(tmp_path / "a.dcm", VALUES, **elements)
+    assert grey(path) == RANGE == grey(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "missing", ["PhotometricInterpretation", "SamplesPerPixel", "PixelRepresentation", "BitsStored", "HighBit"]
+)
+def test_elements_that_are_missing_have_their_usual_value(tmp_path, missing):
+    path = write(tmp_path / "a.dcm", VALUES)
+    dataset = pydicom.dcmread(path)
+    delattr(dataset, missing)
+    dataset.save_as(path)
+    assert grey(path) == RANGE
+
+
+def test_text_in_place_of_a_window_is_ignored(tmp_path):
+    path = write(tmp_path / "a.dcm", VALUES, WindowCenter="250", WindowWidth="201")
+    path.write_bytes(path.read_bytes().replace(b"201 ", b"Doe^"))
+    assert grey(path) == RANGE
+
+
+def test_the_first_usable_window_is_taken(tmp_path):
+    path = write(tmp_path / "a.dcm", VALUES, WindowCenter=["9", "250"], WindowWidth=["0", "500"],
+                 VOILUTFunction="LINEAR_EXACT")  # fmt: skip
+    assert grey(path) == RANGE
+    path = write(tmp_path / "a.dcm", VALUES, WindowCenter=["250", "9"], WindowWidth=["200", "10"],
+                 VOILUTFunction="LINEAR_EXACT")  # fmt: skip
+    assert grey(path) == [[0, 0, 64], [191, 255, 255]]
+
+
+def test_an_empty_function_is_linear_as_a_missing_one_is(tmp_path):
+    window = {"WindowCenter": "250", "WindowWidth": "201"}
+    expected = grey(write(tmp_path / "a.dcm", VALUES, **window))
+    assert expected != RANGE and grey(write(tmp_path / "b.dcm", VALUES, **window, VOILUTFunction="")) == expected
+
+
+def test_an_unusable_window_of_monochrome1_stays_inverted(tmp_path):
+    path = write(tmp_path / "a.dcm", VALUES, kind="MONOCHROME1", WindowCenter="250", WindowWidth="0")
+    assert grey(path) == (255 - np.array(RANGE)).tolist()
+
+
+def test_values_of_large_pictures_are_scaled_strip_by_strip(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 4096, (50, 7))
+    elements = {"PixelPaddingValue": int(values.max()), "RescaleSlope": "-2", "RescaleIntercept": "7"}
+    path = write(tmp_path / "a.dcm", values, **elements)
+    whole = read_image(path)
+    monkeypatch.setattr("kmed.data.dicom_values._PIXELS_AT_ONCE", 21)
+    np.testing.assert_array_equal(read_image(path), whole)
