@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from kmed.data.audit.fingerprints import MIRRORED, Fingerprint, products, squared_distances
+from kmed.data.audit.fingerprints import Fingerprint, Variant, products, squared_distances
+from kmed.data.audit.residual import SMALL_BLUR, WIDE_BLUR, compare_tiles, fine_detail, verdict
 
 # Lowe's ratio; 0.8 is usual. The geometric check below is strict, so a looser ratio can find small overlaps.
 RATIO = 0.85
@@ -15,9 +16,7 @@ MAX_ZOOM = 4.0
 MAX_STRETCH = 2.0
 REFINEMENTS = 6
 MIN_PIXELS = 300
-# Blurs, in pixels: the small one removes the effects of interpolation and JPEG, the wide one those of lighting.
-REACH = 31
-SMALL_BLUR, WIDE_BLUR = 1.0, 4.0
+REACH = 31  # pixels around the matched features
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +29,10 @@ class Alignment:
       spread: fraction of the smaller picture that the matched features span, 0 to 1.
       agreement: correlation of the slightly blurred pixels in the region that the matched features span, -1 to 1.
       detail: the same correlation for fine detail alone, with light and shade removed.
+      tile_detail: the correlation of fine detail that three quarters of the tiles of the shared part reach, -1 to 1.
+      drift: how far the tiles are from where they would agree best: the median, in pixels of the fingerprints.
       mirrored: whether one is a mirror image of the other.
+      inverted: whether one is a negative of the other.
       outlines: two polygons around the matched features, float32 (P, 2): x and y as fractions of the width and
         height of the first and of the second picture.
     """
@@ -40,35 +42,43 @@ class Alignment:
     spread: float
     agreement: float
     detail: float
+    tile_detail: float
+    drift: float
     mirrored: bool
+    inverted: bool
     outlines: tuple[np.ndarray, np.ndarray]
 
+    @property
+    def verdict(self) -> str:
+        """What the residual says: "same", "doubt" or "other", see `kmed.data.audit.residual.verdict`."""
+        return verdict(self.tile_detail, self.drift)
 
-def align(first: Fingerprint, second: Fingerprint, mirrored: bool) -> Alignment | None:
+
+def align(first: Fingerprint, second: Fingerprint, variant: Variant) -> Alignment | None:
     """Returns how `first` maps onto `second`, or None if too few features agree on one affine map.
 
     Args:
-      mirrored: whether to look for `first` in a mirror image of `second`; each call looks for one case only.
+      variant: whether to look for `first` in a mirror image or a negative of `second`; a call looks for one case only.
     """
     import cv2
 
-    left, right = _matches(first.descriptors, second.descriptors[:, MIRRORED] if mirrored else second.descriptors)
+    left, right = _matches(first.descriptors, second.descriptors[:, variant.columns])
     if len(left) < MIN_INLIERS:
         return None
     source, target = first.points[left], second.points[right]
     matrix, inlying = cv2.estimateAffine2D(
         source, target, method=cv2.RANSAC, ransacReprojThreshold=REPROJECTION, maxIters=1000, confidence=0.99
     )
-    if matrix is None or inlying.sum() < MIN_INLIERS or not _plausible(matrix, mirrored):
+    if matrix is None or inlying.sum() < MIN_INLIERS or not _plausible(matrix, variant.mirrored):
         return None
     inlying = inlying.ravel() > 0
     hull = cv2.convexHull(target[inlying])  # (P, 1, 2)
-    return _compare(first, second, matrix, mirrored, hull, int(inlying.sum()))
+    return _compare(first, second, matrix, variant, hull, int(inlying.sum()))
 
 
 def align_either(first: Fingerprint, second: Fingerprint) -> Alignment | None:
-    """Returns the better of the plain and the mirrored alignment, or None if there is neither."""
-    found = [one for mirrored in (False, True) if (one := align(first, second, mirrored)) is not None]
+    """Returns the best alignment, plain, mirrored or as a negative, or None if there is none."""
+    found = [one for variant in Variant if (one := align(first, second, variant)) is not None]
     return max(found, key=lambda one: one.inliers, default=None)
 
 
@@ -93,27 +103,35 @@ def _plausible(matrix, mirrored):
     return (area < 0) == mirrored and 1 / MAX_ZOOM < abs(area) < MAX_ZOOM and large < MAX_STRETCH * small
 
 
-def _compare(first, second, matrix, mirrored, hull, inliers):
+def _compare(first, second, matrix, variant, hull, inliers):
     import cv2
+
+    grey = 255 - first.grey if variant.inverted else first.grey
 
     height, width = second.grey.shape
     outline = hull
     region = cv2.fillConvexPoly(np.zeros((height, width), np.uint8), np.round(hull).astype(np.int32), 1)
     region = cv2.dilate(region, np.ones((REACH, REACH), np.uint8))
-    matrix = _refine(first.grey, second.grey, matrix, first.inside, second.inside & region)
+    matrix = _refine(grey, second.grey, matrix, first.inside, second.inside & region)
     shown = _warp(first.inside, matrix, second.grey.shape, nearest=True) & second.inside
     smaller = max(min(float(second.inside.sum()), first.inside.sum() * abs(np.linalg.det(matrix[:, :2]))), 1.0)
     spread = cv2.contourArea(outline) / smaller
-    warped = _warp(first.grey, matrix, second.grey.shape)
-    agreement = _agreement(warped, second.grey, shown, region, 0.0)
-    detail = _agreement(warped, second.grey, shown, region, WIDE_BLUR)
+    warped = _warp(grey, matrix, second.grey.shape)
+    smooth = [cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMALL_BLUR) for picture in (warped, second.grey)]
+    agreement = _agreement(*smooth, _within(shown, SMALL_BLUR) & region)
+    fine, clear = [fine_detail(picture) for picture in (warped, second.grey)], _within(shown, WIDE_BLUR)
+    detail = _agreement(*fine, clear & region)
+    tile_detail, drift = compare_tiles(*fine, clear)
     back = cv2.transform(outline, cv2.invertAffineTransform(matrix))
     outlines = tuple(
         np.float32(points.reshape(-1, 2) / np.array(picture.grey.shape[::-1]))
         for points, picture in ((back, first), (outline, second))
     )
     share = min(float(shown.sum()) / smaller, 1.0)
-    return Alignment(inliers, share, min(spread, 1.0), agreement, detail, mirrored, outlines)
+    return Alignment(
+        inliers, share, min(spread, 1.0), agreement, detail, tile_detail, drift,
+        variant.mirrored, variant.inverted, outlines,
+    )  # fmt: skip
 
 
 def _warp(picture, matrix, shape, nearest=False):
@@ -168,22 +186,19 @@ def _compose(outer, inner):
     return np.asarray(outer @ square, np.float64)
 
 
-def _agreement(warped, fixed, shown, region, wide_blur):
-    """Returns the correlation of the pixels in `region`, without structures broader than `wide_blur`; 0 if too few."""
+def _within(shown, blur):
+    """Returns `shown` without its margin: a blur spreads the black around a rotated copy inwards."""
     import cv2
 
-    # A blur spreads the black around a rotated copy inwards, so keep away from the edges of the shared area.
-    margin = round(2 * max(SMALL_BLUR, wide_blur))
+    margin = round(2 * blur)
     framed = cv2.copyMakeBorder(shown, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    framed = cv2.erode(framed, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))[1:-1, 1:-1]
-    wanted = (framed & region) > 0
-    if wanted.sum() < MIN_PIXELS:
-        return 0.0
-    pixels = []
-    for picture in (warped.astype(np.float32), fixed.astype(np.float32)):
-        fine = cv2.GaussianBlur(picture, (0, 0), SMALL_BLUR)
-        pixels.append((fine - cv2.GaussianBlur(picture, (0, 0), wide_blur) if wide_blur else fine)[wanted])
-    return _correlation(*pixels)
+    return cv2.erode(framed, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))[1:-1, 1:-1]
+
+
+def _agreement(first, second, wanted):
+    """Returns the correlation of the pixels where `wanted` is 1; 0 if there are too few."""
+    wanted = wanted > 0
+    return _correlation(first[wanted], second[wanted]) if wanted.sum() >= MIN_PIXELS else 0.0
 
 
 def _correlation(first, second):

@@ -4,6 +4,10 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import enum
+import os
+import pickle
+import tempfile
 import threading
 
 import numpy as np
@@ -22,9 +26,30 @@ CONTRAST = 0.01
 # Rotated and shifted copies have a black or white fill. Features this close to it belong to the frame, not the scene.
 DARK, BRIGHT = 12, 253
 MARGIN = 6
-# The SIFT descriptors of a mirror image are those of the picture in another order: the 4 columns of cells are
-# reversed, and the 8 directions are reflected.
-MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].reshape(-1)
+
+
+class Variant(enum.Enum):
+    """How a copy may differ from its original beyond an affine map.
+
+    Attributes:
+      mirrored: whether it is a mirror image.
+      inverted: whether it is a negative.
+      columns: int64 (128,): the order in which the columns of its descriptors match those of the original.
+    """
+
+    PLAIN = (False, False)
+    MIRRORED = (True, False)
+    INVERTED = (False, True)
+    MIRRORED_AND_INVERTED = (True, True)
+
+    def __init__(self, mirrored: bool, inverted: bool):
+        self.mirrored, self.inverted = mirrored, inverted
+        columns = np.arange(128).reshape(4, 4, 8)
+        if mirrored:  # the 4 columns of cells are reversed, and the 8 directions are reflected
+            columns = columns[::-1][:, :, -np.arange(8) % 8]
+        if inverted:  # every gradient points the other way, and so does the direction that SIFT turns upright
+            columns = columns[::-1, ::-1]
+        self.columns = columns.reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,14 +72,17 @@ class Fingerprint:
 
 
 class Fingerprints:
-    """The fingerprints of a table's pictures by row, computed on demand; the `kept` last used ones stay in memory.
+    """The fingerprints of a table's pictures by row, each computed once, when it is first needed.
 
-    One takes about 0.2 MB, so 4,000 take less than 1 GB.
+    The `kept` last used ones stay in memory (0.2 MB each, 4,000 take less than 1 GB), the others go to a temporary
+    file, which vanishes with the process: to compute one takes a hundred times as long as to read it back.
     """
 
     def __init__(self, table: Table, kept: int = 4000):
         self._table, self._kept = table, kept
         self._held: collections.OrderedDict[int, Fingerprint] = collections.OrderedDict()
+        self._stored: dict[int, int] = {}  # row -> offset in the file
+        self._file = tempfile.TemporaryFile(prefix="kmed-fingerprints-")  # noqa: SIM115 (it lives as long as this object)
         self._lock = threading.Lock()
 
     def __getitem__(self, row: int) -> Fingerprint:
@@ -62,17 +90,27 @@ class Fingerprints:
             if row in self._held:
                 self._held.move_to_end(row)
                 return self._held[row]
-        computed = fingerprint(read_grey(self._table, row))
+            found = self._read_back(row) if row in self._stored else None
+        found = fingerprint(read_grey(self._table, row)) if found is None else found
         with self._lock:
-            self._held[row] = computed
+            self._held[row] = found
             while len(self._held) > self._kept:
-                self._held.popitem(last=False)
-        return computed
+                self._store(*self._held.popitem(last=False))
+        return found
 
     def forget(self, row: int) -> None:
         """Frees the fingerprint of a row that is unlikely to be needed again."""
         with self._lock:
             self._held.pop(row, None)
+
+    def _store(self, row, one):
+        if row not in self._stored:
+            self._stored[row] = self._file.seek(0, os.SEEK_END)
+            pickle.dump(one, self._file, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def _read_back(self, row):
+        self._file.seek(self._stored[row])
+        return pickle.load(self._file)
 
 
 @contextlib.contextmanager

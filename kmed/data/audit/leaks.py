@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import time
 
 import numpy as np
@@ -16,8 +17,8 @@ from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 from kmed.progress import say
 
-# Two photographs that share half of their frame and carry different labels contradict each other. If they share
-# less, each may well show what its label says.
+# Two photographs that show the same and share half of their frame contradict each other if their labels differ. If
+# they share less, each may well show what its label says.
 CONTRADICTING_SHARE = 0.5
 EVIDENCE_TRIES = 12
 
@@ -29,18 +30,23 @@ class Pair:
     Attributes:
       first, second: rows.
       kind: "identical files", "one photograph" or "one spot".
+      verdict: "same" (one exposure, or one unchanged scene), "doubt", or "other": another exposure of one subject,
+        such as a follow-up, whose labels may rightly differ.
       alignment: how the first maps onto the second; None for identical files, or if only others link the two.
       sides: whether the two lie in splits that must not share pictures.
-      labels: whether their labels contradict each other.
+      labels: whether their labels differ.
+      groups: whether the data put them in two groups, such as two patients.
       share: median fraction of the frame that their photographs have in common, 0 to 1; NaN if not measured.
     """
 
     first: int
     second: int
     kind: str
+    verdict: str
     alignment: Alignment | None
     sides: bool
     labels: bool
+    groups: bool
     share: float
 
 
@@ -55,9 +61,12 @@ class Audit:
         linked by photographs that share a spot. An unreadable picture forms a photograph and a group by itself.
       identical: lists of two or more rows whose files have the same bytes.
       on_two_sides: {group: Pair that crosses the sides}, for the found groups that lie on two sides.
-      contradictions: Pairs with different labels: identical files, copies, or photographs that share half of
-        their frame.
-      overlaps: Pairs of photographs with different labels that share less than that.
+      contradictions: Pairs with different labels, one per pair of photographs: identical files, copies, or photographs
+        that show the same and share half of their frame. If groups are given, both are in one group.
+      doubts: the same, but the pictures do not settle whether the two show the same.
+      overlaps: Pairs of photographs with different labels that share less than half.
+      across_groups: the surest Pair for every two given groups that have near-duplicates; the two may be one patient.
+      num_followups: how many pairs of photographs differ in their labels, but are other exposures of one subject.
       links: the verified Links.
       featureless: rows with too little detail to compare; only their bytes were compared.
       seconds: how long it took.
@@ -70,7 +79,10 @@ class Audit:
     identical: list[list[int]]
     on_two_sides: dict[str, Pair]
     contradictions: list[Pair]
+    doubts: list[Pair]
     overlaps: list[Pair]
+    across_groups: list[Pair]
+    num_followups: int
     links: list[Link]
     featureless: np.ndarray
     seconds: float
@@ -79,7 +91,8 @@ class Audit:
 def audit(table: Table, splits=None, seed: int = 0) -> Audit:
     """Returns what the pictures of a table show about its splits, groups and labels.
 
-    Given groups are not used: photographs and groups are found from the pixels alone.
+    Photographs and groups are found from the pixels alone. Given groups decide what a pair means: inside one group
+    the same picture with two labels is a contradiction; in two groups it says that the two may be one patient.
 
     Args:
       table: any table; its splits are the sides, and no new split is drawn.
@@ -116,9 +129,10 @@ def audit(table: Table, splits=None, seed: int = 0) -> Audit:
     compared_rows = {row: i for i, row in enumerate(unique)}
     evidence = _Evidence(table, photograph, group, links, repeated, compared_rows, fingerprints)
     on_two_sides = evidence.on_two_sides()
-    contradictions, overlaps = evidence.contradictions()
+    differing = evidence.different_labels()
     return Audit(
-        table, files, photograph, group, identical, on_two_sides, contradictions, overlaps, links,
+        table, files, photograph, group, identical, on_two_sides, differing["contradiction"], differing["doubt"],
+        differing["overlap"], evidence.across_groups(), len(differing["follow-up"]), links,
         unique[near.featureless], time.monotonic() - start,
     )  # fmt: skip
 
@@ -154,6 +168,7 @@ class _Evidence:
         self.table, self.photograph, self.group, self.links = table, photograph, group, links
         self.repeated, self.compared, self.fingerprints = repeated, compared, fingerprints
         self.splits = table.rows["split"].to_numpy()
+        self.given = table.rows["group"].to_numpy() if table.grouped else np.zeros(len(table), int)
         self.shares = collections.defaultdict(list)  # two photographs -> shared fractions
         for link in links:
             self.shares[self._key(link.first, link.second)].append(link.alignment.share)
@@ -175,25 +190,44 @@ class _Evidence:
             found[name] = self._pair(*crossing[name])
         return found
 
-    def contradictions(self):
-        """Returns two lists of Pairs with different labels: those that contradict, and those that share little."""
-        certain, slight = [], []
+    def different_labels(self):
+        """Returns {"contradiction", "doubt", "overlap" or "follow-up": Pairs of one given group with two labels}."""
+        found = {name: [] for name in ("contradiction", "doubt", "overlap", "follow-up")}
         for rows in _by_value(self.photograph).values():
             labels = self.table.labels[rows]
             if len(rows) > 1 and (np.nanmax(labels, axis=0, initial=-1) > np.nanmin(labels, axis=0, initial=2)).any():
-                pairs = ((a, b) for a in rows for b in rows if a < b and self._differ(a, b))
-                certain.append(self._pair(*self._search(pairs)))
+                pairs = ((a, b) for a in rows for b in rows if a < b and self._contradict(a, b))
+                evidence = self._search(pairs)
+                if evidence is not None:
+                    found["contradiction"].append(self._pair(*evidence))
         seen = set()
         for link in self.links:  # best first
             key = self._key(link.first, link.second)
-            if key[0] != key[1] and key not in seen and self._differ(link.first, link.second):
+            if key[0] != key[1] and key not in seen and self._contradict(link.first, link.second):
                 seen.add(key)
                 pair = self._pair(link.first, link.second, link.alignment)
-                (certain if pair.share >= CONTRADICTING_SHARE else slight).append(pair)
-        return certain, slight
+                found[_meaning(pair)].append(pair)
+        return found
+
+    def across_groups(self):
+        """Returns the surest Pair for every two given groups that are joined by identical files, copies or a link."""
+        found = {}
+        copies = (rows for rows in _by_value(self.photograph).values() if len(set(self.given[rows])) > 1)
+        firsts = ({self.given[row]: row for row in reversed(rows)}.values() for rows in copies)
+        joined = [(a, b, None) for rows in firsts for a, b in itertools.combinations(sorted(rows), 2)]
+        links = [(link.first, link.second, link.alignment) for link in self.links]
+        for first, second, alignment in joined + links:  # the surest first
+            key = tuple(sorted((self.given[first], self.given[second])))
+            if key[0] != key[1] and key not in found:
+                evidence = (first, second, alignment) if alignment else self._search([(first, second)])
+                found[key] = self._pair(*evidence)
+        return list(found.values())
 
     def _search(self, pairs):
-        """Returns (first, second, alignment) of the first pair that is identical or aligns, else of the first pair."""
+        """Returns (first, second, alignment) of the first pair that is identical or aligns, else of the first pair.
+
+        None if there is no pair.
+        """
         fallback = None
         for tried, (first, second) in enumerate(pairs):
             rows = [self.repeated.get(row, row) for row in (first, second)]
@@ -215,18 +249,32 @@ class _Evidence:
             first,
             second,
             "identical files" if same else "one photograph" if copies else "one spot",
+            "same" if same or copies else "doubt" if alignment is None else alignment.verdict,
             alignment,
             must_differ(self.splits[first], self.splits[second]),
             bool(self._differ(first, second)),
+            bool(self.given[first] != self.given[second]),
             1.0 if same else float(np.median(shares)),
         )
 
     def _key(self, first, second):
         return tuple(sorted((self.photograph[first], self.photograph[second])))
 
+    def _contradict(self, first, second):
+        return self.given[first] == self.given[second] and self._differ(first, second)
+
     def _differ(self, first, second):
         one, other = self.table.labels[[first, second]]
         return (np.abs(one - other) > 0).any()  # comparing with NaN, an unknown label, gives False
+
+
+def _meaning(pair):
+    """Returns what a pair of two photographs with different labels is."""
+    if pair.verdict == "other":
+        return "follow-up"
+    if pair.share < CONTRADICTING_SHARE:
+        return "overlap"
+    return "contradiction" if pair.verdict == "same" else "doubt"
 
 
 def _by_value(values):

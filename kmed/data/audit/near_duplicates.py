@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from kmed.data.audit.alignment import Alignment, align
-from kmed.data.audit.fingerprints import Fingerprints, worker_pool
+from kmed.data.audit.fingerprints import Fingerprints, Variant, worker_pool
 from kmed.data.audit.visual_words import Index, Vocabulary
 from kmed.data.table import Table
 from kmed.progress import bar, track
@@ -36,6 +36,7 @@ WEAK_DETAIL = 0.75
 MIN_FEATURES = 20
 MAX_REPRESENTATIVES = 6
 FIRST_CANDIDATES = 3
+NEGATIVE_CANDIDATES = 1  # a negative is looked for in the first pass alone: it is a copy, not an overlap
 SECOND_CANDIDATES = 40
 # If thousands of pictures all differ, each gets fewer candidates, so that the work stays within bounds.
 ALL_CANDIDATES, FEWEST_CANDIDATES = 100_000, 10
@@ -100,9 +101,9 @@ class _Search:
         self.fingerprints, self.vocabulary, self.pool = fingerprints, vocabulary, pool
         self.photograph = np.full(num_rows, -1)  # as found in the first pass
         self.representatives = []  # rows of each photograph
-        self.index, self.entries = Index(), []  # entry -> (row, mirrored)
+        self.index, self.entries = Index(), []  # entry -> (row, Variant)
         self.links = {}  # (first, second) -> Alignment
-        self.refused = set()  # (first, second, mirrored) compared without a match
+        self.refused = set()  # (first, second, Variant) compared without a match
         self.featureless = []
 
     def find_photographs(self):
@@ -134,18 +135,19 @@ class _Search:
             described = list(self.pool.map(self._describe, batch))
             for row, similarity in zip(batch, self.index.similar(sparse.vstack(described, format="csr"))):
                 near = self._candidates(row, similarity, self.entries, num_wanted)
-                pairs += [(row, other, mirrored) for other, _ in near for mirrored in (False, True)]
+                pairs += [(row, other, variant) for other, _ in near for variant in (Variant.PLAIN, Variant.MIRRORED)]
         self._compare(pairs, "Comparing photographs")
         # Few pairs show a small overlap, and visual words find even fewer of them: compare all where one was linked.
-        linked = {tuple(sorted(self.photograph[list(pair)])) for pair in self.links}
+        linked = {(*sorted(self.photograph[list(pair)]), alignment.inverted) for pair, alignment in self.links.items()}
         self._compare(
             [
-                (row, other, mirrored)
-                for first, second in sorted(linked)
+                (row, other, variant)
+                for first, second, inverted in sorted(linked)
                 if first != second
                 for row in self.representatives[first]
                 for other in self.representatives[second]
-                for mirrored in (False, True)
+                for variant in Variant
+                if variant.inverted == inverted
             ],
             "Following links",
         )
@@ -173,17 +175,25 @@ class _Search:
     def _recognise(self, row, similarity, entries):
         """Returns (photograph or None, [((first, second), Alignment)]), found among the most similar entries."""
         links = []
-        for other, mirrored in self._candidates(row, similarity, entries, FIRST_CANDIDATES):
+        for other, variant in [
+            *self._candidates(row, similarity, entries, FIRST_CANDIDATES),
+            *self._candidates(row, similarity, entries, NEGATIVE_CANDIDATES, inverted=True),
+        ]:
             first, second = sorted((row, other))
-            alignment = self._link(first, second, mirrored)
+            alignment = self._link(first, second, variant)
             if alignment is not None:
                 links.append(((first, second), alignment))
                 if _same_exposure(alignment):
                     return self.photograph[other], links
         return None, links
 
-    def _candidates(self, row, similarity, entries, num_wanted):
-        """Returns the most similar (row, mirrored) of each of the photographs most similar to a row, except its own."""
+    def _candidates(self, row, similarity, entries, num_wanted, inverted=False):
+        """Returns the most similar (row, Variant) of each of the photographs most similar to a row, except its own.
+
+        They are either all negatives, or none is.
+        """
+        negatives = np.array([variant.inverted for variant in Variant])
+        similarity = np.where(negatives == inverted, similarity.reshape(-1, len(Variant)), 0).ravel()
         wanted = min(len(similarity), 2 * MAX_REPRESENTATIVES * (num_wanted + 1))
         nearest = np.argpartition(-similarity, wanted - 1)[:wanted]
         nearest = nearest[np.lexsort((nearest, -similarity[nearest]))]
@@ -197,19 +207,19 @@ class _Search:
         return list(found.values())
 
     def _compare(self, pairs, label):
-        """Adds the links among the pairs (row, other, mirrored), except for those that are already linked."""
-        ordered = ((min(row, other), max(row, other), mirrored) for row, other, mirrored in pairs)
+        """Adds the links among the pairs (row, other, Variant), except for those that are already linked."""
+        ordered = ((min(row, other), max(row, other), variant) for row, other, variant in pairs)
         pairs = [one for one in dict.fromkeys(ordered) if one[:2] not in self.links and one not in self.refused]
         found = track(self.pool.map(self._link, *zip(*pairs)), label, len(pairs)) if pairs else ()
         for one, alignment in zip(pairs, found):
-            known = self.links.get(one[:2])  # linked both plain and mirrored: one of the two is chance
+            known = self.links.get(one[:2])  # linked in two variants: one of them is chance
             if alignment is None:
                 self.refused.add(one)
             elif known is None or known.inliers < alignment.inliers:
                 self.links[one[:2]] = alignment
 
-    def _link(self, first, second, mirrored):
-        alignment = align(self.fingerprints[first], self.fingerprints[second], mirrored)
+    def _link(self, first, second, variant):
+        alignment = align(self.fingerprints[first], self.fingerprints[second], variant)
         shared = alignment is not None and alignment.agreement >= SPOT_AGREEMENT and alignment.detail >= SPOT_DETAIL
         return alignment if shared else None
 
@@ -226,11 +236,11 @@ class _Search:
             self.fingerprints.forget(row)
             return
         self.representatives[photograph].append(row)
-        for mirrored in (False, True):
-            described = self.vocabulary.describe(descriptors, mirrored) if mirrored else words
+        for variant in Variant:
+            described = words if variant is Variant.PLAIN else self.vocabulary.describe(descriptors[:, variant.columns])
             fresh.add(described)
             self.index.add(described)
-            entries.append((row, mirrored))
+            entries.append((row, variant))
 
 
 def _same_exposure(alignment):
@@ -239,6 +249,7 @@ def _same_exposure(alignment):
         and alignment.detail >= SAME_DETAIL
         and alignment.share >= SAME_SHARE
         and alignment.inliers >= SAME_INLIERS
+        and alignment.verdict == "same"
     )
 
 

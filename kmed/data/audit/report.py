@@ -1,4 +1,4 @@
-"""An audit as files and in words: audit.json, groups.csv, a contact sheet of the worst pairs, a summary."""
+"""An audit as files and in words: audit.json, groups.csv, pairs.csv, a contact sheet of the worst pairs, a summary."""
 
 import collections
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.config import load_config, parse_range
-from kmed.data.audit import near_duplicates
+from kmed.data.audit import near_duplicates, residual
 from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, audit, groups_on_two_sides
 from kmed.data.audit.sheet import headline, label_text, save_pairs, worst_pairs
 from kmed.data.prepare import open_table
@@ -51,12 +51,15 @@ def audit_data(
 
 
 def write_audit(audit: Audit, out_dir) -> list[pathlib.Path]:
-    """Writes audit.json, groups.csv and, if there are pairs to show, worst_pairs.png; returns their paths.
+    """Writes audit.json, groups.csv and, if there are pairs to show, pairs.csv and worst_pairs.png.
 
     groups.csv has the columns path, photograph and group, as found from the pictures alone; training takes it
     as data.group. If groups were given (patients), groups_with_told.csv joins the found and the given groups:
     pictures of one patient need not look alike, so the found groups alone would not keep them together.
 
+    pairs.csv has one row per pair that audit.json counts, all of them, with what is measured about it.
+
+    Returns: the paths of the files written.
     Raises: RunError: the folder cannot be written.
     """
     out_dir = pathlib.Path(out_dir)
@@ -68,7 +71,8 @@ def write_audit(audit: Audit, out_dir) -> list[pathlib.Path]:
         _write_groups(audit, join_given_groups(audit), paths[-1])
     pairs = worst_pairs(audit)
     if pairs:
-        paths.append(out_dir / "worst_pairs.png")
+        paths += [out_dir / "pairs.csv", out_dir / "worst_pairs.png"]
+        _write_csv(list_pairs(audit), paths[-2])
         save_pairs(audit, pairs, paths[-1])
     return paths
 
@@ -114,13 +118,35 @@ def to_json(audit: Audit) -> dict:
             for name, pair in audit.on_two_sides.items()
         ],
         "contradictions": _some([describe_pair(audit, pair) for pair in audit.contradictions]),
+        "doubts": _some([describe_pair(audit, pair) for pair in audit.doubts]),
         "small_overlaps_with_different_labels": _some([describe_pair(audit, pair) for pair in audit.overlaps]),
+        "across_groups": _some(_joined_groups(audit)),
+        "followups_with_different_labels": audit.num_followups,
         "told_groups": compare_given_groups(audit) if table.grouped else None,
         "settings": {
             **{name.lower(): value for name, value in vars(near_duplicates).items() if name.isupper()},
             "contradicting_share": CONTRADICTING_SHARE,
+            "verdicts": [[*row[:2], None if np.isinf(row[2]) else row[2]] for row in residual.VERDICTS],
         },
     }  # fmt: skip
+
+
+def list_pairs(audit: Audit) -> pd.DataFrame:
+    """Returns the content of pairs.csv: one row per pair and problem; a pair with two problems has two rows."""
+    problems = {
+        "contradiction": audit.contradictions,
+        "doubt": audit.doubts,
+        "across groups": audit.across_groups,
+        "two sides": audit.on_two_sides.values(),
+        "small overlap": audit.overlaps,
+    }
+    records = []
+    for problem, pairs in problems.items():
+        for record in (describe_pair(audit, pair) for pair in pairs):
+            both = {name: record.pop(f"{name}s") for name in ("path", "split", "label", "group")}
+            sides = {f"{name}_{number}": values[number - 1] for name, values in both.items() for number in (1, 2)}
+            records.append({"problem": problem, **sides, **record})
+    return pd.DataFrame(records)
 
 
 def odd_files(audit: Audit) -> list[dict]:
@@ -142,19 +168,13 @@ def compare_given_groups(audit: Audit) -> dict:
 
     rows = audit.table.rows
     given = rows["group"].to_numpy()
-    links = [link for link in audit.links if given[link.first] != given[link.second]]
-    best: dict[tuple, near_duplicates.Link] = {}
-    for link in links:  # best first
-        best.setdefault(tuple(sorted((given[link.first], given[link.second]))), link)
     found = pd.Series(audit.group).groupby(given).nunique()
     return {
         "count": int(rows["group"].nunique()),
         "on_two_sides": _some(groups_on_two_sides(audit.table, given)),
         "rand_index_of_groups": float(adjusted_rand_score(given, audit.group)),
         "rand_index_of_photographs": float(adjusted_rand_score(rows["cluster"], audit.photograph)),
-        "joined_by_the_pictures": _some(
-            [{"told": list(pair), **describe_pair(audit, _as_pair(audit, link))} for pair, link in best.items()]
-        ),
+        "joined_by_the_pictures": _some(_joined_groups(audit)),
         "not_joined_by_the_pictures": int((found > 1).sum()),
     }
 
@@ -165,14 +185,19 @@ def describe_pair(audit: Audit, pair: Pair) -> dict:
         "paths": _paths(audit, (pair.first, pair.second)),
         "splits": [audit.table.rows["split"].iloc[row] for row in (pair.first, pair.second)],
         "labels": [label_text(audit, row) for row in (pair.first, pair.second)],
+        "groups": [audit.table.rows["group"].iloc[row] for row in (pair.first, pair.second)],
         "kind": pair.kind,
+        "verdict": pair.verdict,
         "shared_part": round(pair.share, 3),
     }
     if pair.alignment is not None:
         record["inliers"] = pair.alignment.inliers
         record["agreement"] = round(pair.alignment.agreement, 4)
         record["agreement_of_detail"] = round(pair.alignment.detail, 4)
+        record["detail_of_most_tiles"] = round(pair.alignment.tile_detail, 4)
+        record["drift"] = round(pair.alignment.drift, 3) if np.isfinite(pair.alignment.drift) else None
         record["mirrored"] = pair.alignment.mirrored
+        record["inverted"] = pair.alignment.inverted
     return record
 
 
@@ -192,10 +217,17 @@ def summarize(audit: Audit) -> str:
         + ("." if splits else ": the data have no splits."),
         *(f"  {_line(audit, pair)}" for pair in list(audit.on_two_sides.values())[:5]),
         f"Labels: {_plural(len(audit.contradictions), 'pair')} of copies or overlapping photographs contradict; "
-        f"{len(audit.overlaps)} more with different labels share less than half of their frame.",
-        *(f"  {_line(audit, pair)}" for pair in audit.contradictions[:5]),
+        f"{len(audit.doubts):,} more may be copies (in doubt), {len(audit.overlaps):,} share less than half of their "
+        f"frame, and {audit.num_followups:,} are other exposures, which may differ.",
+        *(f"  {_line(audit, pair)}" for pair in [*audit.contradictions[:5], *audit.doubts[:5]]),
     ]
     if table.grouped:
+        across = audit.across_groups
+        lines.append(
+            f"Across groups: {_plural(len(across), 'pair')} of given groups with near-duplicates may be one each"
+            + (f", {sum(pair.labels for pair in across):,} with different labels." if across else ".")
+        )
+        lines += [f"  {_line(audit, pair)}" for pair in across[:5]]
         given = compare_given_groups(audit)
         lines.append(
             f"Given groups: {given['count']:,}, {given['on_two_sides']['count']} on two sides; the pictures join "
@@ -207,14 +239,12 @@ def summarize(audit: Audit) -> str:
 
 
 def _write_groups(audit, group, path):
-    frame = pd.DataFrame({"path": audit.table.rows["path"], "photograph": audit.photograph, "group": group})
+    _write_csv(pd.DataFrame({"path": audit.table.rows["path"], "photograph": audit.photograph, "group": group}), path)
+
+
+def _write_csv(frame, path):
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def _as_pair(audit, link):
-    kind = "one photograph" if link.same_exposure else "one spot"
-    return Pair(link.first, link.second, kind, link.alignment, False, False, link.alignment.share)
 
 
 def _line(audit, pair):
@@ -240,6 +270,12 @@ def _paths(audit, rows):
 def _distinct(audit, names):
     """Returns {split: number of different names among its pictures}."""
     return pd.Series(names).groupby(audit.table.rows["split"].to_numpy()).nunique().to_dict()
+
+
+def _joined_groups(audit):
+    """Returns the pairs across given groups as JSON, with the two names under "told"."""
+    records = [describe_pair(audit, pair) for pair in audit.across_groups]
+    return [{"told": sorted(record["groups"]), **record} for record in records]
 
 
 def _joined(audit):

@@ -16,6 +16,7 @@ MAX_PAIRS = 12
 MAX_CAPTION = 34
 PIXELS = 320  # the longer side of a drawn picture
 OUTLINE, ALARM = "#009E73", "#B00020"
+IN_DOUBT = "in doubt"
 
 
 def draw_pairs(audit: Audit, pairs: list[Pair]) -> Figure:
@@ -32,7 +33,10 @@ def draw_pairs(audit: Audit, pairs: list[Pair]) -> Figure:
     panels = figure.subfigures(num_rows, 2, squeeze=False, wspace=0.03, hspace=0.03).ravel()
     for panel, pair in zip(panels, pairs, strict=False):
         panel.suptitle(
-            headline(pair), fontsize=10, weight="bold", color=ALARM if pair.sides or pair.labels else "black"
+            headline(pair),
+            fontsize=10,
+            weight="bold",
+            color=ALARM if _problems(pair) and pair.verdict != "doubt" else "black",
         )
         outlines = (None, None) if pair.alignment is None else pair.alignment.outlines
         for axis, row, outline in zip(panel.subplots(1, 2), (pair.first, pair.second), outlines):
@@ -55,29 +59,44 @@ def save_pairs(audit: Audit, pairs: list[Pair], path: pathlib.Path) -> None:
 
 
 def worst_pairs(audit: Audit) -> list[Pair]:
-    """Returns at most MAX_PAIRS pairs: first those with two labels, then two sides, then overlaps with two labels.
+    """Returns at most MAX_PAIRS pairs: contradictions, pairs on two sides, then across groups, doubts, small overlaps.
 
-    If the first two lists are both long, each gets half of the sheet.
+    Each of the first three gets a fair part of the sheet where they do not all fit.
     """
     labels = sorted(audit.contradictions, key=lambda pair: (-pair.sides, -pair.share))
     sides = sorted(audit.on_two_sides.values(), key=lambda pair: (-pair.labels, -pair.share))
-    half = MAX_PAIRS // 2
-    num_labels = min(len(labels), max(half, MAX_PAIRS - len(sides)))
-    chosen, seen = [], set()
-    for pair in [*labels[:num_labels], *sides, *audit.overlaps]:
-        if (pair.first, pair.second) not in seen:
-            seen.add((pair.first, pair.second))
-            chosen.append(pair)
-    return chosen[:MAX_PAIRS]
+    chosen: dict[tuple[int, int], Pair] = {}
+    kinds = [labels, sides, audit.across_groups]
+    for left, pairs in zip((3, 2, 1), kinds):
+        room = MAX_PAIRS - len(chosen)
+        later = sum(map(len, kinds[len(kinds) - left + 1 :]))
+        for pair in pairs[: max(-(-room // left), room - later)]:
+            chosen.setdefault((pair.first, pair.second), pair)
+    for pair in [*audit.doubts, *audit.overlaps]:
+        chosen.setdefault((pair.first, pair.second), pair)
+    return list(chosen.values())[:MAX_PAIRS]
 
 
 def headline(pair: Pair) -> str:
     """Returns what is wrong with a pair, and the evidence, in a few words."""
-    wrong = [word for word, is_so in (("two labels", pair.labels), ("two sides", pair.sides)) if is_so]
     share = "" if np.isnan(pair.share) or pair.kind == "identical files" else f", {pair.share:.0%} shared"
     found = pair.alignment
-    evidence = "" if found is None else f" ({found.inliers} matches, agreement {found.agreement:.3f})"
-    return f"{' and '.join(wrong).capitalize() or 'Pair'}: {pair.kind}{share}{evidence}"
+    measured = (
+        ""
+        if found is None
+        else f" ({found.inliers} matches, agreement {found.agreement:.3f}, of tiles {found.tile_detail:.2f})"
+    )
+    words = " and ".join(_problems(pair)) or "pair"
+    if pair.verdict == "doubt" and pair.labels and not pair.groups:
+        words = f"{IN_DOUBT}: {words}"
+    return f"{words[0].upper()}{words[1:]}: {pair.kind}{share}{measured}"
+
+
+def _problems(pair):
+    # Two exposures of one subject may well have two labels.
+    labels = pair.labels and pair.verdict != "other"
+    found = (("two labels", labels), ("two sides", pair.sides), ("two groups", pair.groups))
+    return [words for words, is_so in found if is_so]
 
 
 def caption(audit: Audit, row: int) -> str:

@@ -7,7 +7,7 @@ Each descriptor is assigned to the nearest of a few thousand words; pictures tha
 import numpy as np
 from scipy import sparse
 
-from kmed.data.audit.fingerprints import MIRRORED, products
+from kmed.data.audit.fingerprints import products
 
 MAX_WORDS = 4096
 DESCRIPTORS_PER_WORD = 12
@@ -44,9 +44,9 @@ class Vocabulary:
         # Above 0 even for a word that every picture has: two copies alone share all of their words.
         self.rarity = np.log((2 + len(descriptors)) / (1 + seen)).astype(np.float32)
 
-    def describe(self, descriptors: np.ndarray, mirrored: bool = False) -> sparse.csr_array:
+    def describe(self, descriptors: np.ndarray) -> sparse.csr_array:
         """Returns float32 (1, words) of length 1: how often each word occurs, rare words weighted higher."""
-        counts = np.bincount(self._nearest(descriptors[:, MIRRORED] if mirrored else descriptors), minlength=len(self))
+        counts = np.bincount(self._nearest(descriptors), minlength=len(self))
         weights = np.sqrt(counts).astype(np.float32) * self.rarity
         return sparse.csr_array(weights[None] / max(float(np.linalg.norm(weights)), 1e-6))
 

@@ -33,6 +33,21 @@ def turn(picture: np.ndarray, angle: float = 0, shift=(0, 0), shear: float = 0, 
     return np.ascontiguousarray(turned[:, ::-1]) if flip else turned
 
 
+def retake(picture: np.ndarray, seed: int, pixels: float) -> np.ndarray:
+    """Returns another exposure of the subject: its parts lie elsewhere, by `pixels` on average, with other noise."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    height, width = picture.shape[:2]
+    moves = [cv2.GaussianBlur(rng.normal(size=(height, width)).astype(np.float32), (0, 0), 20) for _ in range(2)]
+    scale = pixels / np.hypot(*moves).mean()
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    moved = cv2.remap(
+        picture, x + scale * moves[0], y + scale * moves[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
+    return np.clip(moved + rng.normal(0, 2, moved.shape), 0, 255).astype(np.uint8)
+
+
 def save(picture: np.ndarray, path, quality: int = 92) -> None:
     """Writes a JPEG and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -101,10 +101,14 @@ def test_photographs_groups_and_files(found):
 
 def test_the_files_report_it_and_training_takes_the_groups(found, folder, tmp_path):
     paths = write_audit(found, tmp_path / "out")
-    assert [path.name for path in paths] == ["audit.json", "groups.csv", "worst_pairs.png"]
+    assert [path.name for path in paths] == ["audit.json", "groups.csv", "pairs.csv", "worst_pairs.png"]
     saved = json.loads(paths[0].read_text())
     assert {tuple(sorted(entry["evidence"]["splits"])) for entry in saved["groups_on_two_sides"]} == {("test", "train")}
-    with Image.open(paths[2]) as sheet:
+    listed = pd.read_csv(paths[2], keep_default_na=False)
+    assert list(listed["problem"]) == ["contradiction"] * 2 + ["two sides"] * 2
+    assert list(listed["verdict"]) == ["same"] * 4
+    assert {"path_1", "path_2", "label_1", "detail_of_most_tiles", "drift", "inverted"} <= set(listed.columns)
+    with Image.open(paths[3]) as sheet:
         assert sheet.width >= 1000
     table = load_table(folder, group=str(paths[1]))
     np.testing.assert_array_equal(table.rows["group"], found.group)
@@ -135,7 +139,8 @@ def test_the_summary_is_for_people(found):
     assert "14 files show 9 photographs of 8 groups" in text
     assert "1 unreadable, 2 byte for byte the same as another" in text
     assert "2 groups on two sides" in text
-    assert "2 pairs of copies or overlapping photographs contradict" in text
+    assert "2 pairs of copies or overlapping photographs contradict; 0 more may be copies (in doubt)" in text
+    assert "Across groups" not in text
     assert "given groups" not in text.lower()
 
 
@@ -147,8 +152,12 @@ def test_given_groups_are_compared_and_joined(folder, tmp_path):
     assert compared["count"] == table.rows["group"].nunique()
     assert set(compared["on_two_sides"]["first"]) == {"a/corner", "a/leaked", "b/same"}
     assert {tuple(entry["told"]) for entry in compared["joined_by_the_pictures"]["first"]} == {
-        ("a/two", "b/two"), ("b/alone", "b/simple"),
+        ("a/two", "b/two"), ("b/alone", "b/simple"), ("b/alone", "b/same"), ("b/same", "b/simple"),
+        ("a/alone", "b/same"),
     }  # fmt: skip
+    assert found.contradictions == []
+    assert len(found.across_groups) == 5
+    assert "5 pairs of given groups" in summarize(found)
     assert compared["rand_index_of_groups"] < 1
     assert f"Given groups: {compared['count']}, 3 on two sides" in summarize(found)
     joined = join_given_groups(found)
@@ -157,7 +166,13 @@ def test_given_groups_are_compared_and_joined(folder, tmp_path):
     assert by_path["TRAIN/a/alone.jpg"] == by_path["TRAIN/b/same_bytes_other_label.jpg"]
     assert len(set(zip(table.rows["group"], joined))) == table.rows["group"].nunique()
     paths = write_audit(found, tmp_path)
-    assert [path.name for path in paths] == ["audit.json", "groups.csv", "groups_with_told.csv", "worst_pairs.png"]
+    assert [path.name for path in paths] == [
+        "audit.json",
+        "groups.csv",
+        "groups_with_told.csv",
+        "pairs.csv",
+        "worst_pairs.png",
+    ]
     assert load_table(folder, group=str(paths[2])).grouped
 
 

@@ -7,7 +7,14 @@ pytest.importorskip("cv2", reason="OpenCV is not installed")
 from drawn_scenes import draw_scene, memory_table, turn
 
 from kmed.data.audit.alignment import align, align_either
-from kmed.data.audit.fingerprints import MIRRORED, fingerprint, products, read_grey, squared_distances
+from kmed.data.audit.fingerprints import (
+    Fingerprints,
+    Variant,
+    fingerprint,
+    products,
+    read_grey,
+    squared_distances,
+)
 from kmed.data.audit.near_duplicates import components, find_near_duplicates
 from kmed.data.audit.visual_words import Index, Vocabulary
 
@@ -48,18 +55,45 @@ def test_unrelated_pictures_do_not_align():
 
 def test_a_mirror_image_is_not_taken_for_a_turn():
     original, mirrored = (fingerprint(grey(turn(small(1), flip=flip))) for flip in (False, True))
-    assert align(original, mirrored, mirrored=False) is None
-    assert align(original, mirrored, mirrored=True) is not None
+    assert align(original, mirrored, Variant.PLAIN) is None
+    assert align(original, mirrored, Variant.MIRRORED) is not None
 
 
 def test_mirrored_descriptors_are_those_of_the_mirror_image():
     original, mirrored = (fingerprint(grey(turn(small(1), flip=flip))) for flip in (False, True))
     squared = squared_distances(
-        original.descriptors.astype(np.float32), mirrored.descriptors[:, MIRRORED].astype(np.float32)
+        original.descriptors.astype(np.float32), mirrored.descriptors[:, Variant.MIRRORED.columns].astype(np.float32)
     )
     assert np.median(squared.min(axis=1)) < 0.05 * np.median(squared)
-    assert sorted(MIRRORED) == list(range(128))
-    np.testing.assert_array_equal(MIRRORED[MIRRORED], np.arange(128))
+    assert sorted(Variant.MIRRORED.columns) == list(range(128))
+    np.testing.assert_array_equal(Variant.MIRRORED.columns[Variant.MIRRORED.columns], np.arange(128))
+
+
+def test_inverted_descriptors_are_those_of_the_negative():
+    original, negative = fingerprint(grey(small(1))), fingerprint(255 - grey(small(1)))
+    squared = squared_distances(
+        original.descriptors.astype(np.float32), negative.descriptors[:, Variant.INVERTED.columns].astype(np.float32)
+    )
+    assert np.median(squared.min(axis=1)) < 0.05 * np.median(squared)
+    np.testing.assert_array_equal(Variant.INVERTED.columns[Variant.INVERTED.columns], np.arange(128))
+    np.testing.assert_array_equal(
+        Variant.INVERTED.columns[Variant.MIRRORED.columns], Variant.MIRRORED.columns[Variant.INVERTED.columns]
+    )
+
+
+def test_fingerprints_beyond_those_in_memory_are_read_back(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "kmed.data.audit.fingerprints.read_grey", lambda table, row: read.append(row) or read_grey(table, row)
+    )
+    table = memory_table([small(seed) for seed in range(4)])
+    held = Fingerprints(table, kept=2)
+    first = [held[row] for row in range(4)]
+    again = [held[row] for row in (3, 0, 2, 1, 0)]
+    assert read == [0, 1, 2, 3]
+    for one, row in zip(again, (3, 0, 2, 1, 0)):
+        for name in ("grey", "inside", "points", "descriptors"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(first[row], name))
 
 
 def test_products_are_exact():
