@@ -86,13 +86,18 @@ def show(path, out, config, settings):
 def audit(path, out, splits, config, settings):
     """Find copies, overlapping photographs, leaks between splits, contradictory labels and broken files.
 
-    Images are compared by what they show: the audit finds rotated, mirrored and shifted copies, and photographs that
-    share a spot. Given groups are compared with the found ones, but not used to find them. The sides are the splits
-    that come with the data (folders, a split column, data.splits); no new split is drawn. A group that only test
-    splits share (test and test_simple) is not a leak.
+    Images are compared by what they show: the audit finds rotated, mirrored, recompressed and shifted copies, and
+    photographs that share a spot. Given groups are compared with the found ones, but not used to find them. The sides
+    are the splits that come with the data (folders, a split column, data.splits); no new split is drawn. A group that
+    only test splits share (test and test_simple) is not a leak.
 
-    The output folder holds audit.json, worst_pairs.png and groups.csv, which training takes as data.group; audit all
-    splits for this. If the data have groups (patients), take groups_with_told.csv, which keeps both kinds together.
+    Labels contradict each other where two images are the same exposure. What may be the same is listed as in doubt;
+    other exposures, such as a patient's follow-ups, may differ. Near-duplicates in two given groups are listed across
+    groups: the two may be one patient.
+
+    The output folder holds audit.json, worst_pairs.png, pairs.csv (every pair found) and groups.csv, which training
+    takes as data.group; audit all splits for this. If the data have groups (patients), take groups_with_told.csv,
+    which keeps both kinds together.
 
     \b
     Examples:

@@ -1,5 +1,6 @@
 """The contact sheet of an audit: the worst pairs of pictures side by side, with what they share outlined."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -61,20 +62,19 @@ def save_pairs(audit: Audit, pairs: list[Pair], path: pathlib.Path) -> None:
 def worst_pairs(audit: Audit) -> list[Pair]:
     """Returns at most MAX_PAIRS pairs: contradictions, pairs on two sides, then across groups, doubts, small overlaps.
 
-    Each of the first three gets a fair part of the sheet where they do not all fit.
+    Where the first three do not all fit, they take turns for a place on the sheet.
     """
     labels = sorted(audit.contradictions, key=lambda pair: (-pair.sides, -pair.share))
     sides = sorted(audit.on_two_sides.values(), key=lambda pair: (-pair.labels, -pair.share))
-    chosen: dict[tuple[int, int], Pair] = {}
     kinds = [labels, sides, audit.across_groups]
-    for left, pairs in zip((3, 2, 1), kinds):
-        room = MAX_PAIRS - len(chosen)
-        later = sum(map(len, kinds[len(kinds) - left + 1 :]))
-        for pair in pairs[: max(-(-room // left), room - later)]:
+    turns = [pair for turn in itertools.zip_longest(*kinds) for pair in turn if pair is not None]
+    rest = [*audit.doubts, *audit.overlaps]
+    placed = list(dict.fromkeys((pair.first, pair.second) for pair in [*turns, *rest]))[:MAX_PAIRS]
+    chosen: dict[tuple[int, int], Pair] = {}
+    for pair in itertools.chain(*kinds, rest):
+        if (pair.first, pair.second) in placed:
             chosen.setdefault((pair.first, pair.second), pair)
-    for pair in [*audit.doubts, *audit.overlaps]:
-        chosen.setdefault((pair.first, pair.second), pair)
-    return list(chosen.values())[:MAX_PAIRS]
+    return list(chosen.values())
 
 
 def headline(pair: Pair) -> str:

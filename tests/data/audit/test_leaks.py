@@ -132,6 +132,10 @@ def test_the_worst_come_first_and_say_why(found):
     )
     assert len(worst_pairs(many)) <= MAX_PAIRS
     assert {pair.labels for pair in worst_pairs(many)} == {True, False}
+    across = [dataclasses.replace(pairs[3], first=row, second=row + 1, groups=True) for row in range(100, 160)]
+    shown = worst_pairs(dataclasses.replace(many, across_groups=across))
+    assert len(shown) == MAX_PAIRS
+    assert [pair.groups for pair in shown] == [False] * 4 + [True] * 8
 
 
 def test_the_summary_is_for_people(found):
