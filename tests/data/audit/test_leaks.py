@@ -132,10 +132,20 @@ def test_the_worst_come_first_and_say_why(found):
     )
     assert len(worst_pairs(many)) <= MAX_PAIRS
     assert {pair.labels for pair in worst_pairs(many)} == {True, False}
-    across = [dataclasses.replace(pairs[3], first=row, second=row + 1, groups=True) for row in range(100, 160)]
-    shown = worst_pairs(dataclasses.replace(many, across_groups=across))
-    assert len(shown) == MAX_PAIRS
-    assert [pair.groups for pair in shown] == [False] * 4 + [True] * 8
+
+
+def test_every_kind_of_problem_has_a_place_on_the_sheet(found):
+    def pairs(start, **changes):
+        one = next(iter(found.on_two_sides.values()))
+        return [dataclasses.replace(one, first=row, second=row + 1, **changes) for row in range(start, start + 60)]
+
+    labels, sides, across = pairs(0, labels=True), pairs(100), pairs(200, groups=True)
+    full = dataclasses.replace(
+        found, contradictions=labels, on_two_sides=dict(enumerate(sides)), across_groups=across, doubts=pairs(300)
+    )
+    assert worst_pairs(full) == [*labels[:4], *sides[:4], *across[:4]]
+    few = dataclasses.replace(full, contradictions=labels[:1], on_two_sides={}, across_groups=across[:2])
+    assert worst_pairs(few) == [labels[0], *across[:2], *full.doubts[:9]]
 
 
 def test_the_summary_is_for_people(found):
