@@ -132,7 +132,7 @@ def _sizes(text, delimiter):
 
 def _rows(text, delimiter, path, max_rows):
     """Returns the header and the rows that are not empty, with their line numbers, as [(line, cells)]."""
-    rows, reader = [], csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows, reader = [], csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
@@ -140,7 +140,7 @@ def _rows(text, delimiter, path, max_rows):
             if max_rows is not None and len(rows) > max_rows:
                 break
     except csv.Error as error:
-        raise _unreadable(path, f"line {reader.line_num}: {error}") from error
+        raise _unreadable(path, f"line {reader.line_num}: {error} (is a quote not closed?)") from error
     if not rows:
         raise _unreadable(path, "it is empty")
     return rows

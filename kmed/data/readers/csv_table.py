@@ -81,7 +81,7 @@ def read_labels_csv(source: DataSource, files: list[pathlib.Path], root: pathlib
     splits = _splits(frame, path_column, source, files[0], notes)
     used = [chosen] if isinstance(chosen, str) else chosen
     metadata = frame.drop(columns=[*used, path_column, *COLUMNS], errors="ignore").map(plain).reset_index(drop=True)
-    roles = pd.DataFrame({"group": groups.group, "cluster": groups.cluster, "split": splits}, dtype=object)
+    roles = pd.DataFrame({"group": groups.group, "cluster": groups.cluster, "split": splits})
     united, values, rows, repeated = unite_rows(paths, labels, pd.concat([roles, metadata], axis=1), list(roles))
     rows.insert(0, "path", united)
     cells = dict(zip(paths[::-1], frame[path_column].iloc[::-1]))
