@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from kmed.errors import ConfigError, suggest
+from kmed.errors import ConfigError, shorten, suggest
 from kmed.files import write_text
+from kmed.reading import read_text
 
 
 def _parse_size(value: Any) -> Any:
@@ -56,6 +57,8 @@ ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_siz
 ValueRange = Annotated[str, pydantic.BeforeValidator(_check_range)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Count = Annotated[int, pydantic.Field(ge=1)]
+BatchSize = Annotated[int, pydantic.Field(ge=1, le=65536)]
+MOST_NODES = 100_000  # values in a YAML file
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 
@@ -119,7 +122,7 @@ class TrainConfig(Section):
 
     epochs: Count = 10  # how often the training images are seen
     loss: str = "auto"  # one of the losses of the task, see kmed.tasks; auto: its default
-    batch_size: Count = 32  # images per step
+    batch_size: BatchSize = 32  # images per step
     learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up
     warmup_epochs: NonNegative = 1.0  # epochs in which the learning rate rises
     weight_decay: NonNegative = 0.05  # not applied to biases and normalisation
@@ -139,8 +142,8 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """How the finished model is evaluated."""
 
-    batch_size: Count = 64  # images per step
-    num_resamples: Annotated[int, pydantic.Field(ge=10)] = 1000  # bootstrap resamples per interval
+    batch_size: BatchSize = 64  # images per step
+    num_resamples: Annotated[int, pydantic.Field(ge=10, le=100_000)] = 1000  # bootstrap resamples per interval
     level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95  # nominal coverage of the intervals
     thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what thresholds are tuned for, on validation
     sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # the target, if thresholds is sensitivity
@@ -229,23 +232,74 @@ def _read_with_base(path: pathlib.Path, above: tuple[pathlib.Path, ...] = ()) ->
 
 
 def _read_yaml(path: pathlib.Path) -> dict:
+    if not path.exists():
+        raise ConfigError(f"There is no config file {path}. Give a YAML file, such as configs/blood_cells.yaml.")
+    text = read_text(path, lambda message: ConfigError(f"The config file {message}"))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"There is no config file {path}. Give a YAML file, such as configs/blood_cells.yaml."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The config file {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ConfigError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}.") from None
+        values = _load_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML{error}.") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold settings as `key: value`. Received: {type(values).__name__}.")
     return values
+
+
+def _load_yaml(text: str) -> Any:
+    """Returns the value that YAML describes. Raises ValueError, which says where and why it is not legal, if it is not.
+
+    A key that stands twice, and references (`*name`) that make a value endless or huge, are not legal either.
+    """
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_nodes(node, {}) > MOST_NODES:
+            raise _refused(node, "its references stand for too many values")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError(": its values are nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"{where}: {getattr(error, 'problem', None) or shorten(str(error))}") from None
+    except Exception as error:  # PyYAML's constructors: a month 13 is a ValueError, !!bool maybe a KeyError
+        raise ValueError(f": a value cannot be read ({shorten(error)})") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _refused(node: yaml.Node, reason: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+
+
+def _count_nodes(node: yaml.Node, counted: dict[int, int | None]) -> int:
+    """Returns how many values a node stands for when its references are written out. Raises YAMLError if endless.
+
+    Args:
+      counted: {id: count} of the nodes that are counted, None of those that hold this one.
+    """
+    if id(node) in counted:
+        if (count := counted[id(node)]) is None:
+            raise _refused(node, "a value refers to itself")
+        return count
+    counted[id(node)] = None
+    children = []
+    if isinstance(node, yaml.MappingNode):
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for number, (_, key) in enumerate(keys) if keys[number] in keys[:number]]:
+            raise _refused(node, f"the key {shorten(twice[0])} stands there twice")
+        children = [child for pair in node.value for child in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif any("\ud800" <= letter <= "\udfff" for letter in node.value):
+        raise _refused(node, "half a character, which cannot be written")
+    counted[id(node)] = count = 1 + sum(_count_nodes(child, counted) for child in children)
+    return count
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -255,9 +309,9 @@ def _parse_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"A setting is written section.key=value, such as train.epochs=3. Received: {override!r}.")
     try:
         # YAML 1.1 reads 1e-3 (no dot) as a string; the type check turns numeric strings into numbers.
-        return key.strip(), yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError:
-        raise ConfigError(f"The value of {key!r} is not valid YAML. Received: {text!r}.") from None
+        return key.strip(), _load_yaml(text) if text.strip() else None
+    except ValueError as error:
+        raise ConfigError(f"The value of {shorten(key)} is not valid YAML{error}. Received: {shorten(text)}.") from None
 
 
 def _set(values: dict, key: str, value: Any) -> None:
@@ -286,14 +340,14 @@ def _describe(error: Mapping[str, Any]) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return f"There is no setting {key!r}.{_nearest_key(location, list(known))}"
+        return f"There is no setting {shorten(key)}.{_nearest_key(location, list(known))}"
     # Inside a union or a tuple pydantic's location runs deeper than the setting's name.
     while location and ".".join(location) not in known:
         location.pop()
     name = ".".join(location) or key
     message = error["msg"].removeprefix("Value error, ")
     value = error.get("input")
-    return f"{name}: {message[0].lower() + message[1:]}. Received: {value!r}."
+    return f"{name}: {message[0].lower() + message[1:]}. Received: {shorten(value)}."
 
 
 def _nearest_key(location: list[str], known: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The errors that kmed raises on purpose; a message says what was received, what is legal and what to do."""
 
 import difflib
+import reprlib
 
 
 class KmedError(Exception):
@@ -44,3 +45,22 @@ def suggest(word: str, legal) -> str:
     """
     near = difflib.get_close_matches(str(word), [str(item) for item in legal], n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 2, 4, 4, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
+def shorten(value) -> str:
+    """Returns a value as Python writes it, on one line and in about 60 characters, however large or nested it is.
+
+    Example:
+      >>> shorten([1, 2, 3, 4, 5, 6])
+      '[1, 2, 3, 4, ...]'
+    """
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # Python does not write out integers of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return " ".join(text.split()) if len(text) <= 120 else f"{' '.join(text[:117].split())}..."

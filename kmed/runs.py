@@ -1,19 +1,29 @@
 """The run folder: what is stored where, and how a folder is claimed, opened and cleaned up."""
 
 import contextlib
-import csv
 import dataclasses
-import json
 import pathlib
 import shlex
 import shutil
 import time
+from collections.abc import Iterable
+
+import pandas as pd
 
 from kmed.config import FULL, Config, load_config, parse_range
-from kmed.errors import RunError
+from kmed.errors import RunError, shorten
 from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_json
+from kmed.reading import damaged, read_csv, read_json
+from kmed.schemas.metrics import MetricsFile
+from kmed.schemas.records import Classes, Environment, File, FittedFile, check, stamped
+from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
+SCHEMAS: dict[str, type[File]] = {
+    "calibration.json": FittedFile,
+    "metrics.json": MetricsFile,
+    "environment.json": Environment,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,23 +131,55 @@ class Run:
         """Returns the run's settings; a path `data` replaces that of its pictures."""
         return load_config(self.config, [] if data is None else [("data.path", str(data))])
 
-    def read_json(self, path: pathlib.Path) -> dict:
-        """Returns the content of one of the run's JSON files. Raises RunError if it is damaged."""
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}. The run folder is damaged.") from None
+    def read_classes(self) -> Classes:
+        """Returns the content of classes.json. Raises RunError if it is damaged, or contradicts config.yaml."""
+        classes = check(Classes, read_json(self.classes), self.classes)
+        config = self.read_config()
+        settings = {
+            "task": config.task,
+            "image_size": list(config.data.image_size),
+            "fit": config.data.fit,
+            "interpolation": config.data.interpolation,
+        }
+        for name, value in settings.items():
+            if getattr(classes, name) != value:
+                raise damaged(f"{self.classes}: {name} is {getattr(classes, name)!r}, but {self.config} says {value!r}.")
+        return classes
 
-    def read_result(self) -> dict[str, str]:
-        """Returns the row of result.csv as text, so that every digit is kept. Raises RunError if it is damaged."""
-        try:
-            with self.result.open(encoding="utf-8", newline="") as file:
-                row = next(csv.DictReader(file, strict=True), None)
-        except (OSError, ValueError, csv.Error) as error:
-            raise RunError(f"{self.result} cannot be read: {error}. The run folder is damaged.") from None
-        if row is None or None in row or None in row.values():
-            raise RunError(f"{self.result} is not one row of results. The run folder is damaged.")
+    def read_json(self, path: pathlib.Path) -> dict:
+        """Returns the content of one of the run's JSON files that have a schema in SCHEMAS.
+
+        Raises: RunError: it is damaged, or belongs to other classes than classes.json.
+        """
+        content = read_json(path)
+        stored, classes = check(SCHEMAS[path.name], content, path), self.read_classes()
+        for name in ("task", "class_names"):
+            own, expected = getattr(stored, name, None), getattr(classes, name)
+            if own not in (None, expected):
+                raise damaged(f"{path}: {name} is {shorten(own)}, but {self.classes} says {shorten(expected)}.")
+        return content
+
+    def read_result(self, needed: Iterable[str] = ()) -> dict[str, str]:
+        """Returns the row of result.csv as text, so that every digit is kept.
+
+        Args:
+          needed: columns that the row must have.
+        Raises: RunError: it is damaged, or lacks a column.
+        """
+        table = read_csv(self.result)
+        if len(table) != 1:
+            raise damaged(f"{self.result} is not one row of results.")
+        row = table.iloc[0].to_dict()
+        check_result(self.result, row, needed)
         return row
+
+    def read_history(self) -> pd.DataFrame:
+        """Returns the numbers of history.csv, one row per epoch. Raises RunError if it is damaged."""
+        return read_history(self.history)
+
+    def read_splits(self) -> pd.DataFrame:
+        """Returns splits.csv as text. Raises RunError if it is damaged."""
+        return read_splits(self.splits)
 
 
 def default_folder(*words: str) -> pathlib.Path:
@@ -276,15 +318,13 @@ def write_classes(run: Run, config: Config, class_names) -> None:
     `range` is of images with more than 8 bits per value: these values become 0 and 255, those between are in
     proportion, and those outside are clipped.
     """
-    write_json(
-        run.classes,
-        {
-            "task": config.task,
-            "class_names": list(class_names),
-            "image_size": list(config.data.image_size),
-            "fit": config.data.fit,
-            "interpolation": config.data.interpolation,
-            "range": list(parse_range(config.data.range) or FULL),
-            "input": "RGB, 0-255; scaling and normalisation are inside the model",
-        },
-    )
+    fields = {
+        "task": config.task,
+        "class_names": list(class_names),
+        "image_size": list(config.data.image_size),
+        "fit": config.data.fit,
+        "interpolation": config.data.interpolation,
+        "range": list(parse_range(config.data.range) or FULL),
+        "input": "RGB, 0-255; scaling and normalisation are inside the model",
+    }
+    write_json(run.classes, stamped(fields))

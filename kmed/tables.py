@@ -7,6 +7,7 @@ import pandas as pd
 
 from kmed.errors import RunError
 from kmed.files import exclusive, write_frame
+from kmed.reading import read_csv
 
 
 def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -17,14 +18,14 @@ def read_table(path, needed: tuple[str, ...] = ()) -> pd.DataFrame:
     path = pathlib.Path(path)
     if not path.exists():
         return pd.DataFrame()
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{path} cannot be read as a table of results ({reason}). Give another file.") from None
+    table = read_csv(path, _other_file)
     if missing := [name for name in needed if name not in table.columns]:
         raise RunError(f"{path} is another table: it has no column {missing[0]!r}. Give another file.")
     return table
+
+
+def _other_file(message: str) -> RunError:
+    return RunError(f"{message.replace('cannot be read:', 'cannot be read as a table of results:')} Give another file.")
 
 
 def append_rows(path, rows: list[pd.DataFrame], read: Callable[..., pd.DataFrame] = read_table) -> int:

@@ -96,7 +96,7 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
         counts = {"all": 0, "broken": 0}
         counted = _counted(stream, counts)
         if as_csv:
-            lines = classify.as_csv(counted, run.read_json(run.classes)["class_names"])
+            lines = classify.as_csv(counted, run.read_classes().class_names)
         else:
             lines = (classify.as_json if as_json else classify.as_text)(counted)
         _write(lines, out)

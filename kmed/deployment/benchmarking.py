@@ -19,7 +19,7 @@ from kmed.evaluation.predictor import describe_run, export_path
 from kmed.files import size_of, temporary_folder, write_frame
 from kmed.formats import graph, registry
 from kmed.formats.registry import FORMATS, benchmarked_choices, check_format, either
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_run_model
 from kmed.progress import say, track
 from kmed.runs import Run, finished_run
 from kmed.runtime import command_line
@@ -130,7 +130,7 @@ def _files(run: Run, candidates, folder: pathlib.Path, data) -> dict[tuple[str, 
             say(f"Making {path.name} for the measurement ...")
             try:
                 graph.check_backend()
-                model = load_model(run.model) if model is None else model
+                model = load_run_model(run) if model is None else model
                 pictures = None
                 if quantize in FORMATS[format].needs_pictures:
                     config, table = open_run_table(run, data)

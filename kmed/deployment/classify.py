@@ -17,11 +17,11 @@ from kmed.data.images import Resizing, read_image
 from kmed.data.readers.walk import is_hidden, is_image, repeated_note, walk
 from kmed.errors import DataError, KmedError
 from kmed.evaluation.decisions import DecisionRule, decision_rule
-from kmed.evaluation.novelty import Novelty, feature_model, load_novelty, look
+from kmed.evaluation.novelty import Novelty, feature_model, look, run_novelty
 from kmed.evaluation.predictor import open_model
 from kmed.files import replacing
 from kmed.models.heatmaps import explain_and_overlay
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_run_model
 from kmed.progress import say, track
 from kmed.runs import finished_run, judged_split
 
@@ -156,8 +156,8 @@ class _Model:
                 f"Python with: kmed.fit_novelty({str(run.folder)!r})"
             )
         else:
-            self.novelty, self.both = load_novelty(run.novelty), feature_model(self.predictor.keras_model)
-            shares = run.read_json(run.metrics).get("novelty", {})
+            self.both = feature_model(self.predictor.keras_model)
+            self.novelty, shares = run_novelty(run, self.both)
             split = judged_split(shares)
             of_split = f"; {shares[split]['value']:.1%} of its {split} pictures were flagged" if split in shares else ""
             say(
@@ -166,7 +166,7 @@ class _Model:
             )
         self.explained = None
         if explain is not None:
-            self.explained = self.predictor.keras_model or load_model(run.model)
+            self.explained = self.predictor.keras_model or load_run_model(run)
             # A source is never overwritten, even if it lies in the same folder.
             self.folder, self.taken = pathlib.Path(explain), {pathlib.Path(path).resolve() for path in paths}
 

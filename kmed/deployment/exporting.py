@@ -23,9 +23,10 @@ from kmed.formats import graph, registry
 from kmed.formats.registry import FORMATS, check_format, either, exported_formats
 from kmed.metrics.calibration import Calibration
 from kmed.metrics.intervals import Bootstrap, Score
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_run_model
 from kmed.progress import say
 from kmed.runs import Run, finished_run, judged_split
+from kmed.schemas.records import stamped
 
 TOLERANCE = 0.5  # points, hundredths of accuracy or macro AUROC
 LARGEST_DIFFERENCE = 1e-3  # of a probability if nothing was quantized; more is an error of the conversion
@@ -129,7 +130,7 @@ def export(
             raise ExportRefused(_describe_refusal(original, record, path), record)
         if calibrated:
             _compare_latency(original, record)
-    write_json(record_path(path), record)
+    write_json(record_path(path), stamped(record))
     if append is not None:
         append_record(record, append)
     return Exported(path, record)
@@ -161,7 +162,7 @@ def _open(run: Run, data, calibrated: str, tolerance: float, num_pictures: int, 
     return _Original(
         run=run,
         config=config,
-        model=load_model(run.model),
+        model=load_run_model(run),
         calibration=read_fitted(run).calibration,
         description=describe_run(run),
         table=table,

@@ -211,24 +211,16 @@ def _compared(runs, predictions, bootstrap) -> list[Compared]:
             constants = score_constants(predicted, prior, bootstrap)
             scored.append((prior, predicted, constants))
         verdict = judge_against_constants(predicted.task, scores, constants, predicted.probs)
-        compared.append(Compared(name, run, scores, constants, verdict, _row(run), pd.read_csv(run.history)))
+        compared.append(Compared(name, run, scores, constants, verdict, _row(run), run.read_history()))
     return compared
 
 
 def _prior(run) -> Prior:
-    metrics = run.read_json(run.metrics)
-    if "training" not in metrics:
-        raise RunError(f"{run.metrics} does not hold the counts of the training labels. Train the run again.")
-    return Prior.from_dict(metrics["training"])
+    return Prior.from_dict(run.read_json(run.metrics)["training"])
 
 
 def _row(run) -> dict[str, str]:
-    row = run.read_result()
-    if missing := [name for name in NEEDED if name not in row]:
-        raise RunError(
-            f"{run.result} lacks {', '.join(missing)}: another version of kmed made it. Train the run again."
-        )
-    return row
+    return run.read_result(NEEDED)
 
 
 def _ranks(runs, name) -> bool:

@@ -104,7 +104,7 @@ def decision_rule(run: Run) -> DecisionRule:
     the plain one. If validation showed that order to be wrong, calibration makes the label constant: it is then
     found in all images or in none, whichever is right more often.
 
-    Raises: RunError: the run holds no calibration. ScoreError: it was fitted for other labels.
+    Raises: RunError: the run holds no calibration, or one that is damaged or was fitted for other labels.
     """
     fitted = read_fitted(run)
     task, names = get_task(run.read_config().task), fitted.calibration.class_names
@@ -119,6 +119,6 @@ def decision_rule(run: Run) -> DecisionRule:
 def read_fitted(run: Run) -> Fitted:
     """Returns the calibration and thresholds stored in a run.
 
-    Raises: RunError: there are none. ScoreError: they were fitted for other labels.
+    Raises: RunError: there are none, they are damaged, or they were fitted for other labels.
     """
-    return Fitted.from_dict(run.read_json(run.fitted), run.read_json(run.classes)["class_names"])
+    return Fitted.from_dict(run.read_json(run.fitted), run.read_classes().class_names)

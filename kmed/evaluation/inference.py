@@ -126,7 +126,8 @@ def open_run_table(run: Run, data=None):
 
 def run_table(run: Run, table: Table) -> Table:
     """Returns `table` with the splits of a run. Raises DataError if its classes differ from the run's."""
-    expected = run.read_json(run.classes)["class_names"]
+    expected = run.read_classes().class_names
+    run.read_splits()  # which names the file and the cell that are not legal
     if list(table.class_names) != expected:
         raise DataError(
             f"The data's classes are {', '.join(table.class_names)}, but the run's are {', '.join(expected)} "

@@ -1,19 +1,21 @@
 """Images unlike the training data, found by their distance to the training images in the network's features."""
 
 import dataclasses
+import math
 import pathlib
-import zipfile
-import zlib
 
 import keras
 import numpy as np
 
-from kmed.errors import RunError
+from kmed.errors import RunError, shorten
 from kmed.files import replacing
 from kmed.metrics.intervals import Bootstrap, Score, draw_resamples, mean_score
+from kmed.reading import damaged, read_arrays
+from kmed.runs import Run
 
 NUM_REFERENCE = 1000  # training pictures that are kept for comparison
 NEIGHBOUR = 10  # the distance is measured to the tenth nearest of them
+NUM_STATISTICS = 9  # of the pixels, see `picture_statistics`
 LAYER = "pool"
 _STEP = 64  # pictures whose statistics are computed at once: as floats they take ten times the memory
 _LEAST_SCALE = 0.1  # of the mean scale: a feature that hardly varied must not decide alone
@@ -76,13 +78,51 @@ class Novelty:
 
 
 def load_novelty(path: pathlib.Path) -> Novelty:
-    """Returns the Novelty that `Novelty.save` wrote. Raises RunError if the file is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name].astype(np.float32) for name in ("center", "scale", "reference")}
-            return Novelty(**arrays, threshold=float(stored["threshold"]), wanted=float(stored["wanted"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}. The run folder is damaged.") from None
+    """Returns the Novelty that `Novelty.save` wrote.
+
+    Raises: RunError: the file is damaged, or holds arrays or numbers that `Novelty.save` does not write.
+    """
+    stored = read_arrays(path)
+    dimensions = {"center": 1, "scale": 1, "reference": 2, "threshold": 0, "wanted": 0}
+    if set(stored) != set(dimensions):
+        raise damaged(f"{path} must hold {', '.join(dimensions)}. Received: {shorten(sorted(stored))}.")
+    for name, array in stored.items():
+        if array.ndim != dimensions[name] or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise damaged(
+                f"{path}: {name} must hold finite numbers in {dimensions[name]} dimensions. Received: {array.dtype} of "
+                f"shape {array.shape}."
+            )
+    size, reference = stored["center"].shape, stored["reference"]
+    if not 0 < len(reference) or stored["scale"].shape != size or reference.shape[1:] != size:
+        shapes = ", ".join(f"{name} {stored[name].shape}" for name in ("center", "scale", "reference"))
+        raise damaged(f"{path}: the shapes must be (D,), (D,) and (R, D). Received: {shapes}.")
+    if not (stored["scale"] > 0).all() or stored["threshold"] < 0 or not 0 < stored["wanted"] < 1:
+        raise damaged(
+            f"{path}: scale must be above 0, threshold at least 0 and wanted between 0 and 1. Received: scale from "
+            f"{stored['scale'].min():g}, threshold={stored['threshold']:g}, wanted={stored['wanted']:g}."
+        )
+    arrays = {name: stored[name].astype(np.float32) for name in ("center", "scale", "reference")}
+    return Novelty(**arrays, threshold=float(stored["threshold"]), wanted=float(stored["wanted"]))
+
+
+def run_novelty(run: Run, both: keras.Model) -> tuple[Novelty, dict]:
+    """Returns a run's Novelty, and its record in metrics.json ({} in a run that has none).
+
+    Args:
+      run: a run with a novelty.npz.
+      both: the run's model, from `feature_model`.
+    Raises: RunError: the file is damaged, is of another model, or contradicts metrics.json.
+    """
+    novelty, record = load_novelty(run.novelty), run.read_json(run.metrics).get("novelty") or {}
+    expected = both.outputs[0].shape[-1] + NUM_STATISTICS
+    again = f"Fit it again in Python: kmed.fit_novelty({str(run.folder)!r})"
+    if len(novelty.center) != expected:
+        raise RunError(f"{run.novelty} holds {len(novelty.center)} numbers per picture, not {expected}. {again}")
+    for name in ("threshold", "wanted"):
+        own = getattr(novelty, name)
+        if not math.isclose(own, record.get(name, own), rel_tol=1e-6):
+            raise RunError(f"{run.novelty}: {name} is {own:g}, but {run.metrics} says {record[name]:g}. {again}")
+    return novelty, record
 
 
 def feature_model(model: keras.Model) -> keras.Model:

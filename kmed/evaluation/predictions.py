@@ -7,14 +7,12 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.table import Table
-from kmed.errors import RunError
 from kmed.evaluation.subgroups import choose_columns, subgroup_values
 from kmed.labels import join_names
 from kmed.runs import Run
+from kmed.schemas import tables
+from kmed.schemas.tables import FIRST, LABEL, PROB, SUBGROUP
 from kmed.tasks import Task, get_task
-
-LABEL, PROB, SUBGROUP = "label_", "prob_", "subgroup_"
-FIRST = ("path", "split", "group", "cluster")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,19 +94,11 @@ def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None) -> P
 
 def stored_predictions(run: Run) -> Predictions:
     """Returns a run's Predictions for its validation and test splits. Raises RunError as `read_predictions` does."""
-    class_names = run.read_json(run.classes)["class_names"]
-    return read_predictions(run.predictions, class_names, get_task(run.read_config().task))
+    classes = run.read_classes()
+    return read_predictions(run.predictions, classes.class_names, get_task(classes.task))
 
 
 def read_predictions(path: pathlib.Path, class_names, task: Task) -> Predictions:
     """Returns the Predictions in a predictions.csv. Raises RunError if it is missing, damaged or of other classes."""
-    try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(FIRST, str), keep_default_na=False, na_values=[""])
-        labels = np.stack([frame[f"{LABEL}{name}"].to_numpy(float) for name in class_names], axis=1)
-        probs = np.stack([frame[f"{PROB}{name}"].to_numpy(float) for name in class_names], axis=1)
-        kept = [*FIRST, *(name for name in frame.columns if name.startswith(SUBGROUP))]
-        rows = frame[kept].astype(str)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{path} cannot be read as predictions of {', '.join(class_names)} ({reason}).") from None
+    rows, labels, probs = tables.read_predictions(path, class_names, task)
     return Predictions(rows, labels, probs, tuple(class_names), task)

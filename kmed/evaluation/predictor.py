@@ -15,9 +15,10 @@ from kmed.config import FULL, parse_range
 from kmed.errors import DataError, RunError
 from kmed.evaluation.decisions import decision_rule, read_fitted
 from kmed.formats.registry import FORMATS, check_format, open_file
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_run_model
+from kmed.models.registry import resolve_name
 from kmed.runs import Run, judged_split
-from kmed.version import __version__
+from kmed.schemas.records import stamped
 
 if typing.TYPE_CHECKING:
     import keras
@@ -60,23 +61,20 @@ class Predictor:
 def describe_run(run: Run) -> dict:
     """Returns what a program needs to feed the model and to read its output; it travels with every export.
 
-    Keys: kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input, output,
+    Keys: version, kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input, output,
     calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
     (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence; and range [low, high], what
     becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535.
     """
     config, rule, metrics = run.read_config(), decision_rule(run), run.read_json(run.metrics)
     split = judged_split(metrics)
-    if "verdict" not in metrics.get(split, {}):
-        raise RunError(f"{run.metrics} holds no verdict: another version of kmed made it. Train the run again.")
     assessed, main = metrics[split], rule.task.exported_scores[0]
     score = {key: assessed["scores"][main][key] for key in ("value", "low", "high")}
     sizes = {key: assessed[key] for key in ("num_images", "num_clusters")}
     height, width = config.data.image_size
     limits = parse_range(config.data.range) or FULL
     thresholds = None if rule.thresholds is None else dict(zip(rule.class_names, rule.thresholds.tolist(), strict=True))
-    return {
-        "kmed_version": __version__,
+    fields = {
         "model": config.model.name,
         "task": config.task,
         "class_names": list(rule.class_names),
@@ -91,6 +89,7 @@ def describe_run(run: Run) -> dict:
         "test_score": {"name": main, **score, **sizes, "split": split},
         "verdict": assessed["verdict"]["sentence"],
     }
+    return stamped(fields)
 
 
 def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:
@@ -100,6 +99,7 @@ def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:
     """
     check_format(format, quantize)
     model = run.read_config().model.name
+    resolve_name(model)  # it becomes part of a path
     stem = model if quantize == "none" else f"{model}-{quantize}"
     return run.exports / f"{stem}{FORMATS[format].suffix}" if FORMATS[format].exported else run.model
 
@@ -116,7 +116,7 @@ def open_model(run: Run, format: str = "keras", quantize: str = "none", *, threa
     """
     path = export_path(run, format, quantize)
     if not FORMATS[format].exported:
-        model, calibration = load_model(path), read_fitted(run).calibration
+        model, calibration = load_run_model(run), read_fitted(run).calibration
         return Predictor(format, path, lambda images: calibration.apply(model.predict_on_batch(images)), None, model)
     if not path.exists():
         more = f" --format {format}" + ("" if quantize == "none" else f" --quantize {quantize}")

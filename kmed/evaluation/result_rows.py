@@ -15,6 +15,8 @@ from kmed.runs import Run, judged_run
 from kmed.tables import append_rows, read_table
 from kmed.tasks import Task
 
+LAST = ("minutes", "device", "versions", "command")  # columns of a row, after its scores
+
 
 def score_columns(assessment: Assessment) -> dict:
     """Returns the score columns of a results row: the study's first, with their intervals; the best constant's last."""
@@ -38,11 +40,10 @@ def study_columns(task: Task, scores: Scores) -> dict[str, float]:
 
 def in_order(others: dict, scored: dict) -> dict:
     """Returns one row: what was trained, the scores, then time, device and command."""
-    last = ("minutes", "device", "versions", "command")
     return {
-        **{name: value for name, value in others.items() if name not in last},
+        **{name: value for name, value in others.items() if name not in LAST},
         **scored,
-        **{name: others[name] for name in last},
+        **{name: others[name] for name in LAST},
     }
 
 

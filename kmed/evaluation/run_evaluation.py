@@ -17,17 +17,19 @@ from kmed.evaluation.inference import open_run_table, predict, predict_calibrate
 from kmed.evaluation.novelty import false_alarms, feature_model
 from kmed.evaluation.predictions import Predictions, make_predictions, stored_predictions
 from kmed.evaluation.predictor import open_model
-from kmed.evaluation.result_rows import in_order, result_row, score_columns
+from kmed.evaluation.result_rows import LAST, in_order, result_row, score_columns
 from kmed.evaluation.summary import describe_assessment, describe_novelty
 from kmed.files import write_frame, write_json, write_text
 from kmed.formats.registry import check_format
 from kmed.metrics.baselines import Prior
 from kmed.metrics.intervals import Bootstrap, check_clusters
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_run_model
 from kmed.progress import optional, say
+from kmed.reading import read_text
 from kmed.runs import Run, finished_run, judged_run, judged_split
+from kmed.schemas.records import stamped
+from kmed.schemas.tables import PREDICTED
 
-PREDICTED = ("val", "test")  # the splits that a run keeps predictions and scores for
 FITTED_BY = ("thresholds", "sensitivity", "coverage")  # settings of what is fitted on validation
 
 
@@ -98,12 +100,13 @@ def fit_novelty(run_folder, *, data=None) -> Run:
     run = finished_run(run_folder)
     config, table = inference.open_run_table(run, data)
     parts = table.take(table.rows["split"].isin(PREDICTED).to_numpy())
-    both = feature_model(load_model(run.model))
+    metrics, summary = run.read_json(run.metrics), read_text(run.summary)
+    both = feature_model(load_run_model(run))
     novelty = inference.novelty_reference(both, table, config)
     _, distances = inference.predict_with_distances(both, parts, config, novelty)
     record = write_novelty(run, config, parts.rows, novelty, distances)
-    write_json(run.metrics, run.read_json(run.metrics) | {"novelty": record})
-    lines = run.summary.read_text(encoding="utf-8").splitlines(keepends=True)
+    write_json(run.metrics, stamped(metrics | {"novelty": record}))
+    lines = summary.splitlines(keepends=True)
     sentence = describe_novelty(record)
     kept = "".join(line for line in lines if not line.startswith(sentence.split(":")[0]))
     write_text(run.summary, kept + sentence)
@@ -131,8 +134,8 @@ def write_scores(
         elif name in stored:
             metrics[name] = stored[name]
     metrics |= {"novelty": stored["novelty"]} if "novelty" in stored else {}
-    write_json(run.fitted, fitted.to_dict())
-    write_json(run.metrics, metrics)
+    write_json(run.fitted, stamped(fitted.to_dict()))
+    write_json(run.metrics, stamped(metrics))
     split = judged_split(assessments)
     summary = describe_assessment(assessments[split], split)
     write_text(run.summary, summary + "\n" + describe_novelty(stored.get("novelty")))
@@ -180,9 +183,7 @@ def rescore_split(run_folder, settings=()) -> Assessment:
             raise ConfigError(f"Scoring again takes only settings of evaluate. Received: {setting!r}.")
         if str(setting).startswith("evaluate.novelty"):
             raise ConfigError(f"Distances are not stored, so scoring again cannot change {setting!r}. Train again.")
-    config, metrics, old = load_config(run.config, settings), run.read_json(run.metrics), run.read_result()
-    if "training" not in metrics:
-        raise RunError(f"{run.metrics} does not hold the counts of the training labels. Train the run again.")
+    config, metrics, old = load_config(run.config, settings), run.read_json(run.metrics), run.read_result(LAST)
     predictions = stored_predictions(run)
     fitted = _fit_again(run, config, predictions)
     assessments = write_scores(run, config, predictions, Prior.from_dict(metrics["training"]), fitted, metrics)

@@ -13,6 +13,8 @@ import zipfile
 import numpy as np
 
 from kmed.errors import RunError
+from kmed.reading import check_unpacked_size, parse_json
+from kmed.schemas.records import Description, check
 
 BUFFER_NAME = "TFLITE_METADATA"
 LABELS_FILE, SETTINGS_FILE = "labels.txt", "kmed.json"
@@ -89,13 +91,17 @@ def append_files(path: pathlib.Path, description: dict) -> None:
 def read_description(path) -> dict:
     """Returns the description inside a TFLite file that kmed exported.
 
-    Raises: RunError: the file has none.
+    Raises: RunError: the file has none, or it is not what kmed writes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(SETTINGS_FILE))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} holds no {SETTINGS_FILE}: kmed did not export it ({error}).") from None
+            check_unpacked_size(path, archive)
+            content = parse_json(archive.read(SETTINGS_FILE).decode("utf-8"))
+    except Exception as problem:  # zipfile raises many kinds of errors for damaged files
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise RunError(f"{path} holds no {SETTINGS_FILE}: kmed did not export it ({reason}).") from None
+    check(Description, content, f"{SETTINGS_FILE} in {path}", RunError)
+    return content
 
 
 def _model_metadata(builder, description: dict) -> int:

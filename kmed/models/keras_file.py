@@ -1,13 +1,16 @@
 """Loading of `.keras` files, which are refused if they contain foreign code."""
 
-import json
 import pathlib
 import zipfile
 
 from kmed.errors import RunError
+from kmed.reading import check_unpacked_size, parse_json
+from kmed.runs import Run
+from kmed.tasks import get_task
 
 # The modules from which a model's classes may come. Any other would be code that the file has imported.
 _KNOWN_MODULES = ("keras", "keras_hub", "kmed", "builtins")
+_LAYERS = ("normalize", "backbone", "pool", "head", "probs")  # of every model that `build_model` makes
 
 
 def load_model(path):
@@ -36,18 +39,53 @@ def load_model(path):
 def _refuse_foreign_code(path: pathlib.Path) -> None:
     """Raises RunError if a .keras file names a Lambda or a class of an unknown module; imports nothing."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            settings = json.loads(archive.read("config.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        classes = list(_classes(read_settings(path)))
+    except ValueError as error:
         raise RunError(f"{path} cannot be loaded: it is not a .keras file ({error}).") from None
-    for module, name in _classes(settings):
-        foreign = module is not None and module.split(".")[0] not in _KNOWN_MODULES
+    for module, name in classes:
+        foreign = module is not None and str(module).split(".")[0] not in _KNOWN_MODULES
         if name == "Lambda" or foreign:
             origin = f"from the module {module}" if foreign else "which contains code of its own"
             raise RunError(
                 f"{path} is not loaded: it contains {name}, {origin}, and would run code of the file's author. "
                 "Give a model made of layers of Keras, KerasHub and kmed only."
             )
+
+
+def read_settings(path) -> dict:
+    """Returns the settings in a .keras file, from which Keras builds the model. Raises ValueError if it has none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_unpacked_size(path, archive)
+            return parse_json(archive.read("config.json").decode("utf-8"))
+    except Exception as error:  # zipfile raises many kinds of errors for damaged files
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from None
+
+
+def load_run_model(run: Run):
+    """Returns a run's keras.Model.
+
+    Raises: RunError: as `load_model` does; or the model does not take pictures of the run's size, does not give one
+      probability per class, lacks one of the layers of kmed's models, or has weights that are not finite numbers.
+    """
+    import numpy as np
+
+    model, classes = load_model(run.model), run.read_classes()
+    expected = {"input": (None, *classes.image_size, 3), "output": (None, len(classes.class_names))}
+    for side, shape in expected.items():
+        found = getattr(model, f"{side}_shape", None)
+        if found != shape:
+            raise RunError(f"{run.model} has an {side} of shape {found}, but {run.classes} asks for {shape}.")
+    layers = {layer.name: layer for layer in model.layers}
+    if missing := [name for name in _LAYERS if name not in layers]:
+        raise RunError(f"{run.model} is not a model of kmed: it has no layer {missing[0]!r}.")
+    expected, found = get_task(classes.task).activation, getattr(layers["probs"], "activation", None)
+    if getattr(found, "__name__", None) != expected:
+        raise RunError(f"{run.model} does not end in {expected}, which {classes.task} needs.")
+    for weight in model.weights:
+        if not np.isfinite(weight.numpy()).all():
+            raise RunError(f"{run.model} cannot be used: its weight {weight.path} holds values that are not finite.")
+    return model
 
 
 def _classes(settings):

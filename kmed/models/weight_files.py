@@ -1,14 +1,14 @@
 """Files of weights, found by path, earlier run or Hugging Face repository, and the configuration beside them."""
 
 import dataclasses
-import json
 import pathlib
-import zipfile
 
 import numpy as np
 
-from kmed.errors import WeightsError
+from kmed.errors import WeightsError, shorten
+from kmed.models.keras_file import read_settings
 from kmed.models.registry import MODELS, resolve_name
+from kmed.reading import read_json
 
 SAFETENSORS = "model.safetensors"
 
@@ -79,7 +79,7 @@ def normalization_of(source, name: str | None = None):
         mean, std = (tuple(float(number) for number in values[key]) for key in ("mean", "std"))
     except (TypeError, ValueError):
         mean = std = ()
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    if len(mean) != 3 or len(std) != 3 or not np.isfinite([mean, std]).all() or min(std) <= 0:
         raise WeightsError(f"mean and std in the config.json beside {found.path} must be three numbers each.")
     return mean, std
 
@@ -122,23 +122,20 @@ def _fetch(repository: str) -> WeightSource:
 
 
 def _read_json(path: pathlib.Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} must hold a JSON object. Received: {type(value).__name__}.")
+    value = read_json(path, WeightsError)
+    if not isinstance(value.get("pretrained_cfg") or {}, dict):
+        raise WeightsError(f"{path}: pretrained_cfg must be an object. Received: {shorten(value['pretrained_cfg'])}.")
     return value
 
 
 def _normalization_in_keras(path: pathlib.Path):
     try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-        layers = config["config"].get("layers", [])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is not a readable Keras model: {error}.") from None
-    for layer in layers:
-        if layer.get("class_name") == "Normalize":
-            return tuple(layer["config"]["mean"]), tuple(layer["config"]["std"])
-    return None
+        settings = read_settings(path)
+        scalings = [
+            (layer["config"]["mean"], layer["config"]["std"])
+            for layer in settings["config"].get("layers", [])
+            if layer.get("class_name") == "Normalize"
+        ]
+        return tuple(tuple(map(float, values)) for values in scalings[0]) if scalings else None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is not a readable Keras model: {shorten(str(error))}.") from None

@@ -16,7 +16,7 @@ from kmed.figures import drawable, save_figure
 from kmed.files import replacing
 from kmed.labels import join_names
 from kmed.models.heatmaps import COLOR_MAP, explain_and_overlay
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_run_model
 from kmed.progress import say
 from kmed.report import gallery
 from kmed.runs import Run, finished_run, judged_split
@@ -44,7 +44,7 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
       >>> explain_run("saved_models/latest", out="looked_at")
     """
     run = finished_run(run_folder)
-    config, class_names = run.read_config(data), run.read_json(run.classes)["class_names"]
+    config, class_names = run.read_config(data), run.read_classes().class_names
     if class_name is not None and class_name not in class_names:
         raise DataError(
             f"The run has no class {class_name!r}.{suggest(class_name, class_names)} "
@@ -57,7 +57,7 @@ def explain_run(run_folder, files=(), *, class_name=None, data=None, out=None, s
     else:
         predictions = stored_predictions(run)
         images, names, truths = _chosen_pictures(run, predictions, seed, data)
-    model = load_model(run.model)
+    model = load_run_model(run)
     say(f"Explaining {len(images)} pictures ...")
     probs = np.asarray(model.predict(images, batch_size=config.evaluate.batch_size, verbose=0))
     if class_name is None:

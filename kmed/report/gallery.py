@@ -13,7 +13,7 @@ from kmed.evaluation.inference import run_table
 from kmed.evaluation.predictions import Predictions
 from kmed.labels import join_names
 from kmed.models.heatmaps import explain_and_overlay
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_run_model
 from kmed.runs import Run
 
 NUM_ERRORS = 12
@@ -155,5 +155,5 @@ def draw_attention(run: Run, examples: list[Example], pictures: np.ndarray, mode
       model: the run's keras.Model, if it is already loaded.
     Raises: ModelError: a network that cannot be explained. RunError: the model cannot be loaded.
     """
-    model = load_model(run.model) if model is None else model
+    model = load_run_model(run) if model is None else model
     return explain_and_overlay(model, pictures, np.array([example.class_index for example in examples]))[1]

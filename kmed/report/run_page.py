@@ -6,7 +6,6 @@ import shlex
 import typing
 
 import numpy as np
-import pandas as pd
 
 from kmed import figures
 from kmed.data.table import SPLITS, Table
@@ -24,6 +23,7 @@ from kmed.report.page import Cited, inline_figure, picture, render_page, words
 from kmed.runs import Run, judged_run, judged_split
 from kmed.tasks import LOWER_IS_BETTER, Task, get_task
 
+_SHOWN = ("data", "epochs", "best_epoch", "parameters", "minutes", "device", "versions", "command")  # of result.csv
 _PANEL = (4.0, 3.2)  # inches: text of 10 points stays readable where a phone shows the figure 330 pixels wide
 
 
@@ -41,11 +41,9 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
     """
     run = judged_run(getattr(run_folder, "folder", run_folder))
     metrics = Cited(run.metrics.name, run.read_json(run.metrics))
-    names = run.read_json(run.classes)["class_names"]
+    names = run.read_classes().class_names
     split = judged_split(metrics)
-    if split not in metrics or "training" not in metrics:
-        raise RunError(f"{run.metrics} holds no scores, or was written by an older kmed. Train the run again.")
-    config, result = run.read_config(), run.read_result()
+    config, result = run.read_config(), run.read_result(_SHOWN)
     task, assessed = get_task(config.task), metrics[split]
     others = ["val"] if split == "test" and "val" in metrics else []
     return render_page(
@@ -118,7 +116,7 @@ def count_splits(run: Run, metrics: Cited, class_names) -> list[dict]:
     """
     if not run.splits.exists():
         return []
-    rows = pd.read_csv(run.splits, dtype=str, keep_default_na=False)
+    rows = run.read_splits()
     present = [name for name in (*SPLITS, *sorted(set(rows["split"]) - set(SPLITS))) if name in set(rows["split"])]
     counted = []
     for name in present:
@@ -134,14 +132,16 @@ def count_splits(run: Run, metrics: Cited, class_names) -> list[dict]:
 
 
 def _history(run: Run) -> Cited:
-    frame = pd.read_csv(run.history)
+    frame = run.read_history()
     frame = frame[[name for name in frame if name == "epoch" or name not in figures.NOT_PLOTTED]]
     return Cited(run.history.name, json.loads(frame.to_json(orient="records", double_precision=15)))
 
 
 def _figures(run: Run, assessed: Cited, best_epoch: int) -> dict:
     """Returns the page's figures: "curves" (one per quantity), "reliability" and "risk"."""
-    history = pd.read_csv(run.history)
+    history = run.read_history()
+    if best_epoch > len(history):
+        raise RunError(f"{run.result}: best_epoch is {best_epoch}, but {run.history} has {len(history)} epochs.")
     names = dict.fromkeys(name.removeprefix("val_") for name in history.select_dtypes("number"))
     curves = []
     for name in sorted(names, key=lambda name: name != "loss"):

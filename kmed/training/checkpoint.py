@@ -6,6 +6,7 @@ renamed, and only then are the older ones removed, so a process that is killed a
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -15,6 +16,8 @@ import numpy as np
 
 from kmed.errors import RunError
 from kmed.files import replacing
+from kmed.reading import read_arrays, read_json
+from kmed.schemas.records import StateFile, check, stamped
 
 
 @dataclasses.dataclass
@@ -66,7 +69,7 @@ def save(folder: pathlib.Path, state: State, model, average, *, improved: bool) 
             _save_arrays(temporary / "best.npz", values)
         else:
             _link_or_copy(previous / "best.npz", temporary / "best.npz")
-        text = json.dumps(dataclasses.asdict(state))
+        text = json.dumps(stamped(dataclasses.asdict(state)))
         (temporary / "state.json").write_text(text, encoding="utf-8")
         _sync(temporary)
     for path in folder.iterdir():  # the previous checkpoint, and unfinished ones of killed processes
@@ -78,10 +81,17 @@ def read_state(checkpoint: pathlib.Path | None) -> State:
     """Returns the stored State, or a new one if there is no checkpoint."""
     if checkpoint is None:
         return State()
-    try:
-        return State(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"The checkpoint {checkpoint} is damaged: {error}. Remove it to start the run again.") from None
+    path = checkpoint / "state.json"
+    stored = check(StateFile, read_json(path, _damaged), path, _damaged)
+    if checkpoint.name != f"epoch-{stored.epoch:04d}":
+        raise _damaged(f"{path}: epoch is {stored.epoch}, but the folder is {checkpoint.name}.")
+    fields = {field.name: getattr(stored, field.name) for field in dataclasses.fields(State)}
+    rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in stored.rows]
+    return State(**fields | {"rows": [row | {"epoch": int(row["epoch"])} for row in rows]})
+
+
+def _damaged(message: str) -> RunError:
+    return RunError(f"{message} The checkpoint is damaged: remove its folder to start the run again.")
 
 
 def restore(checkpoint: pathlib.Path, state: State, model, average) -> None:
@@ -91,7 +101,8 @@ def restore(checkpoint: pathlib.Path, state: State, model, average) -> None:
     _load_arrays(checkpoint / "model.npz", _variables(model))
     _load_arrays(checkpoint / "optimizer.npz", model.optimizer.variables)
     if average is not None:
-        average.values = [keras.ops.convert_to_tensor(array) for array in _arrays(checkpoint / "average.npz")]
+        arrays = _fitting_arrays(checkpoint / "average.npz", model.weights)
+        average.values = [keras.ops.convert_to_tensor(array) for array in arrays]
         average.num_updates = state.num_updates
 
 
@@ -120,17 +131,18 @@ def _to_numpy(value) -> np.ndarray:
     return keras.ops.convert_to_numpy(value)
 
 
-def _arrays(path: pathlib.Path) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return [archive[name] for name in sorted(archive.files)]
+def _fitting_arrays(path: pathlib.Path, variables) -> list[np.ndarray]:
+    """Returns the arrays of a file. Raises RunError unless there is one for each variable, of its shape and kind."""
+    stored = read_arrays(path, _damaged)
+    arrays = [stored[name] for name in sorted(stored)]
+    found = [(tuple(array.shape), array.dtype.kind in "biuf") for array in arrays]
+    if found != [(tuple(variable.shape), True) for variable in variables]:
+        raise RunError(f"{path} does not fit this model: another version of kmed or Keras made it. Start a new run.")
+    return arrays
 
 
 def _load_arrays(path: pathlib.Path, variables) -> None:
-    arrays = _arrays(path)
-    shapes = [tuple(array.shape) for array in arrays]
-    if shapes != [tuple(variable.shape) for variable in variables]:
-        raise RunError(f"{path} does not fit this model: another version of kmed or Keras made it. Start a new run.")
-    for variable, array in zip(variables, arrays, strict=True):
+    for variable, array in zip(variables, _fitting_arrays(path, variables), strict=True):
         variable.assign(array)
 
 

@@ -32,6 +32,7 @@ from kmed.runs import (
     point_latest,
     write_classes,
 )
+from kmed.schemas.records import stamped
 from kmed.tasks import TASKS, get_task
 from kmed.training.loop import quick_scores, remove_leftovers, train
 
@@ -80,7 +81,7 @@ def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
     The settings hold the range of 16-bit pictures that was found.
     """
     if not run.environment.exists():  # else it names the command that began the run
-        write_json(run.environment, runtime.environment())
+        write_json(run.environment, stamped(runtime.environment()))
     point_latest(run.folder)
     table, unreadable = prepare_table(table, config)
     check_monitor(config, table)

@@ -1,19 +1,21 @@
 """The processes of `kmed.sweep`: several models, trained one after another with one recipe on the same split."""
 
 import dataclasses
-import json
+import functools
 import pathlib
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-from kmed.errors import ConfigError, RunError
+from kmed.errors import ConfigError, RunError, shorten
 from kmed.files import clear_leftovers, is_vacant, write_json
 from kmed.models.build import model_facts
 from kmed.models.registry import resolve_name
 from kmed.progress import format_time, say
+from kmed.reading import read_json
 from kmed.runs import Run, has_ended, hint_at_page
+from kmed.schemas.records import SweepFile, check, stamped
 
 PLAN = "sweep.json"
 
@@ -70,7 +72,7 @@ def make_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPla
         return stored
     if not is_vacant(folder):
         raise RunError(f"{folder} is not empty and does not hold a sweep. Choose another --out.")
-    write_json(folder / PLAN, {"models": list(names), "options": list(options)})
+    write_json(folder / PLAN, stamped({"models": list(names), "options": list(options)}))
     return plan
 
 
@@ -84,11 +86,17 @@ def read_plan(folder) -> SweepPlan:
     """Returns the SweepPlan of a sweep that has started. Raises RunError if there is none in `folder`."""
     folder = pathlib.Path(folder)
     clear_leftovers(folder)
-    try:
-        stored = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        return SweepPlan(folder, tuple(stored["models"]), tuple(stored["options"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder} is not the folder of a sweep: its {PLAN} cannot be read ({error}).") from None
+    path, error = folder / PLAN, functools.partial(_not_a_sweep, folder)
+    stored = check(SweepFile, read_json(path, error), path, error)
+    if wrong := [option for option in stored.options if not option.startswith("--")]:
+        raise error(f"{path}: options must be those of kmed train, such as --epochs=3. Received: {shorten(wrong[0])}.")
+    if [resolve_name(name) for name in stored.models] != stored.models or len(set(stored.models)) < len(stored.models):
+        raise error(f"{path}: models must be names that kmed models lists, each once. Received: {shorten(stored.models)}.")
+    return SweepPlan(folder, tuple(stored.models), tuple(stored.options))
+
+
+def _not_a_sweep(folder: pathlib.Path, message: str) -> RunError:
+    return RunError(f"{folder} is not the folder of a sweep: {message}")
 
 
 def train_all(plan: SweepPlan, *, quiet: bool = False, finished: Callable[[Run], None] = lambda run: None) -> list[str]:
@@ -144,4 +152,4 @@ def describe_time_left(plan: SweepPlan) -> str:
 
 
 def _minutes(run: Run) -> float:
-    return float(run.read_result()["minutes"])
+    return float(run.read_result(["minutes"])["minutes"])
