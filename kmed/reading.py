@@ -1,7 +1,7 @@
 """Files that are read back: one that is damaged, or is something else, gives one line that names it.
 
-A run folder is passed on, edited and cut short, so nothing in it is taken on trust. The readers here know formats (text,
-JSON, CSV, npz); `kmed.schemas` knows what each file of a run holds.
+A run folder is passed on, edited and cut short, so nothing in it is taken on trust. The readers here know formats
+(text, JSON, CSV, npz); `kmed.schemas` knows what each file of a run holds.
 """
 
 import csv
@@ -99,7 +99,7 @@ def read_csv(path, error: Callable[[str], KmedError] = damaged) -> pd.DataFrame:
     for number, row in enumerate(rows, 1):
         if len(row) != len(names):
             raise error(f"{path} has {len(row)} cells in row {number}, but {len(names)} columns.")
-    return pd.DataFrame(rows, columns=pd.Index(names, dtype=object), dtype=object)
+    return pd.DataFrame(rows, columns=names, dtype=object)
 
 
 def _first_double(names: list):

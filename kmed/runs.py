@@ -20,6 +20,7 @@ from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
 SCHEMAS: dict[str, type[File]] = {
+    "classes.json": Classes,
     "calibration.json": FittedFile,
     "metrics.json": MetricsFile,
     "environment.json": Environment,
@@ -140,10 +141,13 @@ class Run:
             "image_size": list(config.data.image_size),
             "fit": config.data.fit,
             "interpolation": config.data.interpolation,
+            "range": None if classes.range is None else list(parse_range(config.data.range) or FULL),
         }
         for name, value in settings.items():
             if getattr(classes, name) != value:
-                raise damaged(f"{self.classes}: {name} is {getattr(classes, name)!r}, but {self.config} says {value!r}.")
+                raise damaged(
+                    f"{self.classes}: {name} is {getattr(classes, name)!r}, but {self.config} says {value!r}."
+                )
         return classes
 
     def read_json(self, path: pathlib.Path) -> dict:

@@ -13,9 +13,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each layer imports itself and what stands before it. A folder or module that is not named here fails the tests.
 LAYERS = (
     ("errors", "version"),
-    ("locks", "files", "progress", "runtime", "labels", "losses", "config", "figures", "tables"),
+    ("locks", "reading", "files", "progress", "runtime", "labels", "losses", "config", "figures", "tables"),
     ("metrics",),
-    ("tasks", "runs", "formats"),
+    ("tasks", "schemas", "runs", "formats"),
     ("data",),
     ("models",),
     ("evaluation",),

@@ -107,7 +107,9 @@ def _is_current(path: pathlib.Path, description: dict) -> bool:
     """Returns whether the exported file exists and its description is the run's present one."""
     if not path.is_file():
         return False
-    stored, current = ({**part, "version": None, "kmed_version": None} for part in (read_description(path), description))
+    stored, current = (
+        {**part, "version": None, "kmed_version": None} for part in (read_description(path), description)
+    )
     return json.dumps(stored, sort_keys=True) == json.dumps(current, sort_keys=True)  # as text, NaN equals NaN
 
 

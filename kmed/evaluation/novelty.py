@@ -93,7 +93,7 @@ def load_novelty(path: pathlib.Path) -> Novelty:
                 f"shape {array.shape}."
             )
     size, reference = stored["center"].shape, stored["reference"]
-    if not 0 < len(reference) or stored["scale"].shape != size or reference.shape[1:] != size:
+    if not len(reference) > 0 or stored["scale"].shape != size or reference.shape[1:] != size:
         shapes = ", ".join(f"{name} {stored[name].shape}" for name in ("center", "scale", "reference"))
         raise damaged(f"{path}: the shapes must be (D,), (D,) and (R, D). Received: {shapes}.")
     if not (stored["scale"] > 0).all() or stored["threshold"] < 0 or not 0 < stored["wanted"] < 1:

@@ -61,8 +61,8 @@ class Predictor:
 def describe_run(run: Run) -> dict:
     """Returns what a program needs to feed the model and to read its output; it travels with every export.
 
-    Keys: version, kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input, output,
-    calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
+    Keys: version, kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input,
+    output, calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
     (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence; and range [low, high], what
     becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535.
     """

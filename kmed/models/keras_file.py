@@ -79,9 +79,9 @@ def load_run_model(run: Run):
     layers = {layer.name: layer for layer in model.layers}
     if missing := [name for name in _LAYERS if name not in layers]:
         raise RunError(f"{run.model} is not a model of kmed: it has no layer {missing[0]!r}.")
-    expected, found = get_task(classes.task).activation, getattr(layers["probs"], "activation", None)
-    if getattr(found, "__name__", None) != expected:
-        raise RunError(f"{run.model} does not end in {expected}, which {classes.task} needs.")
+    activation = get_task(classes.task).activation
+    if getattr(getattr(layers["probs"], "activation", None), "__name__", None) != activation:
+        raise RunError(f"{run.model} does not end in {activation}, which {classes.task} needs.")
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
             raise RunError(f"{run.model} cannot be used: its weight {weight.path} holds values that are not finite.")

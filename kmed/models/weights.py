@@ -140,8 +140,9 @@ def _note_normalization(model: keras.Model, theirs) -> list[str]:
 def _input_size(found: WeightSource) -> tuple[int, int] | None:
     """Returns (height, width) of the images that the weights were trained on, or None if it is unknown."""
     size = found.trained_on.get("input_size")
-    whole = isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)
-    return tuple(size[-2:]) if whole else None
+    if isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size):
+        return size[1], size[2]
+    return None
 
 
 def _resize_positions(arrays, slots, model: keras.Model, shape) -> tuple[dict, list[str]]:

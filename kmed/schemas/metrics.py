@@ -1,4 +1,4 @@
-"""metrics.json: the scores of a run, each with its interval, as `kmed.evaluation.assessment.Assessment.to_dict` gives it.
+"""metrics.json: the scores of a run, each with its interval, as `Assessment.to_dict` of kmed.evaluation gives it.
 
 `kmed report` shows these numbers and `kmed export` passes them on, so a number that cannot be a score is an error.
 """

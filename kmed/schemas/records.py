@@ -24,6 +24,20 @@ Name = Annotated[str, Field(min_length=1)]
 TaskName = Literal["multiclass", "multilabel"]
 
 
+def _ascending(limits: list[int]) -> list[int]:
+    if limits[0] >= limits[1]:
+        raise ValueError("must hold two whole numbers, the lower one first")
+    return limits
+
+
+ImageSize = Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
+Limits = Annotated[
+    list[Annotated[int, Field(ge=0, le=65535)]],
+    Field(min_length=2, max_length=2),
+    pydantic.AfterValidator(_ascending),
+]
+
+
 class Record(pydantic.BaseModel):
     """An object in a JSON file. Numbers are finite, and a text is not taken for a number."""
 
@@ -42,9 +56,10 @@ class Classes(File):
 
     task: TaskName
     class_names: Annotated[list[Name], Field(min_length=1)]
-    image_size: Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
+    image_size: ImageSize
     fit: Literal["pad", "crop", "stretch"]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+    range: Limits | None = None  # of 16-bit pictures, what becomes 0 and 255; version 1 has none
     input: str
 
     @model_validator(mode="after")
@@ -156,9 +171,10 @@ class Description(File):
     model: str
     task: TaskName
     class_names: Annotated[list[Name], Field(min_length=1)]
-    image_size: Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
+    image_size: ImageSize
     fit: Literal["pad", "crop", "stretch"]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+    range: Limits | None = None  # of 16-bit pictures, what becomes 0 and 255; version 1 has none
     input: str
     output: str
     calibrated: bool
@@ -244,7 +260,7 @@ def _describe(problem) -> str:
     if kind == "extra_forbidden":
         return f"there is no field {name} in such a file. Received: {shorten(problem['input'])}."
     message = problem["msg"].removeprefix("Value error, ")
-    if kind == "value_error":  # of a validator above, which names its fields
+    if kind == "value_error" and not message.startswith("must"):  # of a validator above, which names its fields
         return f"{name}.{message}." if name else f"{message}."
     message = message.replace("Input should", "must").replace("must have", "must hold")
     if not message.startswith("must"):

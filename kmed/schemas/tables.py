@@ -78,7 +78,9 @@ def _check_places(path, frame: pd.DataFrame, splits: tuple[str, ...] | None) -> 
         other = ~frame["split"].isin(splits).to_numpy()
         if other.any():
             value = shorten(frame["split"].iloc[other.argmax()])
-            raise damaged(f"{path}: split must be {' or '.join(splits)}. Received: {value} in row {other.argmax() + 1}.")
+            raise damaged(
+                f"{path}: split must be {' or '.join(splits)}. Received: {value} in row {other.argmax() + 1}."
+            )
     twice = frame.duplicated(["split", "path"]).to_numpy()
     if twice.any():
         raise damaged(f"{path} lists {shorten(frame['path'].iloc[twice.argmax()])} twice, in row {twice.argmax() + 1}.")

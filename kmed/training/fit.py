@@ -19,6 +19,7 @@ from kmed.models.build import check_model
 from kmed.models.registry import resolve_name
 from kmed.models.weight_files import normalization_of
 from kmed.progress import say
+from kmed.reading import read_json
 from kmed.runs import (
     Run,
     check_vacant,
@@ -32,7 +33,7 @@ from kmed.runs import (
     point_latest,
     write_classes,
 )
-from kmed.schemas.records import stamped
+from kmed.schemas.records import Classes, check, stamped
 from kmed.tasks import TASKS, get_task
 from kmed.training.loop import quick_scores, remove_leftovers, train
 
@@ -141,6 +142,8 @@ def resume(folder, *, table: Table | None = None) -> Run:
         config, begun = run.read_config(), run.splits.exists()
         if begun:
             check_same_task(run, config.task, f"in {run.config}")
+            check_before(run)
+        check_settings(config)
         table = open_table(config) if table is None else table
         return train(run, *(continue_with(run, config, table) if begun else start(run, config, table)))
 
@@ -155,11 +158,18 @@ def continue_with(run: Run, config: Config, table: Table) -> tuple[Config, Table
 
 def check_same_task(run: Run, task: str, place: str) -> None:
     """Raises RunError unless `task`, which was found in `place`, is the task that the run was started with."""
-    started = run.read_json(run.classes)["task"]
+    started = check(Classes, read_json(run.classes), run.classes).task
     if task != started:
         raise RunError(
             f"The run was started as {started}, but the task {place} is now {task}. Change it back, or start a new run."
         )
+
+
+def check_before(run: Run) -> None:
+    """Raises RunError if a file that the end of training will need is damaged, which is found before the training."""
+    run.read_classes()
+    run.read_json(run.environment)
+    run.read_splits()
 
 
 def check_settings(config: Config) -> None:

@@ -90,8 +90,9 @@ def read_plan(folder) -> SweepPlan:
     stored = check(SweepFile, read_json(path, error), path, error)
     if wrong := [option for option in stored.options if not option.startswith("--")]:
         raise error(f"{path}: options must be those of kmed train, such as --epochs=3. Received: {shorten(wrong[0])}.")
-    if [resolve_name(name) for name in stored.models] != stored.models or len(set(stored.models)) < len(stored.models):
-        raise error(f"{path}: models must be names that kmed models lists, each once. Received: {shorten(stored.models)}.")
+    for name in stored.models:
+        if name != resolve_name(name) or stored.models.count(name) > 1:
+            raise error(f"{path}: models must be names of kmed's models, each once. Received: {shorten(name)}.")
     return SweepPlan(folder, tuple(stored.models), tuple(stored.options))
 
 

@@ -235,7 +235,7 @@ def test_a_run_of_an_earlier_version_is_refused(run):
     metrics = json.loads(run.metrics.read_text())
     del metrics["test"]["verdict"]
     run.metrics.write_text(json.dumps(metrics))
-    with pytest.raises(RunError, match="holds no verdict: another version of kmed made it"):
+    with pytest.raises(RunError, match="metrics.json: test.verdict is missing"):
         export(run.folder)
 
 

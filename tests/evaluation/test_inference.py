@@ -27,7 +27,7 @@ def test_thresholds_of_other_labels_are_refused(short_run, tmp_path):
     shutil.copytree(short_run.folder, folder)
     fitted = folder / "calibration.json"
     fitted.write_text(fitted.read_text().replace('"blue"', '"violet"'))
-    with pytest.raises(ScoreError, match="thresholds are for other labels. Missing: .'blue'.; unknown: .'violet'."):
+    with pytest.raises(RunError, match="calibration.json: class_names is .'red', 'green', 'violet'., but .*'blue'."):
         kmed.evaluate(folder)
 
 

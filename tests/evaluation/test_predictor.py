@@ -18,7 +18,7 @@ from kmed.metrics.calibration import Calibration
 from kmed.models.build import build_model
 from kmed.models.keras_file import load_model
 from kmed.models.weights import load_weights
-from kmed.runs import Run
+from kmed.runs import Run, write_classes
 from kmed.tasks import get_task
 
 NAMES = ("a", "b", "c")
@@ -27,8 +27,9 @@ NAMES = ("a", "b", "c")
 def multilabel_run(tmp_path, slopes=(0.5, 2.0, 1.0), intercepts=(1.0, -2.0, 0.0)) -> Run:
     """A folder with what decisions rest on: settings, classes and calibration of three findings."""
     run = Run(tmp_path)
-    kmed.load_config(overrides=["task=multilabel"]).write(run.config)
-    write_json(run.classes, {"class_names": NAMES})
+    config = kmed.load_config(overrides=["task=multilabel"])
+    config.write(run.config)
+    write_classes(run, config, NAMES)
     calibration = Calibration("platt", NAMES, slopes=slopes, intercepts=intercepts)
     values = dict(zip(NAMES, (0.2, 0.6, 0.5)))
     thresholds = {"rule": "f1", "values": values, "not_chosen": {}}

@@ -77,7 +77,7 @@ def test_without_validation_predictions_what_was_fitted_stays(tmp_path):
 def test_a_run_without_counts_of_its_training_labels_is_one_line(tmp_path):
     run = make_run(tmp_path / "run")
     run.metrics.write_text("{}")
-    with pytest.raises(RunError, match="does not hold the counts of the training labels"):
+    with pytest.raises(RunError, match="metrics.json: training is missing"):
         kmed.rescore(run.folder)
 
 

@@ -94,6 +94,7 @@ def constant(multiclass, tmp_path_factory) -> Run:
     frame = pd.read_csv(run.predictions, dtype={"path": str})
     probs = [name for name in frame if name.startswith("prob_")]
     frame[probs] = [0.4, 0.3, 0.3]
+    frame["predicted"] = probs[0].removeprefix("prob_")
     frame.to_csv(run.predictions, index=False)
     run_evaluation.rescore(run.folder)
     run_page.write_report(run)

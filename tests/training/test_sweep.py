@@ -179,7 +179,7 @@ def test_a_folder_holds_one_sweep(tmp_path):
         sweep.make_plan(["vit", "resnet18"], ["--epochs=3"], tmp_path / "s")
     with pytest.raises(RunError, match="is not empty and does not hold a sweep"):
         sweep.make_plan(["vit"], [], tmp_path)
-    with pytest.raises(RunError, match="is not the folder of a sweep: its sweep.json cannot be read"):
+    with pytest.raises(RunError, match="is not the folder of a sweep: .*sweep.json cannot be read"):
         sweep.read_plan(tmp_path)
     with pytest.raises(ConfigError, match="each once. Received: vit, vit"):
         sweep.make_plan(["vit", "vit"], [], tmp_path / "t")
