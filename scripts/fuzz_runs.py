@@ -2,12 +2,14 @@
 
     python scripts/fuzz_runs.py 1500 --seed 0
 
-Each mutant is a copy of a run folder in which one field or one cell is removed, retyped or made extreme, or one file is
-replaced by rubbish. All readers of the run's files see it, and then one command, chosen at random; if all readers take
-it, the command runs to its end, which takes seconds, and is tried for a part of these mutants only. A mutant is "refused"
-if a reader or the command ends with one line and exit code 1 or 2, and "fine" if all end well, as for a note or a path
-that may be anything. "Foreign" is an exception of another library, "lines" an error that is not one line that names the
-file, and "silent" a value that is never legal but was taken. The last three should be 0.
+Each mutant is a copy of a run folder in which one field or one cell is removed, retyped or made extreme, or one file
+is replaced by rubbish. All readers of the run's files see it, and then one command, chosen at random; if all readers
+take it, the command runs to its end, which takes seconds, and is tried for a part of these mutants only. A mutant is
+"refused" if a reader or the command ends with one line and exit code 1 or 2, and "fine" if all end well, as for a note
+or a path that may be anything.
+
+"Foreign" is an exception of another library, "lines" an error that is not one line, and "silent" a value that is never
+legal but was taken. These three should be 0.
 """
 
 import collections
@@ -56,7 +58,8 @@ VALUES = (
 )
 CELLS = ("", "x", "-1", "0", "2", "0.5", "nan", "inf", "1e999", "9" * 5000, "1_0", '"', "\n", "a,b", "test", "é|ü")
 RUBBISH = (
-    b"", b"\xff\xfe\x00rubbish", b"PK\x03\x04", b"null", b"[]", b"{}", b"\xef\xbb\xbf", b"[" * 100_000, b"{" * 5000, b"a: 1\n",
+    b"", b"\xff\xfe\x00rubbish", b"PK\x03\x04", b"null", b"[]", b"{}", b"\xef\xbb\xbf", b"[" * 100_000, b"{" * 5000,
+    b"a: 1\n",
     b'{"a": 1, "a": 2}', b"x,x\n1,2\n", b"\r\n\r\n", "é".encode("latin-1") * 50, b"\0" * 100, b"seed: 2024-13-40\n",
     b'{"version": 99, "kmed_version": "9.9"}',
 )  # fmt: skip
@@ -64,16 +67,12 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi")
 )
 
-# Commands that read run folders; the last ones load the model, and are tried less often. {run}: the folder.
-CHEAP = (
-    "evaluate {run} --rescore",
-    "report {run}",
-    "compare {run} {other} --out {out}",
-    "evaluate {run} --rescore --append {out}.csv",
-)
-MODEL = (
-    "evaluate {run}", "predict {run} {picture}", "explain {run} {picture} --out {out}", "train --resume {run}",
-    "predict {run} {picture} --format tflite", "demo {run} --out {out}", "export {run} --threads 1",
+# Commands that read run folders.
+COMMANDS = (
+    "evaluate {run} --rescore", "report {run}", "compare {run} {other} --out {out}",
+    "evaluate {run} --rescore --append {out}.csv", "evaluate {run}", "predict {run} {picture}",
+    "explain {run} {picture} --out {out}", "train --resume {run}", "predict {run} {picture} --format tflite",
+    "demo {run} --out {out}", "export {run} --threads 1",
 )  # fmt: skip
 
 
@@ -294,7 +293,7 @@ class Fuzzer:
         """Returns a command for a mutant of this kind."""
         if kind == "interrupted":
             return "train --resume {run}"
-        return self.rng.choice((*MODEL, *CHEAP))
+        return self.rng.choice(COMMANDS)
 
     def paths(self, kind: str) -> dict:
         """Returns what the placeholders of the commands stand for."""
