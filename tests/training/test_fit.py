@@ -65,7 +65,8 @@ def test_a_run_leaves_all_that_is_needed(tiny, finished):
     assert list(run.logs.iterdir())
     assert not run.checkpoints.exists()
     assert (run.folder.parent / "latest").resolve() == run.folder.resolve()
-    assert load_config(run.config) == load_config(overrides=[*tiny, "task=multiclass"])  # found from the labels
+    found = ["task=multiclass", "data.range=full"]  # from the data
+    assert load_config(run.config) == load_config(overrides=[*tiny, *found])
 
     history = pd.read_csv(run.history)
     assert list(history["epoch"]) == [1, 2]
