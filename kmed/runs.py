@@ -309,8 +309,8 @@ def hint_at_page(run: Run) -> str:
 def point_latest(folder: pathlib.Path) -> None:
     """Makes `latest`, beside the run folder, a link to it."""
     link = folder.parent / "latest"
-    if link.exists() and not link.is_symlink():
-        return  # a user's own folder of that name is left alone
+    if folder == link or (link.exists() and not link.is_symlink()):
+        return  # it leads there already; and a user's own folder of that name is left alone
     # On file systems without links (Windows shares) this convenience is missing.
     with contextlib.suppress(OSError, RunError), replacing(link, follow=False) as temporary:
         temporary.symlink_to(folder.name)

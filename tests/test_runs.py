@@ -114,6 +114,8 @@ def test_latest_is_the_newest_and_a_folder_of_that_name_stays(tmp_path):
         (tmp_path / name).mkdir()
         point_latest(tmp_path / name)
         assert (tmp_path / "latest").resolve() == tmp_path / name
+    point_latest(tmp_path / "latest")  # as --resume names it
+    assert (tmp_path / "latest").resolve() == tmp_path / "two"
     assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / "latest").unlink()
     (tmp_path / "latest").mkdir()

@@ -75,6 +75,31 @@ def test_an_interrupted_run_is_resumed_with_its_own_settings(arguments, tmp_path
     assert pd.read_csv(tmp_path / "rows.csv")["model"].tolist() == ["vit"]
 
 
+def test_the_same_command_continues_an_interrupted_run_and_completes_an_ended_one(arguments, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    lines, again = [], {"model": "vit", **arguments | {"epochs": 2}, "out": tmp_path / "run"}
+    monkeypatch.setattr("kmed.training.recipe.say", lines.append)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "describe_epoch", stop)
+        kmed.train(**again)
+    for other in ({"epochs": 3}, {"seed": 1}, {"settings": SMALL[:-1]}, {"batch_size": 8}):
+        with pytest.raises(RunError, match="holds another run"):
+            kmed.train(**again | other)
+    run = kmed.train(**again)
+    assert pd.read_csv(run.history)["epoch"].tolist() == [1, 2] and run.report.exists()
+
+    scored = run.result.read_bytes()
+    run.report.unlink()  # as if the process had been killed before it
+    kmed.train(**again, append=tmp_path / "rows.csv")
+    assert lines[-1].endswith("run has already ended; its row and its page had not been written, and are there now.")
+    assert run.report.exists() and len(pd.read_csv(tmp_path / "rows.csv")) == 1
+    kmed.train(**again, append=tmp_path / "rows.csv")
+    assert lines[-1].endswith("which has already ended. Choose another --out to train it again.")
+    assert len(pd.read_csv(tmp_path / "rows.csv")) == 1 and run.result.read_bytes() == scored
+
+
 def test_paths_may_be_paths_or_text(read, tmp_path):
     for kind in (str, lambda path: path):
         kmed.train(data=kind(tmp_path / "images"), weights=kind(tmp_path / "earlier"))
