@@ -9,7 +9,7 @@ import pandas as pd
 from kmed.data.readers.csv_choice import FORM, list_csv, parts_of_one, shared_keys
 from kmed.data.readers.csv_columns import GROUP_NAMES, PATH_NAMES, SPLIT_COLUMNS, usual_column
 from kmed.data.readers.csv_file import read_csv
-from kmed.data.readers.folders import SPLIT_NAMES
+from kmed.data.readers.folder_names import SPLIT_NAMES
 from kmed.data.readers.source import DataSource
 from kmed.data.readers.text import plain
 from kmed.errors import DataError

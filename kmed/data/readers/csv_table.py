@@ -22,7 +22,8 @@ from kmed.data.readers.csv_columns import (
 from kmed.data.readers.csv_join import read_parts, splits_of_lists, with_ids, with_pictures
 from kmed.data.readers.csv_labels import check_contradictions, labels_of_columns, labels_of_words, without_negative
 from kmed.data.readers.csv_rows import unite_rows
-from kmed.data.readers.folders import SPLIT_NAMES
+from kmed.data.readers.folder_names import SPLIT_NAMES
+from kmed.data.readers.levels import splits_above
 from kmed.data.readers.pictures import locate
 from kmed.data.readers.source import DataSource, refuse
 from kmed.data.readers.text import plain
@@ -78,7 +79,7 @@ def read_labels_csv(source: DataSource, files: list[pathlib.Path], root: pathlib
     frame = with_ids(frame, path_column, files[0], source, notes)
     paths, found = locate(list(frame[path_column]), root, files[0])
     groups = _groups(frame, paths, source, where)
-    splits = _splits(frame, path_column, source, files[0], notes)
+    splits = _splits(frame, path_column, source, files[0], paths, notes)
     used = [chosen] if isinstance(chosen, str) else chosen
     metadata = frame.drop(columns=[*used, path_column, *COLUMNS], errors="ignore").map(plain).reset_index(drop=True)
     roles = pd.DataFrame({"group": groups.group, "cluster": groups.cluster, "split": splits})
@@ -151,9 +152,13 @@ def _case_note(values, column):
     return [f"{twins[0]!r} and {twins[1]!r} in the column {column!r} differ only in case, and count as two."]
 
 
-def _splits(frame, path_column, source, csv_path, notes):
+def _splits(frame, path_column, source, csv_path, paths, notes):
     column = optional_column(frame, source.split_column, SPLIT_COLUMNS, "split_column", csv_path.name)
     if column is None:
-        return splits_of_lists(frame[path_column], csv_path, notes) or [""] * len(frame)
+        listed = splits_of_lists(frame[path_column], csv_path, notes)
+        if not listed and (above := splits_above(paths)):
+            notes.append(f"The splits are those of the folders: {', '.join(dict.fromkeys(above))}.")
+            return above
+        return listed or [""] * len(frame)
     names = [plain(value).lower() for value in frame[column]]
     return [SPLIT_NAMES.get(name, name) for name in names]

@@ -1,6 +1,5 @@
-"""Reads class folders, with or without split folders above them, as a Table."""
+"""Reads class folders, with or without split folders and patients' folders, as a Table."""
 
-import os
 import pathlib
 import re
 from collections import Counter
@@ -8,127 +7,77 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from kmed.data.readers.source import DataSource, refuse
-from kmed.data.readers.walk import IMAGE_SUFFIXES, is_image, subfolders, walk
+from kmed.data.readers.levels import Found, Levels, read_levels
+from kmed.data.readers.masks import find_masks
+from kmed.data.readers.source import DataSource, find_groups_csv, refuse
+from kmed.data.readers.text import unite_spellings
+from kmed.data.readers.walk import IMAGE_SUFFIXES, Walk, few, repeated_note, subfolders, walk
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "validate": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-    "test_simple": "test_simple",
-}
-MAX_DEPTH = 5
 
+def read_folder_layout(source: DataSource) -> Table | None:
+    """Returns the Table of class folders, or None if there are none.
 
-def read_split_layout(source: DataSource) -> Table | None:
-    """Returns the Table of SPLIT/CLASS/picture, or None if there is none or a CSV is asked for.
-
-    Raises: DataError: as `read_split_folders`; or the task needs labels that class folders cannot hold.
+    Raises: DataError: as `read_class_folders`; or the task needs labels that class folders cannot hold.
     """
-    if source.labels_csv is not None or source.columns:
-        return None
-    root = find_split_root(source.path, source.split_folders)
-    if root is None:
-        return None
-    _check_task(source)
-    return read_split_folders(root, split_folders=source.split_folders, class_names=source.class_names)
-
-
-def read_class_layout(source: DataSource) -> Table | None:
-    """Returns the Table of CLASS/picture, or None if there is none. Raises DataError like read_split_layout."""
-    refuse("data without split folders", split_folders=source.split_folders)
-    root = find_class_root(source.path)
-    if root is None:
-        return None
-    _check_task(source)
-    return read_class_folders(root, class_names=source.class_names)
-
-
-def find_split_root(path: pathlib.Path, split_folders=None) -> pathlib.Path | None:
-    """Returns the nearest folder at or below `path` that holds split folders of class folders, or None."""
-    names = set(split_folders or {})
-    return _nearest(
-        path,
-        lambda folder: any(
-            (child.name in names or child.name.lower() in SPLIT_NAMES) and any(map(has_images, subfolders(child)))
-            for child in subfolders(folder)
-        ),
+    table = read_class_folders(
+        source.path,
+        split_folders=source.split_folders,
+        class_names=source.class_names,
+        group_by_folder=source.group is None,
     )
+    if table is not None and source.task == "multilabel":
+        raise DataError(
+            f"task='multilabel' does not fit class folders, where each picture has one class ({source.path}). "
+            "Use task='multiclass', or give the labels as a CSV."
+        )
+    return table
 
 
-def find_class_root(path: pathlib.Path) -> pathlib.Path | None:
-    """Returns the nearest folder at or below `path` with two or more folders of pictures, or None."""
-    return _nearest(path, lambda folder: sum(any(map(is_image, child.iterdir())) for child in subfolders(folder)) >= 2)
+def read_class_folders(
+    folder: pathlib.Path, *, split_folders=None, class_names=None, group_by_folder: bool = True
+) -> Table | None:
+    """Returns a Table of CLASS/picture or SPLIT/CLASS/picture, in or below a folder, or None if there is none.
 
-
-def read_split_folders(root: pathlib.Path, *, split_folders=None, class_names=None) -> Table:
-    """Returns a Table of SPLIT/CLASS/picture; the splits are those of the folders.
+    Folders inside the classes may be groups, as `kmed.data.readers.levels.read_levels` explains. Masks beside pictures
+    are left out. The table's notes say how the folders were read, and what was left out.
 
     Args:
-      root: the folder that holds the split folders.
+      folder: the folder. The table's root is the folder inside it that holds the classes or splits.
       split_folders: {folder: split}, for folders whose name does not show their split.
       class_names: the legal classes, in the order of the label columns; default: the sorted folder names.
-    Raises: DataError: an empty class folder, an unknown class or folder.
+      group_by_folder: whether such folders are the table's groups, unless there is a groups.csv.
+    Raises: DataError: an empty class folder, an unknown class or folder, or one that can be read in several ways.
     """
-    split_folders = dict(split_folders or {})
-    children = subfolders(root)
-    _check_mapping(split_folders, [child.name for child in children])
-    splits: dict[str, str] = {}
-    left_out: list[str] = []
-    for child in children:
-        split = split_folders.get(child.name) or SPLIT_NAMES.get(child.name.lower())
-        if split is None:
-            left_out.append(child.name)
-        else:
-            splits[child.name] = split
-    found: list[tuple[str, str, str]] = []
-    other: Counter[str] = Counter()
-    for folder, split in splits.items():
-        found += [(path, label, split) for path, label in _list_classes(root / folder, root, other)]
-    notes = [f"Folders in {root.name}/ that are not splits are left out: {', '.join(left_out)}."] if left_out else []
-    return _build(found, root, class_names, [*notes, *_other_note(other)])
-
-
-def read_class_folders(root: pathlib.Path, *, class_names=None) -> Table:
-    """Returns a Table of CLASS/picture without splits. Raises DataError like read_split_folders."""
-    other: Counter[str] = Counter()
-    found = [(path, label, "") for path, label in _list_classes(root, root, other)]
-    return _build(found, root, class_names, _other_note(other))
+    found = walk(folder)
+    masks = find_masks(found.pictures)
+    hidden = set(masks)
+    pictures = [path for path in found.pictures if path not in hidden]
+    levels = read_levels(pictures, str(folder), split_folders=split_folders, class_names=class_names)
+    if levels is None or (split_folders and not levels.shape.startswith("SPLIT")):
+        refuse("data without split folders", split_folders=split_folders)
+        return None
+    root = folder / levels.root
+    _check_mapping(split_folders or {}, [child.name for child in subfolders(root)])
+    _check_empty(found, levels, folder)
+    kept, repeated = _once(levels.found, found)
+    by_folder = group_by_folder and find_groups_csv(root) is None and any(picture.group for picture in kept)
+    notes = [
+        f"Layout: {levels.shape} in {root}.",
+        *(_group_note(kept) if by_folder else _inner_note(levels)),
+        *_left_out_notes(levels, pictures, root),
+        *repeated_note(repeated),
+        *_mask_note(masks),
+        *found.notes(),
+        *_others_note(found),
+    ]
+    return _build(kept, levels.root, root, class_names, by_folder, notes)
 
 
 def has_images(folder: pathlib.Path) -> bool:
     """Returns whether `folder` or a folder inside it holds a picture."""
     return bool(walk(folder).pictures)
-
-
-def _check_task(source):
-    if source.task == "multilabel":
-        raise DataError(
-            f"task='multilabel' does not fit class folders, where each picture has one class ({source.path}). "
-            "Use task='multiclass', or give the labels as a CSV."
-        )
-
-
-def _nearest(path, fits):
-    """Returns the folder of the lowest depth that fits, or None. Raises DataError if several at one depth fit."""
-    level = [path]
-    for _ in range(MAX_DEPTH + 1):
-        fitting = [folder for folder in level if fits(folder)]
-        if len(fitting) > 1:
-            names = ", ".join(str(folder.relative_to(path)) for folder in fitting[:4])
-            raise DataError(f"Several folders in {path} hold class folders: {names}. Name the one to use.")
-        if fitting:
-            return fitting[0]
-        level = [child for folder in level for child in subfolders(folder)]
-    return None
 
 
 def _check_mapping(split_folders, names):
@@ -145,45 +94,93 @@ def _check_mapping(split_folders, names):
             )
 
 
-def _list_classes(folder, root, other):
-    """Returns [(path relative to root, class)] for the class folders in `folder`; counts other files in `other`."""
-    found = []
-    for class_folder in subfolders(folder):
-        names = _list_images(class_folder, other)
-        if not names:
+def _check_empty(found: Walk, levels: Levels, folder: pathlib.Path) -> None:
+    """Raises DataError for a class folder without pictures: they may be missing, or of a type that is not read."""
+    filled = {path.rpartition("/")[0] for path in found.pictures}
+    filled |= {parent for path in filled for parent in _parents(path)}
+    for path in found.folders:
+        if path.rpartition("/")[0] in levels.class_parents and path not in filled and path not in found.back:
             raise DataError(
-                f"The class folder {class_folder} holds no pictures "
-                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Fill it or remove it."
+                f"The class folder {folder / path} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}). Fill it or "
+                "remove it."
             )
-        start = class_folder.relative_to(root).as_posix()
-        found += [(f"{start}/{name}", class_folder.name) for name in names]
-    loose = [path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() != ".csv"]
-    other.update(pathlib.PurePath(name).suffix.lower() or name for name in loose)
-    return found
 
 
-def _list_images(folder, other):
-    """Returns the sorted POSIX paths of the pictures in `folder` and in the folders inside it."""
-    names = []
-    for parent, _, files in os.walk(folder):
-        start = pathlib.Path(parent).relative_to(folder)
-        for name in files:
-            if is_image(name):
-                names.append((start / name).as_posix())
-            else:
-                other[pathlib.PurePath(name).suffix.lower() or name] += 1
-    return sorted(names)
+def _parents(path):
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
-def _other_note(other):
-    if not other:
+def _once(pictures: list[Found], found: Walk) -> tuple[list[Found], dict[str, str]]:
+    """Returns (pictures without those that are there again behind a link, {such a picture: the one that is kept}).
+
+    Raises: DataError: one file is in two classes or in two splits.
+    """
+    by_path = {picture.path: picture for picture in pictures}
+    repeated = found.repeated(by_path)
+    for path, kept in repeated.items():
+        one, other = by_path[path], by_path[kept]
+        if (one.label, one.split) != (other.label, other.split):
+            what = "classes" if one.label != other.label else "splits"
+            raise DataError(f"{kept} and {path} are one file, by a link, but in two {what}. Remove one of them.")
+    return [picture for picture in pictures if picture.path not in repeated], repeated
+
+
+# ---- Notes ----------------------------------------------------------------------------------------------
+
+
+def _group_note(pictures):
+    groups = sorted({picture.group for picture in pictures if picture.group})
+    alone = sum(picture.group is None for picture in pictures)
+    rest = f" {alone:,} pictures that are in no such folder are groups of their own." if alone else ""
+    return [
+        f"Groups: {len(groups):,} folders, such as {groups[0]}; a name that occurs in several classes or splits is one "
+        f"group.{rest} Set group for others (regex:(.*) for each picture alone)."
+    ]
+
+
+def _inner_note(levels):
+    if not levels.inner:
         return []
-    kinds = ", ".join(sorted(other)[:5])
-    return [f"{sum(other.values())} files outside the class folders or of other types are ignored ({kinds})."]
+    return [
+        f"The folders inside the classes ({few(levels.inner)}) are not used as groups, since they are not named like "
+        "patients. If they are, set group='regex:(.*)/'."
+    ]
 
 
-def _build(found, root, class_names, notes):
-    paths, labels, splits = zip(*sorted(found)) if found else ((), (), ())
+def _left_out_notes(levels, pictures, root):
+    notes = []
+    if levels.other_folders:
+        named = ", ".join(f"{name} ({count:,} pictures)" for name, count in sorted(levels.other_folders.items()))
+        notes.append(f"Folders in {root.name}/ that are not splits are left out: {named}.")
+    loose = levels.without_class
+    if loose:
+        notes.append(f"Pictures outside the class folders are left out ({len(loose):,}): {few(loose)}.")
+    return notes
+
+
+def _mask_note(masks):
+    if not masks:
+        return []
+    return [f"Masks of other pictures are left out, as their names say ({len(masks):,}): {few(masks)}."]
+
+
+def _others_note(found):
+    """Returns a line about files that are no pictures, except for CSV files in the folder itself."""
+    names = [path for path in found.others if "/" in path or not path.lower().endswith(".csv")]
+    names += [path for path in found.hidden if not path.endswith("/")]
+    kinds = Counter(pathlib.PurePosixPath(name).suffix.lower() or pathlib.PurePosixPath(name).name for name in names)
+    listed = ", ".join(kind for kind, _ in kinds.most_common(5))
+    return [f"{len(names):,} files of other types are ignored ({listed})."] if names else []
+
+
+# ---- The table ------------------------------------------------------------------------------------------
+
+
+def _build(pictures, start, root, class_names, by_folder, notes):
+    pictures = sorted(pictures, key=lambda picture: picture.path)
+    united, more = unite_spellings([picture.label for picture in pictures], class_names)
+    labels = [united[picture.label] for picture in pictures]
     present = sorted(set(labels))
     names = tuple(class_names) if class_names else tuple(present)
     for label in present:
@@ -194,7 +191,12 @@ def _build(found, root, class_names, notes):
     if len(names) < 2:
         raise DataError(f"{root} holds {len(names)} class folder(s) with pictures; at least two classes are needed.")
     column = {name: index for index, name in enumerate(names)}
-    onehot = np.zeros((len(paths), len(names)), np.float32)
-    onehot[np.arange(len(paths)), [column[label] for label in labels]] = 1
-    rows = pd.DataFrame({"path": paths, "group": paths, "cluster": paths, "split": splits})
-    return Table(rows, onehot, names, "multiclass", root.name, root=root, notes=tuple(notes))
+    onehot = np.zeros((len(pictures), len(names)), np.float32)
+    onehot[np.arange(len(pictures)), [column[label] for label in labels]] = 1
+    paths = [picture.path[len(start) :].lstrip("/") if start else picture.path for picture in pictures]
+    groups = [picture.group or path for picture, path in zip(pictures, paths)] if by_folder else paths
+    splits = [picture.split for picture in pictures]
+    rows = pd.DataFrame({"path": paths, "group": groups, "cluster": groups, "split": splits})
+    return Table(
+        rows, onehot, names, "multiclass", root.name, root=root, grouped=by_folder, notes=(*notes, *more)
+    )  # fmt: skip

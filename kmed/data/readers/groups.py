@@ -7,6 +7,7 @@ import numpy as np
 
 from kmed.data.readers.csv_file import read_csv
 from kmed.data.readers.pictures import Pictures, find_pictures
+from kmed.data.readers.source import find_groups_csv
 from kmed.data.readers.text import plain
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
@@ -17,7 +18,6 @@ UNGROUPED = (
 )
 GROUP_COLUMNS = ("group", "field", "patient")
 CLUSTER_COLUMNS = ("cluster", "source", "photograph")
-AUTOMATIC = "groups.csv"
 
 
 def resolve_groups(table: Table, group: str | None = None, cluster: str | None = None) -> Table:
@@ -39,7 +39,7 @@ def resolve_groups(table: Table, group: str | None = None, cluster: str | None =
         if groups is None:
             groups = table.rows["group"].to_numpy() if table.grouped else clusters
         table = _with_groups(table, groups, groups if clusters is None else clusters)
-    elif not table.grouped and (found := _automatic(table)) is not None:
+    elif not table.grouped and table.root is not None and (found := find_groups_csv(table.root)) is not None:
         groups, clusters = _from_csv(table, found, GROUP_COLUMNS, "group", notes)
         table = _with_groups(table, groups, groups if clusters is None else clusters)
         notes.append(f"Groups are read from {found.name}, which is beside the pictures.")
@@ -49,12 +49,6 @@ def resolve_groups(table: Table, group: str | None = None, cluster: str | None =
 
 def _with_groups(table, groups, clusters):
     return table.with_columns(group=groups, cluster=clusters).replace(grouped=True)
-
-
-def _automatic(table):
-    if table.root is None:
-        return None
-    return next((f / AUTOMATIC for f in (table.root, table.root.parent) if (f / AUTOMATIC).is_file()), None)
 
 
 def _values(table, spec, columns, setting, notes):

@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Callable
 
 from kmed.data.readers.blood_cells import apply_map
+from kmed.data.readers.csv_choice import csv_above
 from kmed.data.readers.csv_table import read_csv_file, read_csv_layout
-from kmed.data.readers.folders import has_images, read_class_layout, read_split_layout
+from kmed.data.readers.folders import has_images, read_folder_layout
 from kmed.data.readers.groups import resolve_groups
 from kmed.data.readers.npz import read_npz
 from kmed.data.readers.source import DataSource
@@ -30,15 +31,33 @@ class Layout:
     suffix: str | None = None
 
 
-_CLASS_FOLDERS = "class folders (CLASS/picture or SPLIT/CLASS/picture)"
+def read_classes(source: DataSource) -> Table | None:
+    """Returns the Table of class folders, or None if there are none or if a CSV counts instead.
+
+    A CSV counts if it is named, or if it lies above the class folders and most of its rows name their pictures.
+
+    Raises: DataError: as `read_folder_layout`, unless there is a CSV.
+    """
+    if source.labels_csv is not None or source.columns:
+        return None
+    table, refused = None, None
+    try:
+        table = read_folder_layout(source)
+    except DataError as error:
+        refused = error
+    if not source.split_folders and csv_above(source.path, table):
+        return None
+    if refused is not None:
+        raise refused
+    return table
+
 
 # In the order in which they are tried. To add a data source, add a module beside this one and a row here.
 LAYOUTS = (
     Layout("a .csv", read_csv_file, ".csv"),
     Layout("an .npz", read_npz, ".npz"),
-    Layout(_CLASS_FOLDERS, read_split_layout),
+    Layout("class folders (CLASS/picture or SPLIT/CLASS/picture)", read_classes),
     Layout("CSV with a column of paths and one of labels", read_csv_layout),
-    Layout(_CLASS_FOLDERS, read_class_layout),
 )
 
 

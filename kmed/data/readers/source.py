@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from kmed.errors import DataError
 
+GROUPS_CSV = "groups.csv"
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
@@ -35,6 +37,11 @@ class DataSource:
         """The columns of a CSV that are given, as {name of the argument: its value}."""
         names = ("path_column", "label_column", "label_columns", "split_column")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def find_groups_csv(root: pathlib.Path) -> pathlib.Path | None:
+    """Returns the file groups.csv beside the pictures, in their folder or the one above, or None."""
+    return next((folder / GROUPS_CSV for folder in (root, root.parent) if (folder / GROUPS_CSV).is_file()), None)
 
 
 def refuse(what: str, **settings) -> None:

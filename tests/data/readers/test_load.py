@@ -95,7 +95,7 @@ def test_class_names_give_the_order_and_the_legal_words(tmp_path):
         ([], {}, "No data set is found"),
         (["1.png", "2.png"], {}, "There are pictures, but no class folders"),
         (["TRAIN/a/1.png", "TEST/a/1.png"], {}, "at least two classes"),
-        (["TRAIN/a/1.png", "TRAIN/b/1.png", "TEST/B/1.png"], {}, "'B' occurs only outside training.*Did you mean 'b'"),
+        (["TRAIN/ab/1.png", "TRAIN/b/1.png", "TEST/abc/1.png"], {}, "'abc' occurs only outside training.* mean 'ab'"),
         (["a/1.png", "b/1.png"], {"task": "multilabel"}, "does not fit class folders"),
         (["a/1.png", "b/1.png"], {"task": "multi-label"}, "Did you mean 'multilabel'"),
         (["a/1.png", "b/1.png"], {"split_folders": {"a": "train"}}, "split_folders does not apply"),
@@ -152,17 +152,54 @@ def test_a_data_source_is_a_reader_and_a_row(tmp_path, monkeypatch):
 
 
 def test_the_layouts_are_tried_in_their_order(tmp_path):
-    """Split folders come before a CSV, a CSV before class folders, and what is named before all that."""
+    """A CSV that names the pictures comes before folders, even before those called train; then come class folders."""
     write_images(tmp_path, ["a/1.png", "b/2.png"])
     assert load_table(tmp_path).class_names == ("a", "b")
     write_csv(tmp_path / "t.csv", path=["a/1.png", "b/2.png"], label=["x", "y"], kind=["u", "w"])
     assert load_table(tmp_path).class_names == ("x", "y")
-    write_images(tmp_path, [f"{split}/{label}/1.png" for split in ("train", "test") for label in ("p", "q")])
-    assert load_table(tmp_path).class_names == ("p", "q")
+    write_images(tmp_path, [f"{split}/{label}/{split}.png" for split in ("train", "test") for label in ("p", "q")])
+    assert load_table(tmp_path).class_names == ("p", "q")  # the CSV names none of the pictures in the split folders
     assert load_table(tmp_path, labels_csv="t.csv").class_names == ("x", "y")
     assert load_table(tmp_path, label_column="kind").class_names == ("u", "w")
+    files = ["train/p/train.png", "train/q/train.png", "test/p/test.png"]
+    write_csv(tmp_path / "t.csv", path=files, label=["x", "y", "x"])
+    table = load_table(tmp_path)
+    assert table.class_names == ("x", "y") and list(table.rows["split"]) == ["test", "train", "train"]
+    assert load_table(tmp_path, split_folders={"a": "val"}).class_names == ("p", "q")
     with pytest.raises(DataError, match="split_folders does not apply to data without split folders. Leave it out."):
         load_table(tmp_path, labels_csv="t.csv", split_folders={"a": "train"})
+
+
+STATISTICS = [
+    {"class": ["a", "b"], "count": ["2", "2"]},
+    {"Image": ["0", "1"], "Category": ["a", "b"]},
+    {"filename": ["elsewhere/7.png", "8.png"], "label": ["x", "y"]},
+    {"patient_id": ["p1", "p2"], "diagnosis": ["x", "y"]},
+    {"path": ["1.png"], "width": ["8"]},
+]
+
+
+@pytest.mark.parametrize("columns", STATISTICS, ids=lambda columns: "-".join(columns))
+@pytest.mark.parametrize("start", ["", "train/"])
+def test_a_csv_that_names_no_pictures_does_not_disturb_class_folders(tmp_path, columns, start):
+    write_images(tmp_path, [f"{start}{name}/{index}.png" for name in "ab" for index in (11, 12)])
+    write_csv(tmp_path / "about.csv", **columns)
+    table = load_table(tmp_path)
+    assert (table.class_names, len(table), set(table.rows["split"])) == (("a", "b"), 4, {start.rstrip("/")})
+
+
+def test_csv_files_inside_the_classes_or_that_say_what_the_folders_say_do_not_disturb_them(tmp_path):
+    names = [f"{split}/{label}/{split}-{label}.png" for split in ("train", "test") for label in "ab"]
+    write_images(tmp_path, names)
+    for label in "ab":
+        write_csv(tmp_path / "train" / label / "boxes.csv", path=[f"train-{label}.png"], label=["x"])
+    assert load_table(tmp_path).class_names == ("a", "b")
+    write_csv(tmp_path / "all.csv", path=names, label=list("abab"))
+    write_csv(tmp_path / "small.csv", path=names[:2], label=list("ab"))
+    assert load_table(tmp_path).class_names == ("a", "b")
+    write_csv(tmp_path / "small.csv", path=names[:2], label=list("xy"))
+    with pytest.raises(DataError, match="Several CSV files .*all.csv, small.csv. Choose one with labels_csv"):
+        load_table(tmp_path)
 
 
 def test_a_column_names_the_only_csv(csv_folder):
