@@ -246,10 +246,11 @@ def _read_yaml(path: pathlib.Path) -> dict:
     return values
 
 
-def _load_yaml(text: str) -> Any:
-    """Returns the value that YAML describes. Raises ValueError, which says where and why it is not legal, if it is not.
+def _load_yaml(text: str, setting: str = "") -> Any:
+    """Returns the value that YAML describes, of a setting or section, or of all settings if `setting` is "".
 
-    A key that stands twice, and references (`*name`) that make a value endless or huge, are not legal either.
+    Raises: ValueError: it is not legal, with the place and the reason. A key that stands twice, and references
+      (`*name`) that make a value endless or huge, are not legal either.
     """
     loader = None
     try:
@@ -259,6 +260,7 @@ def _load_yaml(text: str) -> Any:
             return None
         if _count_nodes(node, {}) > MOST_NODES:
             raise _refused(node, "its references stand for too many values")
+        _keep_text(node, setting)
         return loader.construct_document(node)
     except RecursionError:
         raise ValueError(": its values are nested too deeply") from None
@@ -302,6 +304,28 @@ def _count_nodes(node: yaml.Node, counted: dict[int, int | None]) -> int:
     return count
 
 
+def _keep_text(node: yaml.Node, key: str, inside: bool = False) -> None:
+    """Makes YAML take what is written for a setting of text as text: a class `no` is not False, and `1` is no number.
+
+    Args:
+      node: what is written for the setting or section `key`.
+      inside: whether the node is a part of a list or mapping, where `null` is text too.
+    """
+    if key in TEXT_SETTINGS and isinstance(node, yaml.ScalarNode):
+        if inside or node.tag != "tag:yaml.org,2002:null":
+            node.tag = "tag:yaml.org,2002:str"
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _keep_text(item, key, inside=True)
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if key in TEXT_SETTINGS:
+                _keep_text(name, key, inside=True)
+                _keep_text(value, key, inside=True)
+            else:
+                _keep_text(value, f"{key}.{name.value}".lstrip("."))
+
+
 def _parse_override(override: str) -> tuple[str, Any]:
     """Returns (key, value) of "a.b=value", the value read as YAML."""
     key, separator, text = override.partition("=")
@@ -309,7 +333,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"A setting is written section.key=value, such as train.epochs=3. Received: {override!r}.")
     try:
         # YAML 1.1 reads 1e-3 (no dot) as a string; the type check turns numeric strings into numbers.
-        return key.strip(), _load_yaml(text) if text.strip() else None
+        return key.strip(), _load_yaml(text, key.strip()) if text.strip() else None
     except ValueError as error:
         raise ConfigError(f"The value of {shorten(key)} is not valid YAML{error}. Received: {shorten(text)}.") from None
 
@@ -332,6 +356,14 @@ def _leaves(model: type[pydantic.BaseModel], prefix: tuple[str, ...] = ()):
             yield from _leaves(field.annotation, (*prefix, name))
         else:
             yield (*prefix, name), field
+
+
+# Settings whose values are text, alone, in a list or in a mapping.
+TEXT_SETTINGS = frozenset(
+    ".".join(path)
+    for path, field in _leaves(Config)
+    if field.annotation in (str, str | None, list[str], list[str] | None, dict[str, str])
+)
 
 
 def _describe(error: Mapping[str, Any]) -> str:

@@ -203,3 +203,47 @@ def test_setting_names_are_all_of_them():
     names = setting_names()
     assert len(names) == len(set(names))
     assert {"task", "seed", "model.name", "train.ema", "evaluate.level"} <= set(names)
+
+
+WORDS = [
+    "no",
+    "No",
+    "NO",
+    "yes",
+    "on",
+    "off",
+    "true",
+    "false",
+    "null",
+    "~",
+    "1",
+    "1.0",
+    "007",
+    "1e3",
+    "2024-01-01",
+    "0x1A",
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_words_of_yaml_stay_what_was_written(tmp_path, word):
+    """A class may be called no, and YAML would make it False."""
+    path = tmp_path / "settings.yaml"
+    lines = f"  class_names: [{word}, other]\n  label_columns:\n  - {word}\n  split_folders:\n    {word}: test\n"
+    path.write_text(f"data:\n{lines}  not_findings: ['{word}']\ntrain:\n  tensorboard: no\n")
+    config = load_config(path)
+    assert (config.data.class_names, config.data.label_columns) == ([word, "other"], [word])
+    assert config.data.split_folders == {word: "test"} and config.data.not_findings == [word]
+    assert config.train.tensorboard is False
+    for override in (f"data.class_names=[{word}, other]", f"data={{class_names: [{word}, other]}}"):
+        assert load_config(overrides=[override]).data.class_names == [word, "other"]
+    config.write(tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+def test_no_text_is_still_nothing():
+    config = load_config(
+        overrides=["data.label_column=null", "data.class_names=null", "data.group=no", "data.name=007"]
+    )
+    assert (config.data.label_column, config.data.class_names) == (None, None)
+    assert (config.data.group, config.data.name) == ("no", "007")

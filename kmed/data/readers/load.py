@@ -11,6 +11,7 @@ from kmed.data.readers.folders import has_images, read_folder_layout
 from kmed.data.readers.groups import resolve_groups
 from kmed.data.readers.npz import read_npz
 from kmed.data.readers.source import DataSource
+from kmed.data.readers.text import plain
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 from kmed.tasks import TASKS
@@ -103,6 +104,7 @@ def load_table(
       ('EOSINOPHIL', 'LYMPHOCYTE', 'MONOCYTE', 'NEUTROPHIL')
     """
     path = pathlib.Path(path).expanduser()
+    class_names = None if class_names is None else [plain(str(name)) for name in class_names]
     _check_settings(path, task, class_names)
     source = DataSource(
         path,

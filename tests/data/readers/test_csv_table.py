@@ -149,3 +149,11 @@ def test_groups_of_a_csv_whose_text_is_not_plain(make, tmp_path):
     groups.write_text("path,group\na.png,P1\nb,\nc,P2\nd,P2\n")
     with pytest.raises(DataError, match="names no group for 1 of 4 pictures: b.png"):
         load_table(path, group=str(groups))
+
+
+def test_class_names_may_be_numbers_and_have_blanks(make):
+    path = make("image,label", ["a,1", "b,0", "c,1", "d,0"])
+    assert load_table(path, class_names=[1, 0]).class_names == ("1", "0")
+    assert load_table(path, class_names=["0 ", "\u00a01"]).class_names == ("0", "1")
+    with pytest.raises(DataError, match="class_names must differ"):
+        load_table(path, class_names=["0 ", "0"])
