@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
 from kmed.errors import RunError
-from kmed.files import replacing
+from kmed.files import name_as_text, replacing
 
 # Okabe & Ito's palette, distinct for any colour vision; validation curves are also thicker, with round marks.
 _TRAIN, _VAL, _BEST = "#0072B2", "#D55E00", "#595959"
@@ -24,11 +24,9 @@ MAX_NAME = 40  # characters of a name in a figure; longer ones leave no room for
 def drawable(text, limit: int = MAX_NAME) -> str:
     """Returns a name as matplotlib draws it literally: one line, never read as mathematics, of at most `limit` letters.
 
-    Letters that the font lacks become boxes, which are drawn without matplotlib's warnings; bytes that are not UTF-8
-    become escapes.
+    Letters that the font lacks become boxes, which are drawn without matplotlib's warnings.
     """
-    text = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    letters = "".join(letter if letter.isprintable() else " " for letter in text)
+    letters = "".join(letter if letter.isprintable() else " " for letter in name_as_text(str(text)))
     shown = "".join(letter if ord(letter) in _letters() else "\N{WHITE SQUARE}" for letter in " ".join(letters.split()))
     shown = shown if len(shown) <= limit else f"{shown[: limit - 3].rstrip()}..."
     return shown.replace("$", r"\$")

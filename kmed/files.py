@@ -23,6 +23,8 @@ _TEMPORARY = re.compile(r"\.kmed-(?P<host>\w+)-[0-9a-f]{8}\.tmp")
 _EARLIER = re.compile(r"\..+\.\d+\.tmp(\..*)?|\.latest\.\d+|\.(?P<aside>.+)\.\d+\.old")  # names of kmed 0.1
 _LOCK, _ASIDE = "lock", "old"  # inside a temporary folder
 _LOCK_FILE = ".kmed-lock"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile("(?:\ufffd[0-9a-f]{2})+")
 _DAY = 24 * 60 * 60  # seconds
 _ATTEMPTS = 10
 
@@ -203,10 +205,28 @@ def size_of(path: pathlib.Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def name_as_text(name: str) -> str:
+    """Returns a file's name as text that every file and page can hold.
+
+    A byte that is not UTF-8, which Python keeps as a surrogate, becomes the replacement character and the byte's two
+    hexadecimal digits. `text_as_name` finds the file again.
+
+    Example:
+      >>> name_as_text("gr\\udcf6sse.png")
+      'gr\ufffdf6sse.png'
+    """
+    return _SURROGATE.sub(lambda found: f"\ufffd{ord(found[0]) & 0xFF:02x}", name)
+
+
+def text_as_name(text: str) -> str:
+    """Returns the file's name for which `name_as_text` returned `text`."""
+    return _ESCAPED.sub(lambda found: os.fsdecode(bytes.fromhex(found[0].replace("\ufffd", ""))), text)
+
+
 def write_text(path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path`, whole or not at all."""
+    """Writes `text` (UTF-8) to `path`, whole or not at all; a name that is not UTF-8 is written by `name_as_text`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(name_as_text(text), encoding="utf-8")
 
 
 def write_json(path, value) -> None:
@@ -235,4 +255,4 @@ def _remove(path: pathlib.Path) -> None:
 def write_frame(path: pathlib.Path, frame: pd.DataFrame) -> None:
     """Writes a CSV, whole or not at all; numbers keep all digits that are needed to read them back exactly."""
     with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False)
+        frame.to_csv(temporary, index=False, errors="backslashreplace")  # a message may hold a name that is not UTF-8

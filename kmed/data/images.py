@@ -125,7 +125,7 @@ def read_row(table: Table, row: int, resizing: Resizing | None = None) -> np.nda
     resizing = Resizing(range=table.range or FULL) if resizing is None else resizing
     if table.images is not None:
         return resize_array(table.images[row], resizing)
-    return read_image(table.root / table.rows["path"].iat[row], resizing)  # table.files would build all N paths
+    return read_image(table.file(row), resizing)
 
 
 def check_word(name: str, value: str, legal: tuple[str, ...]) -> None:

@@ -112,7 +112,7 @@ class Pictures:
                 status = source.stat()
             except OSError as error:
                 raise missing(source) from error
-            digest.update(f"{source.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(source.absolute()) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:20]
 
 

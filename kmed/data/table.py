@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.errors import DataError, suggest
+from kmed.files import name_as_text, text_as_name
 from kmed.tasks import get_task
 
 COLUMNS = ("path", "group", "cluster", "split")
@@ -47,6 +48,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
+        self._name_in_text()
         missing = [column for column in COLUMNS if column not in self.rows.columns]
         if missing:
             raise DataError(f"A table needs the columns {COLUMNS}. Missing: {missing}.")
@@ -55,6 +57,16 @@ class Table:
                 f"labels must have one row per image and one column per class, that is, shape "
                 f"{(len(self.rows), len(self.class_names))}. Received: labels.shape={self.labels.shape}."
             )
+
+    def _name_in_text(self) -> None:
+        """Replaces names that are not UTF-8, such as those in old zip files, as `kmed.files.name_as_text` does."""
+        columns = [self.rows[name] for name in COLUMNS if name in self.rows.columns]
+        if odd := [column for column in columns if not _is_text("".join(map(str, column)))]:
+            named = {column.name: column.map(name_as_text).to_numpy(dtype=object) for column in odd}
+            object.__setattr__(self, "rows", self.rows.assign(**named))
+        for field in ("class_names", "notes"):
+            object.__setattr__(self, field, tuple(name_as_text(str(text)) for text in getattr(self, field)))
+        object.__setattr__(self, "name", name_as_text(self.name))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,7 +84,15 @@ class Table:
     @property
     def files(self) -> list[pathlib.Path]:
         """The N absolute paths of the pictures; only if the pictures are files."""
-        return [self.root / path for path in self.rows["path"]]
+        return [self._file(path) for path in self.rows["path"]]
+
+    def file(self, row: int) -> pathlib.Path:
+        """Returns the absolute path of one picture; `files` would build all N."""
+        return self._file(self.rows["path"].iloc[row])
+
+    def _file(self, path: str) -> pathlib.Path:
+        file = self.root / path
+        return file if "\ufffd" not in path or file.exists() else self.root / text_as_name(path)
 
     def take(self, selection) -> "Table":
         """Returns the rows of `selection`: a boolean mask (N,) or an integer array."""
@@ -117,3 +137,12 @@ class Table:
         by_split["clusters"] = grouped["cluster"].nunique()
         order = [name for name in (*SPLITS, "") if name in by_split.index]
         return by_split.loc[order + sorted(set(by_split.index) - set(order))]
+
+
+def _is_text(text: str) -> bool:
+    """Returns whether `text` is UTF-8; a surrogate, as in the name of a file that is not, cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

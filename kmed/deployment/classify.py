@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -254,7 +255,7 @@ def as_json(answers: Iterator[Answer]) -> Iterator[str]:
     """Yields one line of JSON per picture, with all fields of `kmed.deployment.classify.Answer`."""
     for answer in answers:
         line = json.dumps(dataclasses.asdict(answer), ensure_ascii=False)
-        yield line.encode("utf-8", "replace").decode("utf-8")  # a file's name may hold bytes that are not text
+        yield re.sub("[\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], line)  # bytes of a file's name
 
 
 def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
