@@ -7,6 +7,7 @@ import pathlib
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kmed import files
@@ -280,3 +281,26 @@ def test_one_process_at_a_time_is_in_a_folder(tmp_path):
     with exclusive(tmp_path, taken="busy"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+NAMES = (
+    b"plain.png", "gr\u00f6\u00dfe.png".encode(), b"gr\xf6sse.png", b"\xff\xfe", b"a\xe4b\xf6c", b"\x80", b"\xc3(",
+    b"\xed\xa0\x80", "\u7ec6\u80de".encode() + b"\xb2", "\ufffd.png".encode(), "\ufffdsse".encode(), b"%F6", b"\\xf6",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_name_of_a_file_is_text_from_which_it_is_found_again(name, tmp_path):
+    try:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    (path,) = tmp_path.iterdir()
+    text = files.name_as_text(path.name)
+    assert text.encode() and os.fsencode(files.text_as_name(text)) == name
+    files.write_text(tmp_path / "out.txt", path.name)
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == text
+    files.write_json(tmp_path / "out.json", {"name": path.name})
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {"name": text}
+    files.write_frame(tmp_path / "out.csv", pd.DataFrame({"reason": [f"{path.name} is damaged"]}))
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8")
