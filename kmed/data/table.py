@@ -84,15 +84,11 @@ class Table:
     @property
     def files(self) -> list[pathlib.Path]:
         """The N absolute paths of the pictures; only if the pictures are files."""
-        return [self._file(path) for path in self.rows["path"]]
+        return [_find(self.root, path) for path in self.rows["path"]]
 
     def file(self, row: int) -> pathlib.Path:
         """Returns the absolute path of one picture; `files` would build all N."""
-        return self._file(self.rows["path"].iloc[row])
-
-    def _file(self, path: str) -> pathlib.Path:
-        file = self.root / path
-        return file if "\ufffd" not in path or file.exists() else self.root / text_as_name(path)
+        return _find(self.root, self.rows["path"].iloc[row])
 
     def take(self, selection) -> "Table":
         """Returns the rows of `selection`: a boolean mask (N,) or an integer array."""
@@ -137,6 +133,12 @@ class Table:
         by_split["clusters"] = grouped["cluster"].nunique()
         order = [name for name in (*SPLITS, "") if name in by_split.index]
         return by_split.loc[order + sorted(set(by_split.index) - set(order))]
+
+
+def _find(root, path: str) -> pathlib.Path:
+    """Returns the file below `root` that `path`, the text of its name, stands for."""
+    file = root / path
+    return file if "\ufffd" not in path or file.exists() else root / text_as_name(path)
 
 
 def _is_text(text: str) -> bool:
