@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("cv2", reason="OpenCV is not installed")
 import cv2
+from conftest import real_data
 from drawn_scenes import draw_scene, memory_table, retake, turn
 from PIL import Image
 
@@ -16,6 +17,7 @@ from kmed.data.audit.leaks import audit
 from kmed.data.audit.report import list_pairs, summarize, to_json
 from kmed.data.audit.residual import compare_tiles, fine_detail, verdict
 from kmed.data.audit.sheet import headline, worst_pairs
+from kmed.data.readers.load import load_table
 
 
 def recompress(picture, quality):
@@ -177,3 +179,14 @@ def test_what_is_in_doubt_is_listed_as_such(monkeypatch):
     assert worst_pairs(found) == found.doubts
     assert list(list_pairs(found)["problem"]) == ["doubt"]
     assert to_json(found)["doubts"]["count"] == 1
+
+
+def test_real_follow_ups():
+    """Of three patients' X-rays, each file alone, only two files that are byte for byte the same contradict."""
+    table = load_table(real_data("nih_cxr_sample"))
+    found = audit(table.take(table.rows["path"].str.contains(r"0000(?:1934|1989|2350)_").to_numpy()))
+    assert [pair.kind for pair in found.contradictions] == ["identical files"]
+    pair = found.contradictions[0]
+    assert {found.table.rows["path"].iloc[row][-8:] for row in (pair.first, pair.second)} == {"_004.png", "_005.png"}
+    assert found.num_followups > 0
+    assert len(found.doubts) <= 1
