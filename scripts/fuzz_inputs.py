@@ -146,10 +146,10 @@ def _read_csv(path: pathlib.Path) -> None:
 
 def _read_weights(path: pathlib.Path) -> None:
     from kmed.models.weight_files import normalization_of
-    from kmed.models.weights import _read_safetensors
+    from kmed.models.weights import read_safetensors
 
     normalization_of(path, "resnet18")
-    _read_safetensors(path)
+    read_safetensors(path)
 
 
 WINDOW = {"WindowCenter": "2000", "WindowWidth": "3000", "RescaleSlope": "1", "RescaleIntercept": "-5"}

@@ -64,7 +64,7 @@ def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
     if found.path.suffix == ".keras":
         arrays, slots, shape = _read_keras(found.path, model)
     else:
-        arrays, slots, shape = _read_safetensors(found.path), _torch_slots(model), _input_size(found)
+        arrays, slots, shape = read_safetensors(found.path), _torch_slots(model), _input_size(found)
     arrays, notes = _resize_positions(arrays, slots, model, shape)
     values, more = _match(arrays, slots, model, found, class_names)
     notes += _note_normalization(model, normalization_of(found)) + more
@@ -82,13 +82,14 @@ def _name_of(model: keras.Model) -> str:
         ) from None
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns {name: array} of a safetensors file. Raises WeightsError if it is damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         arrays = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:  # a type that NumPy does not have
         raise WeightsError(f"{path} is not a readable safetensors file: {error}.") from None
     return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
 
