@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import types
 from collections.abc import Callable
 
@@ -150,6 +151,8 @@ def fork(arguments, folder: pathlib.Path, *, log: pathlib.Path | None = None, ki
             note = watch(folder, logged, kill_at)
             code = run_kmed(arguments)
             note(END)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     _, status = os.waitpid(process, 0)
