@@ -87,6 +87,7 @@ def read_labels_csv(source: DataSource, files: list[pathlib.Path], root: pathlib
     rows.insert(0, "path", united)
     cells = dict(zip(paths[::-1], frame[path_column].iloc[::-1]))
     labels = _finished(dataclasses.replace(labels, values=values), [cells[path] for path in united], source)
+    notes.insert(0, f"Layout: {where} names {len(united):,} pictures in {root}.")
     notes += [*labels.notes, *found, *repeated, *groups.notes]
     name = root.resolve().name
     return Table(
