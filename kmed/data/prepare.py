@@ -15,7 +15,7 @@ from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
 from kmed.data.splits import assign_splits, check_known, check_no_leak, read_splits
 from kmed.data.table import SPLITS, Table
-from kmed.errors import ConfigError, suggest
+from kmed.errors import ConfigError, KmedError, suggest
 from kmed.metrics.intervals import check_clusters
 from kmed.progress import say
 from kmed.tasks import check_labels, get_task
@@ -60,9 +60,19 @@ def open_table(config) -> Table:
 def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
     """Returns (table, unreadable): the readable pictures with their splits and range, and those that are left out.
 
+    If they cannot be used, the table's notes are printed: how the data were read may be the reason.
+
     Raises: DataError: unreadable files (unless `data.skip_unreadable`), a class with too few groups,
       a splits file of other data, or a group on two sides. ScoreError: val or test has only one cluster.
     """
+    try:
+        return _prepare(table, config)
+    except KmedError:
+        _print_notes(table)
+        raise
+
+
+def _prepare(table, config):
     settings = config.data
     check_labels(table.task if config.task == "auto" else config.task, table.labels)
     facts = look_at(table)

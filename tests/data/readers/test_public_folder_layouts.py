@@ -105,3 +105,10 @@ def test_chest_x_ray_pneumonia(tmp_path):
     table, text = shown(tmp_path, tmp_path)
     assert len(table) == 18 and table.class_names == ("NORMAL", "PNEUMONIA")
     assert "Hidden files and folders are left out (1): __MACOSX/." in text
+
+
+def test_how_the_folders_were_read_is_said_even_if_they_cannot_be_split(tmp_path):
+    draw(tmp_path, *(f"{name}/patient1/{i}.png" for name in "ab" for i in range(3)), "a/patient2/1.png")
+    result = CliRunner().invoke(main, ["data", "show", str(tmp_path)])
+    assert result.exit_code == 1 and result.output.splitlines()[-1].startswith("Error: ")
+    assert f"Layout: CLASS/GROUP/picture in {tmp_path}." in result.output
