@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -121,6 +122,7 @@ def train_all(plan: SweepPlan, *, quiet: bool = False, finished: Callable[[Run],
             say(f"{place}: already finished.")
             finished(run)
             continue
+        _remove_earlier_start(run)
         say(f"{place}: {'resumes' if run.config.exists() else 'starts'}. {describe_time_left(plan)}".rstrip())
         start = time.monotonic()
         command = [sys.executable, "-m", "kmed", *(["--quiet"] if quiet else []), *plan.command(model)]
@@ -136,6 +138,13 @@ def train_all(plan: SweepPlan, *, quiet: bool = False, finished: Callable[[Run],
         say(f"{place}: finished {ended}{but}")
         finished(run)
     return failed
+
+
+def _remove_earlier_start(run: Run) -> None:
+    """Removes what a killed run of kmed 0.1 left, which wrote its config.yaml last; a folder with other files stays."""
+    written = {path.name for path in (run.splits, run.classes, run.environment, run.unreadable)}
+    if run.folder.is_dir() and {path.name for path in run.folder.iterdir()} <= written:
+        shutil.rmtree(run.folder)
 
 
 def describe_time_left(plan: SweepPlan) -> str:

@@ -155,6 +155,10 @@ def test_a_run_killed_at_its_start_is_started_anew(monkeypatch, tmp_path):
     commands = pretend(monkeypatch)
     assert sweep.train_all(plan) == [] and "--out" in commands[0]
     assert not plan.run("vit").splits.exists()
+    plan = sweep.make_plan(["vit"], [], tmp_path / "t")
+    write_text(plan.run("vit").folder / "notes.txt", "mine")
+    sweep.train_all(plan)
+    assert (plan.run("vit").folder / "notes.txt").exists()  # `kmed train` refuses the folder
 
 
 def test_the_time_left_is_estimated_by_multiply_adds(monkeypatch, tmp_path):
