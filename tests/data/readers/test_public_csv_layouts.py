@@ -34,12 +34,10 @@ def write_lines(path, lines):
 
 
 def opened(path, *settings):
-    settings = ("data.path_column=Path", *settings) if "CheX" in path.name else settings
     return open_table(load_config(overrides=[*settings, ("data.path", str(path))]))
 
 
 def split(path, *settings):
-    settings = ("data.path_column=Path", *settings) if "CheX" in path.name else settings
     return read_split_table(load_config(overrides=[*settings, ("data.path", str(path))]))
 
 
