@@ -42,9 +42,10 @@ class Pictures:
         if path in self._exact:
             return [path]
         found = _nearest(self._by_path.get(_key(path), []), path)
-        if not found and self.root is not None and (self.root / path).is_file():
-            return [path]  # of a kind that is not known by its name
-        return found
+        suffix = posixpath.splitext(path)[1].lower()
+        if found or suffix in IMAGE_SUFFIXES or not suffix or self.root is None:
+            return found
+        return [path] if (self.root / path).is_file() else []  # of a kind that is not known by its name
 
     def named(self, name: str) -> list[str]:
         """Returns the pictures of this name, with or without the suffix, in all folders."""
