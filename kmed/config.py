@@ -68,6 +68,14 @@ class Section(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Refuses true and false for what is not a choice between them: Python would take them for 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
 
 class ModelConfig(Section):
     """Which network, and what it starts from."""

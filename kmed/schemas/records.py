@@ -4,6 +4,7 @@ Files that kmed 0.1.0 wrote have no version, which stands for version 1. A chang
 the next version; a new field does too, since older versions refuse fields that they do not know.
 """
 
+import re
 import typing
 from typing import Annotated, Literal
 
@@ -262,7 +263,8 @@ def _describe(problem) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "value_error" and not message.startswith("must"):  # of a validator above, which names its fields
         return f"{name}.{message}." if name else f"{message}."
-    message = message.replace("Input should", "must").replace("must have", "must hold")
+    message = re.sub("^(Input|List|Dictionary|String) should", "must", message).replace("must have", "must hold")
+    message = message.replace(" after validation", "")
     if not message.startswith("must"):
         message = f"is not legal ({message[0].lower()}{message[1:]})"
     return f"{name} {message}. Received: {shorten(problem['input'])}."

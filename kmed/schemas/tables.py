@@ -64,7 +64,7 @@ def _check_columns(path, frame: pd.DataFrame, names: list[str]) -> None:
 
 def shorten_names(names) -> str:
     """Returns names with commas between them; of many, the first."""
-    shown = ", ".join(map(str, names[:20]))
+    shown = ", ".join(shorten(name).strip("'") for name in names[:20])
     return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} others"
 
 
