@@ -10,7 +10,7 @@ import yaml
 
 from kmed.errors import ConfigError, shorten, suggest
 from kmed.files import write_text
-from kmed.reading import read_text
+from kmed.reading import parse_yaml, read_text
 
 
 def _parse_size(value: Any) -> Any:
@@ -58,7 +58,6 @@ ValueRange = Annotated[str, pydantic.BeforeValidator(_check_range)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 BatchSize = Annotated[int, pydantic.Field(ge=1, le=65536)]
-MOST_NODES = 100_000  # values in a YAML file
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 
@@ -244,7 +243,7 @@ def _read_yaml(path: pathlib.Path) -> dict:
         raise ConfigError(f"There is no config file {path}. Give a YAML file, such as configs/blood_cells.yaml.")
     text = read_text(path, lambda message: ConfigError(f"The config file {message}"))
     try:
-        values = _load_yaml(text)
+        values = parse_yaml(text, lambda node: _keep_text(node, ""))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid YAML{error}.") from None
     if values is None:
@@ -252,64 +251,6 @@ def _read_yaml(path: pathlib.Path) -> dict:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold settings as `key: value`. Received: {type(values).__name__}.")
     return values
-
-
-def _load_yaml(text: str, setting: str = "") -> Any:
-    """Returns the value that YAML describes, of a setting or section, or of all settings if `setting` is "".
-
-    Raises: ValueError: it is not legal, with the place and the reason. A key that stands twice, and references
-      (`*name`) that make a value endless or huge, are not legal either.
-    """
-    loader = None
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _count_nodes(node, {}) > MOST_NODES:
-            raise _refused(node, "its references stand for too many values")
-        _keep_text(node, setting)
-        return loader.construct_document(node)
-    except RecursionError:
-        raise ValueError(": its values are nested too deeply") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(f"{where}: {getattr(error, 'problem', None) or shorten(str(error))}") from None
-    except Exception as error:  # PyYAML's constructors: a month 13 is a ValueError, !!bool maybe a KeyError
-        raise ValueError(f": a value cannot be read ({shorten(error)})") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
-
-
-def _refused(node: yaml.Node, reason: str) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
-
-
-def _count_nodes(node: yaml.Node, counted: dict[int, int | None]) -> int:
-    """Returns how many values a node stands for when its references are written out. Raises YAMLError if endless.
-
-    Args:
-      counted: {id: count} of the nodes that are counted, None of those that hold this one.
-    """
-    if id(node) in counted:
-        if (count := counted[id(node)]) is None:
-            raise _refused(node, "a value refers to itself")
-        return count
-    counted[id(node)] = None
-    children = []
-    if isinstance(node, yaml.MappingNode):
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for number, (_, key) in enumerate(keys) if keys[number] in keys[:number]]:
-            raise _refused(node, f"the key {shorten(twice[0])} stands there twice")
-        children = [child for pair in node.value for child in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif any("\ud800" <= letter <= "\udfff" for letter in node.value):
-        raise _refused(node, "half a character, which cannot be written")
-    counted[id(node)] = count = 1 + sum(_count_nodes(child, counted) for child in children)
-    return count
 
 
 def _keep_text(node: yaml.Node, key: str, inside: bool = False) -> None:
@@ -341,7 +282,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"A setting is written section.key=value, such as train.epochs=3. Received: {override!r}.")
     try:
         # YAML 1.1 reads 1e-3 (no dot) as a string; the type check turns numeric strings into numbers.
-        return key.strip(), _load_yaml(text, key.strip()) if text.strip() else None
+        return key.strip(), parse_yaml(text, lambda node: _keep_text(node, key.strip())) if text.strip() else None
     except ValueError as error:
         raise ConfigError(f"The value of {shorten(key)} is not valid YAML{error}. Received: {shorten(text)}.") from None
 

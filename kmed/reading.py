@@ -1,7 +1,7 @@
 """Files that are read back: one that is damaged, or is something else, gives one line that names it.
 
 A run folder is passed on, edited and cut short, so nothing in it is taken on trust. The readers here know formats
-(text, JSON, CSV, npz); `kmed.schemas` knows what each file of a run holds.
+(text, JSON, YAML, CSV, npz); `kmed.schemas` knows what each file of a run holds.
 """
 
 import csv
@@ -16,10 +16,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from kmed.errors import KmedError, RunError, shorten
 
 LARGEST_TEXT = 500_000_000  # bytes
+MOST_NODES = 100_000  # values in a YAML file
 _SMALL_ARCHIVE, _LARGEST_RATIO = 64_000_000, 20  # bytes when unpacked, and how often the packed size beyond that
 
 
@@ -78,6 +80,67 @@ def _without_doubles(pairs: list) -> dict:
     if len(found) < len(pairs):
         raise ValueError(f"the key {shorten(_first_double([name for name, _ in pairs]))} stands there twice")
     return found
+
+
+def parse_yaml(text: str, prepare: Callable[[yaml.Node], None] = lambda node: None):
+    """Returns the value that YAML describes.
+
+    Args:
+      text: the YAML.
+      prepare: may change how the parts of the text are taken, before they become values.
+    Raises: ValueError: it is not legal, with the place and the reason. A key that stands twice, and references
+      (`*name`) that make a value endless or huge, are not legal either.
+    """
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_nodes(node, {}) > MOST_NODES:
+            raise _refused(node, "its references stand for too many values")
+        prepare(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError(": its values are nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"{where}: {getattr(error, 'problem', None) or shorten(str(error))}") from None
+    except Exception as error:  # PyYAML's constructors: a month 13 is a ValueError, !!bool maybe a KeyError
+        raise ValueError(f": a value cannot be read ({shorten(error)})") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _refused(node: yaml.Node, reason: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+
+
+def _count_nodes(node: yaml.Node, counted: dict[int, int | None]) -> int:
+    """Returns how many values a node stands for when its references are written out. Raises YAMLError if endless.
+
+    Args:
+      counted: {id: count} of the nodes that are counted, None of those that hold this one.
+    """
+    if id(node) in counted:
+        if (count := counted[id(node)]) is None:
+            raise _refused(node, "a value refers to itself")
+        return count
+    counted[id(node)] = None
+    children = []
+    if isinstance(node, yaml.MappingNode):
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for number, (_, key) in enumerate(keys) if keys[number] in keys[:number]]:
+            raise _refused(node, f"the key {shorten(twice[0])} stands there twice")
+        children = [child for pair in node.value for child in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif any("\ud800" <= letter <= "\udfff" for letter in node.value):
+        raise _refused(node, "half a character, which cannot be written")
+    counted[id(node)] = count = 1 + sum(_count_nodes(child, counted) for child in children)
+    return count
 
 
 def read_csv(path, error: Callable[[str], KmedError] = damaged) -> pd.DataFrame:
