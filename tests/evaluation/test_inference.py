@@ -48,7 +48,7 @@ def test_other_pictures_and_other_classes_are_refused(short_run, small_npz, tmp_
     with pytest.raises(DataError, match="Use the data that were split"):
         kmed.evaluate(short_run.folder, data=tmp_path / "other.npz")
     np.savez(tmp_path / "names.npz", **{**arrays, "class_names": np.array(["a", "b", "c"])})
-    with pytest.raises(DataError, match="was trained on"):
+    with pytest.raises(DataError, match="Use the data that the run was started with"):
         kmed.evaluate(short_run.folder, data=tmp_path / "names.npz")
 
 
