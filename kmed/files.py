@@ -254,5 +254,9 @@ def _remove(path: pathlib.Path) -> None:
 
 def write_frame(path: pathlib.Path, frame: pd.DataFrame) -> None:
     """Writes a CSV, whole or not at all; numbers keep all digits that are needed to read them back exactly."""
+    # Python quotes a cell with a carriage return only where lines end in one.
+    texts = [frame.columns, *(frame[name] for name in frame.columns if frame[name].dtype.kind not in "biuf")]
+    returns = any("\r" in value for column in texts for value in column if isinstance(value, str))
     with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, errors="backslashreplace")  # a message may hold a name that is not UTF-8
+        # A message may hold a name that is not UTF-8.
+        frame.to_csv(temporary, index=False, lineterminator="\r\n" if returns else "\n", errors="backslashreplace")

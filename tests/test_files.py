@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kmed import files
+from kmed import files, reading
 from kmed.errors import RunError
 from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, temporary_folder, write_json, write_text
 from kmed.locks import try_lock
@@ -304,3 +304,12 @@ def test_the_name_of_a_file_is_text_from_which_it_is_found_again(name, tmp_path)
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {"name": text}
     files.write_frame(tmp_path / "out.csv", pd.DataFrame({"reason": [f"{path.name} is damaged"]}))
     assert (tmp_path / "out.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "cell", ["plain", "two\nlines", "a\rreturn", "both\r\n", '"quoted"', "a,b", "\r", "\u2028", " "]
+)
+def test_each_text_is_read_back_from_a_csv(tmp_path, cell):
+    frame = pd.DataFrame({"name": [cell, "x"], f"prob_{cell}": ["0.1", "0.25"]})
+    files.write_frame(tmp_path / "out.csv", frame.astype({f"prob_{cell}": float}))
+    pd.testing.assert_frame_equal(reading.read_csv(tmp_path / "out.csv"), frame, check_dtype=False)

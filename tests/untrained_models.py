@@ -21,7 +21,10 @@ WRITERS = {"savedmodel": savedmodel.write, "onnx": onnx.write, "tflite": tflite.
 def description(name, task, size=(32, 40)) -> dict:
     return {
         "model": name, "task": task, "class_names": list(NAMES), "image_size": list(size), "fit": "pad",
-        "interpolation": "bilinear",
+        "interpolation": "bilinear", "input": "raw", "output": "calibrated probabilities", "calibrated": True,
+        "thresholds": None, "verdict": "It is untrained.",
+        "test_score": {"name": "accuracy", "value": None, "low": None, "high": None, "num_images": 0,
+                       "num_clusters": 0, "split": "test"},
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from kmed.data.readers.csv_file import read_csv
 from kmed.data.readers.text import plain, spelt_as
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, suggest
-from kmed.files import replacing
+from kmed.files import write_frame
 
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")
 LABEL = "label_"
@@ -148,8 +148,7 @@ def write_splits(table: Table, path, *, labels: bool = False) -> None:
     if labels:
         names = [f"{LABEL}{name}" for name in table.class_names]
         frame = pd.concat([frame, pd.DataFrame(table.labels, columns=names, index=frame.index).astype("Int8")], axis=1)
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+    write_frame(path, frame)
 
 
 def check_same_labels(table: Table, path) -> None:

@@ -242,10 +242,10 @@ def as_text(answers: Iterator[Answer]) -> Iterator[str]:
         if answer.error:
             yield f"{name}: not predicted: {_printable(answer.error)}"
             continue
-        found = ", ".join(f"{name} {answer.probs[name]:.3f}" for name in answer.found)
+        found = ", ".join(f"{_printable(name)} {answer.probs[name]:.3f}" for name in answer.found)
         notes = [found or "no finding over its threshold"]
         if len(answer.prediction_set) > 1 or set(answer.prediction_set) != set(answer.found):
-            notes.append(f"prediction set: {', '.join(answer.prediction_set) or 'empty'}")
+            notes.append(f"prediction set: {_printable(', '.join(answer.prediction_set)) or 'empty'}")
         if answer.unlike_training:
             notes.append("UNLIKE THE TRAINING PICTURES: do not trust this")
         yield f"{name}: {'; '.join(notes)}"
@@ -279,5 +279,5 @@ def _printable(text: str) -> str:
 
 def _csv_line(cells: list) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(cells)
-    return buffer.getvalue()
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)  # which Python quotes inside a cell
+    return buffer.getvalue().removesuffix("\r\n")

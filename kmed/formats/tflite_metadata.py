@@ -82,9 +82,14 @@ class _SharedQuantization:
 
 
 def append_files(path: pathlib.Path, description: dict) -> None:
-    """Appends to a TFLite file a zip archive of labels.txt, one class per line, and kmed.json, the description."""
+    """Appends to a TFLite file a zip archive of labels.txt, one class per line, and kmed.json, the description.
+
+    A line break in a class name is a space in labels.txt; kmed.json has the name unchanged.
+    """
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr(LABELS_FILE, "".join(f"{name}\n" for name in description["class_names"]))
+        archive.writestr(
+            LABELS_FILE, "".join(f"{' '.join(name.splitlines())}\n" for name in description["class_names"])
+        )
         archive.writestr(SETTINGS_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
 

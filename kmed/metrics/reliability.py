@@ -59,7 +59,8 @@ def calibration_error(probabilities: Probabilities) -> Score:
     its own error, computed from its probability, and the score is the mean over labels.
 
     A resample contains clusters more than once and looks worse calibrated than the data it was drawn from. This bias,
-    the mean over the resamples, is subtracted before the interval is computed.
+    the mean over the resamples, is subtracted before the interval is computed. What then lies outside 0 to 1, where few
+    clusters differ, is taken for 0 or 1.
     """
     resamples, scores = probabilities.sample.resamples, []
     for truth, prob in _columns(probabilities):
@@ -69,7 +70,7 @@ def calibration_error(probabilities: Probabilities) -> Score:
         num_known = resamples.sums(known[:, None])[:, 0]  # (R,)
         errors = divide(np.abs(resamples.sums(gaps)).sum(axis=1), num_known, empty=np.nan)
         value = float(divide(np.abs(gaps.sum(axis=0)).sum(), known.sum(), empty=np.nan))
-        drawn = np.maximum(errors - (np.nanmean(errors) - value), 0) if known.any() else errors
+        drawn = np.clip(errors - (np.nanmean(errors) - value), 0, 1) if known.any() else errors
         scores.append(resamples.score(value, drawn))
     return macro_score(scores, resamples)
 

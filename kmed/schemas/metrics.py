@@ -24,8 +24,9 @@ from kmed.schemas.records import (
 from kmed.tasks import get_task
 
 _AT_MOST_1 = (
-    "accuracy", "exact_match_ratio", "hamming_loss", "precision", "recall", "f1", "auroc", "average_precision", "ece",
+    "accuracy", "exact_match_ratio", "hamming_loss", "precision", "recall", "f1", "auroc", "average_precision",
 )  # fmt: skip
+_AT_MOST_2 = ("brier", "ece")  # earlier versions wrote intervals of the ECE that may end above 1, but not above 2
 
 _PER_CLASS = ("precision", "recall", "f1", "auroc", "average_precision")
 
@@ -250,7 +251,7 @@ class MetricsFile(File):
 
 def largest_value(name: str) -> int | None:
     """Returns the largest value that a score of this name can have, 1 or 2; None if it is not known to be a share."""
-    return 2 if name.startswith("brier") else 1 if name.startswith(_AT_MOST_1) else None
+    return 2 if name.startswith(_AT_MOST_2) else 1 if name.startswith(_AT_MOST_1) else None
 
 
 def require_range(place: str, name: str, score: ScoreRecord) -> None:

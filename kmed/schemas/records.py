@@ -33,7 +33,7 @@ def _ascending(limits: list[int]) -> list[int]:
 
 ImageSize = Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
 Limits = Annotated[
-    list[Annotated[int, Field(ge=0, le=65535)]],
+    list[Annotated[int, Field(gt=-(10**10), lt=10**10)]],  # as data.range; signed values may lie below 0
     Field(min_length=2, max_length=2),
     pydantic.AfterValidator(_ascending),
 ]

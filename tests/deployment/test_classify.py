@@ -1,6 +1,7 @@
 """kmed predict: one answer per file, as a stream, in which broken files are named."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -151,6 +152,16 @@ def test_names_that_are_not_text_or_hold_a_line_break(short_run, files, tmp_path
     assert result.exit_code == 0, result.output
     if form != ["--csv"]:
         assert len(out.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "carriage\rreturn", "\u2028", '"quoted", with comma', "a$b_{c"])
+def test_odd_class_names_stay_on_their_line_and_in_their_cell(name):
+    answer = classify.Answer("1.png", (name,), {name: 0.9, "b": 0.1}, (name, "b"))
+    (line,) = classify.as_text([answer])
+    assert len(line.splitlines()) == 1 and "0.900" in line
+    rows = list(csv.reader(io.StringIO("\n".join(classify.as_csv([answer], [name, "b"])), newline="")))
+    assert rows[0][:4] == ["path", "found", f"prob_{name}", "prob_b"]
+    assert rows[1][:5] == ["1.png", name, "0.9", "0.1", f"{name}|b"]
 
 
 def test_a_thousand_files_stream_and_broken_ones_are_named(short_run, files, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What a TFLite file says about itself: labels, settings and the published metadata, all behind the model."""
 
+import json
 import zipfile
 
 import flatbuffers
@@ -9,7 +10,7 @@ from untrained_models import CALIBRATIONS, NAMES, build, description
 
 from kmed.errors import RunError
 from kmed.formats import tflite
-from kmed.formats.tflite_metadata import read_description, with_metadata
+from kmed.formats.tflite_metadata import append_files, read_description, with_metadata
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,15 @@ def test_labels_and_settings_follow_the_model(tflite_file):
     assert read_description(tflite_file) == description("vit", "multiclass")
     with zipfile.ZipFile(tflite_file) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(NAMES)
+
+
+def test_a_class_name_with_a_line_break_is_one_line_of_the_labels(tmp_path):
+    names = ["two\nlines", "carriage\r\nreturn", "one\u2028more", "plain"]
+    append_files(tmp_path / "model.tflite", {"class_names": names})
+    with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
+        labels = archive.read("labels.txt").decode().splitlines()
+        assert labels == ["two lines", "carriage return", "one more", "plain"]
+        assert json.loads(archive.read("kmed.json"))["class_names"] == names
 
 
 def test_a_foreign_tflite_file_has_no_description(tmp_path):

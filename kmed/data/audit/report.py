@@ -13,7 +13,7 @@ from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, audit, group
 from kmed.data.audit.sheet import headline, label_text, save_pairs, worst_pairs
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits
-from kmed.files import replacing, write_json
+from kmed.files import write_frame, write_json
 
 MAX_LISTED = 50
 
@@ -72,7 +72,7 @@ def write_audit(audit: Audit, out_dir) -> list[pathlib.Path]:
     pairs = worst_pairs(audit)
     if pairs:
         paths += [out_dir / "pairs.csv", out_dir / "worst_pairs.png"]
-        _write_csv(list_pairs(audit), paths[-2])
+        write_frame(paths[-2], list_pairs(audit))
         save_pairs(audit, pairs, paths[-1])
     return paths
 
@@ -239,12 +239,7 @@ def summarize(audit: Audit) -> str:
 
 
 def _write_groups(audit, group, path):
-    _write_csv(pd.DataFrame({"path": audit.table.rows["path"], "photograph": audit.photograph, "group": group}), path)
-
-
-def _write_csv(frame, path):
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+    write_frame(path, pd.DataFrame({"path": audit.table.rows["path"], "photograph": audit.photograph, "group": group}))
 
 
 def _line(audit, pair):
