@@ -13,19 +13,22 @@ from kmed.errors import DataError, suggest
 # Compared in lower case, without spaces, underscores and hyphens; the first that is present is taken.
 PATH_NAMES = (
     *("path", "image", "file", "filename", "imagepath", "filepath", "imageindex", "imageid", "imagename", "img"),
-    *("dicomid", "isicid", "idcode"),
+    *("imgid", "dicomid", "isicid", "idcode"),
 )
 ID_NAMES = ("id", "patientid")  # they name the pictures if no other column does
 LABEL_NAMES = (
     *("label", "labels", "class", "findinglabels", "category", "diagnosis", "dx", "target"),
-    "classname",
+    *("classname", "diagnostic"),
 )
 SPLIT_COLUMNS = ("split",)
 GROUP_NAMES = ("group", "patientid", "patient", "subjectid", "subject", "slideid", "lesionid")
 MAY_BE_EMPTY = ("lesionid",)  # an image without such an id is one of its own
-UNKNOWN = {"", "nan", "na", "-1", "-1.0"}
+NO_VALUE = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write into empty cells
+UNKNOWN = {*NO_VALUE, "-1", "-1.0"}
 MOSTLY = 0.8  # a column in which at least this share of the cells is 0, 1 or empty is meant to hold labels
 BINARY = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, **dict.fromkeys(UNKNOWN, np.nan)}
+# Columns that are named as labels may also hold these; others that do are metadata, such as `smoker`.
+TRUTH = {**BINARY, **dict.fromkeys(("true", "yes", "y"), 1.0), **dict.fromkeys(("false", "no", "n"), 0.0)}
 
 
 def find_column(frame: pd.DataFrame, asked: str | None, usual: Sequence[str], setting: str, where: str) -> str:
@@ -115,10 +118,11 @@ def binary_columns(frame: pd.DataFrame) -> list[str]:
 def _asked_columns(frame, asked, where):
     columns = [find_column(frame, column, (), "label_columns", where) for column in asked]
     for column in columns:
-        legal = frame[column].map(plain).str.lower().isin(list(BINARY))
+        legal = frame[column].map(plain).str.lower().isin(list(TRUTH))
         if not legal.all():
             raise DataError(
-                f"Column {column!r} of {where} must hold 0, 1 or nothing. Received: {frame[column][~legal].iloc[0]!r}."
+                f"Column {column!r} of {where} must hold 0, 1 or nothing (or yes, no, true, false). "
+                f"Received: {frame[column][~legal].iloc[0]!r}."
             )
     return columns
 

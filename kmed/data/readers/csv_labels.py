@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from kmed.data.readers.csv_columns import BINARY
+from kmed.data.readers.csv_columns import NO_VALUE, TRUTH
 from kmed.data.readers.source import DataSource
 from kmed.data.readers.text import plain, spelling_key, unite_spellings
 from kmed.errors import DataError, suggest
@@ -49,11 +49,7 @@ def labels_of_words(cells: pd.Series, paths: pd.Series, source: DataSource) -> L
     Raises: DataError: a row without a label, an unknown label, or several labels in a multiclass task.
     """
     words, notes = split_words([plain(cell) for cell in cells], source.task, source.class_names)
-    empty = [path for path, row in zip(paths, words) if "" in row]
-    if empty:
-        raise DataError(
-            f"{len(empty)} rows of the CSV have an empty label: {', '.join(empty[:3])}. Fill or remove them."
-        )
+    _refuse_unknown(words, paths, source.class_names)
     other = next(((path, row) for path, row in zip(paths, words) if len(row) != 1), None)
     if source.task == "multiclass" and other is not None:
         raise DataError(
@@ -126,7 +122,7 @@ def labels_of_columns(frame: pd.DataFrame, paths: pd.Series, source: DataSource)
                 f"There is no label column {name!r}; the label columns are {', '.join(frame.columns)}."
                 + suggest(name, frame.columns)
             )
-    cells = [frame[columns[spelling_key(name)]].map(plain).str.lower().map(BINARY) for name in names]
+    cells = [frame[columns[spelling_key(name)]].map(plain).str.lower().map(TRUTH) for name in names]
     values = np.stack([cell.to_numpy(np.float32) for cell in cells], axis=1)
     single = (np.nansum(values, axis=1) == 1) & ~np.isnan(values).any(axis=1)
     if source.task == "multiclass" and not single.all():
@@ -206,6 +202,23 @@ def _is_joint(joint, parted, words, whole, asked):
     seen = Counter(part for each in parts.values() for part in set(each))
     seen.update(map(spelling_key, others))
     return asked or sum(seen[part] > 1 for part in different) >= LIKELY * len(different)
+
+
+def _refuse_unknown(words, paths, class_names):
+    """Raises DataError for rows without a label: an empty one, or what programs write for one, unless it is a class.
+
+    -1 is one if 0 is a label, as in grades from 0.
+    """
+    known = {*_names(class_names)}
+    absent = NO_VALUE | ({"-1", "-1.0"} if any(word in ("0", "0.0") for row in words for word in row) else set())
+    empty = [(path, word) for path, row in zip(paths, words) for word in row if word.lower() in absent]
+    empty = [(path, word) for path, word in empty if word not in known]
+    if empty:
+        listed = ", ".join(f"{path} ({word})" if word else str(path) for path, word in empty[:3])
+        raise DataError(
+            f"{len(empty)} rows of the CSV have an empty label: {listed}. Fill or remove them"
+            + ("." if not any(word for _, word in empty) else ", or list the word in class_names if it is a class.")
+        )
 
 
 def _names(class_names):

@@ -171,7 +171,10 @@ def _others_note(found):
     names += [path for path in found.hidden if not path.endswith("/")]
     kinds = Counter(pathlib.PurePosixPath(name).suffix.lower() or pathlib.PurePosixPath(name).name for name in names)
     listed = ", ".join(kind for kind, _ in kinds.most_common(5))
-    return [f"{len(names):,} files of other types are ignored ({listed})."] if names else []
+    if not names:
+        return []
+    files = "1 file of another type is" if len(names) == 1 else f"{len(names):,} files of other types are"
+    return [f"{files} ignored ({listed})."]
 
 
 # ---- The table ------------------------------------------------------------------------------------------

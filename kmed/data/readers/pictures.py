@@ -198,6 +198,8 @@ def _keys(path):
 
 def _nearest(paths, asked):
     """Returns the paths that agree with the whole name that was asked for, or all if none does."""
+    if len(paths) < 2:
+        return paths
     end = f"/{_key(asked)}"
     return [path for path in paths if f"/{_key(path)}".endswith(end)] or paths
 
@@ -324,8 +326,8 @@ def _renamed_hint(missing, pictures):
 
 def _elsewhere_hint(value, pictures):
     name = posixpath.basename(_as_posix(value))
-    stem = _keys(name)[-1].casefold()
-    near = [path for path in pictures.paths if _keys(posixpath.basename(path))[-1].casefold() == stem]
+    stem = _loose(name)
+    near = [path for path in pictures.paths if _loose(posixpath.basename(path)) == stem]
     return f" A similar name is there, but is not taken for it: {near[0]}." if near else ""
 
 
@@ -337,3 +339,9 @@ def _unlisted(pictures, paths, root, where):
         return []
     count = f"{len(left):,} of {len(pictures):,} pictures in {root.absolute().name}"
     return [f"{count} are not listed in {where} and are left out: {few(left)}."]
+
+
+def _loose(name):
+    """Returns what similar names share: no suffix, no case, no %20, and of a number neither leading zeros nor .0."""
+    stem = _keys(urllib.parse.unquote(name))[-1].casefold()
+    return re.sub(r"^0+(?=\d)|(?<=\d)\.0+$", "", stem) if re.fullmatch(r"[\d.]+", stem) else stem

@@ -1,11 +1,14 @@
 """Text as people mean it: blanks and characters that nobody sees do not count, and spellings of one class are one."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 # Zero-width characters, marks of direction, the soft hyphen and the byte-order mark: nothing of them is seen.
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
+
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number, as a table of decimal numbers writes it
 
 
 def plain(text: str) -> str:
@@ -23,13 +26,14 @@ def plain(text: str) -> str:
 
 
 def spelling_key(text: str) -> str:
-    """Returns what two spellings of one name share: the text without blanks, in lower case.
+    """Returns what two spellings of one name share: lower case, no blanks, no full stop at the end, 1 for 1.0.
 
     Example:
       >>> spelling_key("No Finding ") == spelling_key("no finding")
       True
     """
-    return plain(text).replace(" ", "").casefold()
+    key = plain(text).replace(" ", "").casefold()
+    return _WHOLE.sub(r"\1", key).rstrip(".") or key
 
 
 def spelt_as(texts: Iterable[str], known: Iterable[str]) -> list[str]:
@@ -42,7 +46,7 @@ def spelt_as(texts: Iterable[str], known: Iterable[str]) -> list[str]:
 def unite_spellings(
     names: Iterable[str], class_names: Sequence[str] | None = None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Returns ({name as written: class}, notes): names that differ only in case or blanks are one class.
+    """Returns ({name as written: class}, notes): names of one `spelling_key` are one class.
 
     The class is spelt as in `class_names`, else as most of `names` spell it. A spelling that `class_names` lists
     stands for itself, so that a list of both `a` and `A` keeps them apart. A name that is not in `class_names` keeps
@@ -76,6 +80,6 @@ def _note(changed):
         return ()
     listed = ", ".join(f"{old!r} is read as {new!r}" for old, new in changed[:3]) + (", ..." if changed[3:] else "")
     return (
-        f"Names that differ only in case or blanks are one class: {listed}. To keep them apart, list each spelling "
-        "in class_names.",
+        f"Names that differ only in case, blanks, a full stop at the end or .0 are one class: {listed}. To keep them "
+        "apart, list each spelling in class_names.",
     )

@@ -134,3 +134,25 @@ def test_not_findings_may_stand_beside_no_finding():
     check_contradictions(labels, cells, ["support devices"])
     with pytest.raises(DataError, match=r"1 rows .* both 'No Finding' and a finding, such as a \(Support Devices\)"):
         check_contradictions(labels, cells, [])
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "NaN", "NULL", "null", "N/A", "NA", "<NA>", "#N/A", "-1", "-1.0"])
+def test_what_programs_write_into_empty_cells_is_no_class(cell):
+    cells, paths = pd.Series(["0", "1", cell]), pd.Series(["a", "b", "c"])
+    with pytest.raises(DataError, match=f"1 rows of the CSV have an empty label: c.*{cell}"):
+        labels_of_words(cells, paths, DataSource(pathlib.Path()))
+
+
+@pytest.mark.parametrize("cells", [["-1", "1", "-1"], ["a", "NA", "na-ive"]])
+def test_such_a_word_is_a_class_if_it_is_listed_or_is_not_beside_0(cells):
+    names = None if "1" in cells else ["a", "NA", "na-ive"]
+    labels = labels_of_words(pd.Series(cells), pd.Series(list("abc")), DataSource(pathlib.Path(), class_names=names))
+    assert set(labels.names) == set(cells)
+
+
+@pytest.mark.parametrize("yes", ["1", "1.0", "True", "true", "TRUE", "yes", "Yes", "y", "Y"])
+@pytest.mark.parametrize("no", ["0", "False", "no", "N"])
+def test_columns_that_are_named_may_hold_yes_and_no(yes, no):
+    frame = pd.DataFrame({"x": [yes, no, "NULL"], "y": [no, yes, "nan"]})
+    labels = labels_of_columns(frame, pd.Series(list("abc")), DataSource(pathlib.Path()))
+    np.testing.assert_array_equal(labels.values, [[1, 0], [0, 1], [np.nan, np.nan]])

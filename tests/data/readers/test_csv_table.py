@@ -157,3 +157,11 @@ def test_class_names_may_be_numbers_and_have_blanks(make):
     assert load_table(path, class_names=["0 ", "\u00a01"]).class_names == ("0", "1")
     with pytest.raises(DataError, match="class_names must differ"):
         load_table(path, class_names=["0 ", "0"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"), [("12", "00012"), ("12.0", "12"), ("12.0", "0012"), ("a%20b", "a b"), ("A", "a"), ("a.jpg", "a")]
+)
+def test_a_picture_of_a_similar_name_is_shown_and_not_taken(make, cell, name):
+    with pytest.raises(DataError, match=f"similar name is there, but is not taken for it: {name}.png"):
+        load_table(make("image,label", [f"{cell},x", "z,y"], [name, "z"]))

@@ -73,7 +73,7 @@ def test_what_is_left_out_is_counted(tmp_path):
         "Pictures outside the class folders are left out (2): Train/loose.png, cover.png.",
         "Masks of other pictures are left out, as their names say (1): Train/a/1_mask.png.",
         "Hidden files and folders are left out (1): Train/a/.ipynb_checkpoints/.",
-        "1 files of other types are ignored (.txt).",
+        "1 file of another type is ignored (.txt).",
     )
 
 
@@ -82,7 +82,7 @@ def test_spellings_of_one_class_are_one(tmp_path, other):
     draw(tmp_path, "Train/Benign/1.png", "Train/Benign/2.png", "Train/malignant/1.png", f"Test/{other}/3.png")
     table = load_table(tmp_path)
     assert table.class_names == ("Benign", "malignant")
-    assert len(notes(table, "Names that differ only in case or blanks are one class")) == (other.strip() != "Benign")
+    assert len(notes(table, "Names that differ only in case, blanks")) == (other.strip() != "Benign")
     named = load_table(tmp_path, class_names=["malignant", "benign"])
     assert list(named.labels.sum(axis=0)) == [1, 3]
 

@@ -34,6 +34,9 @@ def test_blanks_inside_a_name_are_one_space(first, blanks, last):
         ("Ground glass", "Groundglass"),
         ("Mass", "\ufeffMass"),
         ("Mass", "Mass\u200b"),
+        ("Mass", "mass."),
+        ("0", "0.0"),
+        ("-1", "-1.00"),
         ("M\u00e9lanome", "ME\u0301LANOME"),
     ],
 )
@@ -42,6 +45,11 @@ def test_two_spellings_are_one_class(written, other):
     united, notes = unite_spellings([other, written, written])
     assert set(united.values()) == {written}
     assert bool(notes) == (plain(other) != written)
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "1.5"), ("12", "0012"), ("10", "1.0"), ("T1.0", "T1"), (".", "..")])
+def test_other_numbers_are_other_names(one, other):
+    assert spelling_key(one) != spelling_key(other)
 
 
 @pytest.mark.parametrize("other", ["Pleural Thickening", "Pleural-Thickening", "Pleural_Thickening_"])
