@@ -17,7 +17,7 @@ MIN_TILES = 4
 # Verdicts, from the surest on: (verdict, minimum of `tile_detail`, maximum of `drift` in pixels). See docs/data.md for
 # the pictures that they were found with and those that they were checked with.
 VERDICTS = (
-    ("same", 0.87, np.inf),
+    ("same", 0.91, np.inf),
     ("same", 0.68, 0.4),  # a copy that JPEG has robbed of its detail, but nothing has moved
     ("doubt", 0.8, np.inf),
     ("doubt", 0.5, 0.45),
