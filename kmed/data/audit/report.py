@@ -224,8 +224,8 @@ def summarize(audit: Audit) -> str:
     if table.grouped:
         across = audit.across_groups
         lines.append(
-            f"Across groups: {_plural(len(across), 'pair')} of given groups with near-duplicates may be one each"
-            + (f", {sum(pair.labels for pair in across):,} with different labels." if across else ".")
+            f"Across groups: {_plural(len(across), 'pair')} of given groups with near-duplicates, which may be one"
+            " patient" + (f", {sum(pair.labels for pair in across):,} with different labels." if across else ".")
         )
         lines += [f"  {_line(audit, pair)}" for pair in across[:5]]
         given = compare_given_groups(audit)

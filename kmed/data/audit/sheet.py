@@ -34,7 +34,7 @@ def draw_pairs(audit: Audit, pairs: list[Pair]) -> Figure:
     panels = figure.subfigures(num_rows, 2, squeeze=False, wspace=0.03, hspace=0.03).ravel()
     for panel, pair in zip(panels, pairs, strict=False):
         panel.suptitle(
-            headline(pair),
+            headline(pair).replace(" (", "\n("),
             fontsize=10,
             weight="bold",
             color=ALARM if _problems(pair) and pair.verdict != "doubt" else "black",
