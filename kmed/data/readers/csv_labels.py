@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.readers.csv_columns import NO_VALUE, TRUTH
-from kmed.data.readers.source import DataSource
+from kmed.data.readers.source import NOT_FINDINGS, DataSource
 from kmed.data.readers.text import plain, spelling_key, unite_spellings
 from kmed.errors import DataError, suggest
 from kmed.labels import NEGATIVE, negative_label
@@ -163,7 +163,15 @@ def check_contradictions(labels: Labels, paths: Sequence[str], not_findings: Seq
         raise DataError(
             f"{len(wrong)} rows of the CSV have both {labels.names[negative]!r} and a finding, such as "
             f"{paths[wrong[0]]} ({labels.names[index]}). Correct them, or name what is not a finding in not_findings."
+            + "".join(f" {line}" for line in unknown_not_findings(labels, not_findings))
         )
+
+
+def unknown_not_findings(labels: Labels, not_findings: Sequence[str]) -> list[str]:
+    """Returns a line for each name in `not_findings` that no label has, other than those by default."""
+    known = {spelling_key(name) for name in (*labels.names, *NOT_FINDINGS)}
+    lost = [name for name in not_findings if spelling_key(name) not in known]
+    return [f"not_findings holds {name!r}, which is no label here.{suggest(name, labels.names)}" for name in lost]
 
 
 # ---- Words --------------------------------------------------------------------------------------------

@@ -20,13 +20,20 @@ from kmed.data.readers.csv_columns import (
     usual_column,
 )
 from kmed.data.readers.csv_join import read_parts, splits_of_lists, with_ids, with_pictures
-from kmed.data.readers.csv_labels import check_contradictions, labels_of_columns, labels_of_words, without_negative
+from kmed.data.readers.csv_labels import (
+    check_contradictions,
+    labels_of_columns,
+    labels_of_words,
+    unknown_not_findings,
+    without_negative,
+)
 from kmed.data.readers.csv_rows import unite_rows
 from kmed.data.readers.folder_names import SPLIT_NAMES
 from kmed.data.readers.levels import splits_above
 from kmed.data.readers.pictures import locate
 from kmed.data.readers.source import DataSource, refuse
-from kmed.data.readers.text import plain
+from kmed.data.readers.text import WHOLE, plain
+from kmed.data.readers.walk import few
 from kmed.data.table import COLUMNS, Table
 from kmed.errors import DataError
 
@@ -87,6 +94,8 @@ def read_labels_csv(source: DataSource, files: list[pathlib.Path], root: pathlib
     rows.insert(0, "path", united)
     cells = dict(zip(paths[::-1], frame[path_column].iloc[::-1]))
     labels = _finished(dataclasses.replace(labels, values=values), [cells[path] for path in united], source)
+    if not isinstance(chosen, str) and source.label_columns is None:
+        notes.append(f"The labels are the columns of 0 and 1: {few(chosen)}. label_columns names others.")
     notes.insert(0, f"Layout: {where} names {len(united):,} pictures in {root}.")
     notes += [*labels.notes, *found, *repeated, *groups.notes]
     name = root.resolve().name
@@ -101,7 +110,8 @@ def _finished(labels, cells, source):
         return dataclasses.replace(labels, task="multiclass")
     labels = without_negative(labels) if source.no_finding == "empty" else labels
     check_contradictions(labels, cells, source.not_findings)
-    return labels
+    lines = unknown_not_findings(labels, source.not_findings)
+    return dataclasses.replace(labels, notes=(*labels.notes, *lines))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +142,7 @@ def _groups(frame, paths, source, where):
 
 def _filled(frame, column, where, paths):
     """Returns (values of a column of ids, notes). Raises DataError if cells are empty, other than of lesions."""
-    values = [plain(value) for value in frame[column]]
+    values = _whole([plain(value) for value in frame[column]])
     empty = values.count("")
     if not empty:
         return values, _case_note(values, column)
@@ -142,15 +152,22 @@ def _filled(frame, column, where, paths):
     return values, [f"{empty:,} pictures without {column} count as independent.", *_case_note(values, column)]
 
 
+def _whole(values):
+    """Returns the ids; 12.0 is 12 if both occur, as where tables with and without empty cells are put together."""
+    whole = [WHOLE.sub(r"\1", value) for value in values]
+    return whole if len(set(whole)) < len(set(values)) else values
+
+
 def _case_note(values, column):
-    """Returns a line about ids that differ only in case, which may be one patient."""
+    """Returns a line about ids that differ only in case or leading zeros, which may be one patient."""
     spellings = {}
     for value in dict.fromkeys(values):
-        spellings.setdefault(value.casefold(), []).append(value)
+        spellings.setdefault(value.casefold().lstrip("0"), []).append(value)
     twins = next((names for names in spellings.values() if len(names) > 1), None)
     if twins is None:
         return []
-    return [f"{twins[0]!r} and {twins[1]!r} in the column {column!r} differ only in case, and count as two."]
+    how = "case" if twins[0].casefold() == twins[1].casefold() else "leading zeros"
+    return [f"{twins[0]!r} and {twins[1]!r} in the column {column!r} differ only in {how}, and count as two."]
 
 
 def _splits(frame, path_column, source, csv_path, paths, notes):

@@ -39,6 +39,8 @@ VIEWS = re.compile(
     r"|png|jpe?g|dicom|dcm",
     re.IGNORECASE,
 )
+# How a set was cut for its download, such as "imgs_part_1".
+_PART = re.compile(r"(.*[ _.\-])?(part|chunk|batch)[ _.\-]*\d+", re.IGNORECASE)
 _LONG_NUMBER = re.compile(r"\d{4,}")
 _SEVERAL, _MANY = 5, 10  # folders that, numbered and each with the same few inside, are patients rather than classes
 
@@ -47,6 +49,13 @@ def split_of(name: str) -> str | None:
     """Returns the split that a name stands for, in any case and also as "train_set" or "Training images", or None."""
     word = name.strip().lower()
     return SPLIT_NAMES.get(word) or SPLIT_NAMES.get(_SPLIT_ENDS.sub("", word))
+
+
+def are_parts(names: Iterable[str]) -> bool:
+    """Returns whether all folders are parts of a set or hold the names of several splits, such as "a. Training Set"."""
+    names = list(names)
+    words = [set(re.findall(r"[a-z]+", name.lower())) & set(SPLIT_NAMES) for name in names]
+    return all_match(_PART, names) or (all(words) and len({SPLIT_NAMES[word] for found in words for word in found}) > 1)
 
 
 def is_number(name: str) -> bool:

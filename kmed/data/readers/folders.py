@@ -144,7 +144,7 @@ def _inner_note(levels):
         return []
     return [
         f"The folders inside the classes ({few(levels.inner)}) are not used as groups, since they are not named like "
-        "patients. If they are, set group='regex:(.*)/'."
+        "patients. If they are, set group='regex:(.*)/'; if they are the classes, list them in class_names."
     ]
 
 

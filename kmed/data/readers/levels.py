@@ -11,6 +11,7 @@ from kmed.data.readers.folder_names import (
     VIEWS,
     all_match,
     are_long_numbers,
+    are_parts,
     are_patients,
     is_number,
     split_of,
@@ -111,6 +112,7 @@ def read_levels(
     depth = _class_depth(rows, where, legal)
     if legal is None:
         _refuse_patients(rows, depth, root, where)
+        _refuse_parts({row.levels[depth][1] for row in rows if len(row.levels) > depth}, _at(where, root))
     return _build(root, rows, depth, splits, dict(other_folders), without_class)
 
 
@@ -317,6 +319,15 @@ def _refuse_patients(rows, depth, root, where):
         )
 
 
+def _refuse_parts(names, where):
+    """Raises DataError if the classes are splits, or parts of a set that was cut for its download."""
+    if len(names) > 1 and are_parts(names):
+        raise DataError(
+            f"The folders in {where} look like parts of a data set ({_few(sorted(names))}), not like classes. Give a "
+            "CSV of labels, or the folder that holds the classes; if these are classes, list them in class_names."
+        )
+
+
 # ---- Groups ----------------------------------------------------------------------------------------------
 
 
@@ -326,10 +337,18 @@ def _build(root, rows, depth, splits, other_folders, without_class):
     rows = [row for row in rows if len(row.levels) > depth]
     inside = [[name for _, name in row.levels[depth + 1 :] if not VIEWS.fullmatch(name)] for row in rows]
     level = _group_level(inside, labels) if depth == 0 else None
-    groups = [row.levels[0][1] for row in rows] if depth else [_at_level(names, level) for names in inside]
+    above = {(row.levels[0][1], label) for row, label in zip(rows, labels)}
+    separate = depth > 0 and len(above) == len(set(labels))  # the outer folders sort the classes: they are no groups
+    groups = (
+        [row.levels[0][1] for row in rows] if depth and not separate else [_at_level(names, level) for names in inside]
+    )
     found = [Found(row.path, row.split, label, group) for row, label, group in zip(rows, labels, groups)]
     deeper = max((len(row.levels) for row in rows), default=1) - depth - 1
-    parts = [splits.replace("CLASS", "/".join(["GROUP"] * bool(depth) + ["..."] * (depth > 1) + ["CLASS"]))]
+    parts = [
+        splits.replace(
+            "CLASS", "/".join(["..." if separate else "GROUP"] * bool(depth) + ["..."] * (depth > 1) + ["CLASS"])
+        )
+    ]
     if level is None:
         parts += ["..."] * (deeper > 0)
     else:

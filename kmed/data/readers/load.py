@@ -5,13 +5,14 @@ import pathlib
 from collections.abc import Callable
 
 from kmed.data.readers.blood_cells import apply_map
-from kmed.data.readers.csv_choice import csv_above
+from kmed.data.readers.csv_choice import csv_above, list_csv
 from kmed.data.readers.csv_table import read_csv_file, read_csv_layout
 from kmed.data.readers.folders import has_images, read_folder_layout
 from kmed.data.readers.groups import resolve_groups
 from kmed.data.readers.npz import read_npz
-from kmed.data.readers.source import DataSource
+from kmed.data.readers.source import GROUPS_CSV, NOT_FINDINGS, DataSource
 from kmed.data.readers.text import plain
+from kmed.data.readers.walk import few
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 from kmed.tasks import TASKS
@@ -50,7 +51,14 @@ def read_classes(source: DataSource) -> Table | None:
         return None
     if refused is not None:
         raise refused
-    return table
+    return None if table is None else table.with_notes(*_unread_note(source))
+
+
+def _unread_note(source):
+    """Returns a line about CSV files beside the class folders, unless they hold the groups."""
+    known = {GROUPS_CSV, *(pathlib.PurePath(name).name for name in (source.group, source.cluster) if name)}
+    names = [file.name for file in list_csv(source.path) if file.name not in known]
+    return [f"CSV files beside the class folders are not read as labels: {few(names)}."] if names else []
 
 
 # In the order in which they are tried. To add a data source, add a module beside this one and a row here.
@@ -77,7 +85,7 @@ def load_table(
     group: str | None = None,
     cluster: str | None = None,
     no_finding: str = "label",
-    not_findings=("Support Devices",),
+    not_findings=NOT_FINDINGS,
 ) -> Table:
     """Returns the Table of a data set on disk. No picture is opened, except those of an .npz file.
 

@@ -9,6 +9,7 @@ import pandas as pd
 from kmed.data.images import Resizing, read_row
 from kmed.data.readers.npz_arrays import opened
 from kmed.data.readers.source import DataSource, refuse
+from kmed.data.readers.walk import few
 from kmed.data.table import COLUMNS, SPLITS, Table
 from kmed.errors import DataError
 from kmed.files import replacing
@@ -145,6 +146,9 @@ def _from_medmnist(archive, source):
             notes.append(f"Split {split!r} of {path.name} is empty and left out.")
     if not arrays:
         raise DataError(f"{path} holds no pictures.")
+    known = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")}
+    if others := [key for key in archive.keys if key not in known]:
+        notes.append(f"Arrays of {path.name} that are left out: {few(others)}.")
     images, raw = (_join(path, {split: pair[place] for split, pair in arrays.items()}) for place in (0, 1))
     labels, task = _medmnist_labels(raw, source.task, path, source.class_names)
     names = tuple(source.class_names) if source.class_names else tuple(str(index) for index in range(labels.shape[1]))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from kmed.errors import DataError
 
 GROUPS_CSV = "groups.csv"
+NOT_FINDINGS = ("Support Devices",)  # labels that may stand beside "No Finding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class DataSource:
     group: str | None = None
     cluster: str | None = None
     no_finding: str = "label"
-    not_findings: Sequence[str] = ("Support Devices",)
+    not_findings: Sequence[str] = NOT_FINDINGS
 
     @property
     def columns(self) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 # Zero-width characters, marks of direction, the soft hyphen and the byte-order mark: nothing of them is seen.
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
 
-_WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number, as a table of decimal numbers writes it
+WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number, as a table of decimal numbers writes it
 
 
 def plain(text: str) -> str:
@@ -33,7 +33,7 @@ def spelling_key(text: str) -> str:
       True
     """
     key = plain(text).replace(" ", "").casefold()
-    return _WHOLE.sub(r"\1", key).rstrip(".") or key
+    return WHOLE.sub(r"\1", key).rstrip(".") or key
 
 
 def spelt_as(texts: Iterable[str], known: Iterable[str]) -> list[str]:

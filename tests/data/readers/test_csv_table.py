@@ -165,3 +165,35 @@ def test_class_names_may_be_numbers_and_have_blanks(make):
 def test_a_picture_of_a_similar_name_is_shown_and_not_taken(make, cell, name):
     with pytest.raises(DataError, match=f"similar name is there, but is not taken for it: {name}.png"):
         load_table(make("image,label", [f"{cell},x", "z,y"], [name, "z"]))
+
+
+@pytest.mark.parametrize("other", ["1.0", "1.00", " 1.0"])
+def test_a_patient_whose_number_became_a_decimal_is_one_patient(make, other):
+    table = load_table(make("image,label,patient", ["a,x,1", f"b,x,{other}", "c,y,2.0", "d,y,1.5"]))
+    assert table.rows["group"].tolist() == ["1", "1", "2", "1.5"]
+
+
+def test_leading_zeros_are_part_of_an_id_and_a_note_says_so(make):
+    table = load_table(make("image,label,patient", ["a,x,003", "b,x,3", "c,y,P3"]))
+    assert table.rows["group"].tolist() == ["003", "3", "P3"]
+    assert "'003' and '3' in the column 'patient' differ only in leading zeros, and count as two." in table.notes
+
+
+def test_columns_that_are_found_are_named_in_a_note(make):
+    path, note = (
+        make("image,sex,smoker,ill", ["a,M,1,0", "b,F,1,1", "c,F,0,1"]),
+        "The labels are the columns of 0 and 1",
+    )
+    assert f"{note}: smoker, ill. label_columns names others." in load_table(path).notes
+    assert not any(line.startswith(note) for line in load_table(path, label_columns=["smoker", "ill"]).notes)
+
+
+def test_a_misspelt_name_that_is_no_finding_is_said(make):
+    rows = ["a,1,0,0", "b,0,1,0", "c,0,1,1"]
+    path, line = make("image,No Finding,Mass,Pacemaker", rows), "not_findings holds 'Pacemakr', which is no label here."
+    assert any(note.startswith(line) for note in load_table(path, not_findings=["Pacemakr"]).notes)
+    assert not any("not_findings" in note for note in load_table(path).notes)
+    make("image,No Finding,Mass,Pacemaker", ["a,1,0,1", *rows[1:]])
+    with pytest.raises(DataError, match=f"{line} Did you mean 'Pacemaker'"):
+        load_table(path, not_findings=["Pacemakr"])
+    load_table(path, not_findings=["pacemaker"])

@@ -120,3 +120,47 @@ def test_a_class_of_a_single_patient_and_the_only_class(tmp_path):
     with pytest.raises(DataError, match=r"holds one class folder with pictures \(p1\)"):
         load_table(tmp_path / "a")
     assert read_class_folders(tmp_path / "a" / "p1") is None and has_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("imgs_part_1", "imgs_part_2"), ("part1", "part2"), ("x-part-01", "x-part-02"), ("batch 1", "batch 2"),
+        ("chunk_0", "chunk_1"), ("a. Training Set", "b. Testing Set"), ("1_train", "2_val", "3_test"),
+        ("ISIC_Train_Input", "ISIC_Test_Input"), ("train2017", "val2017"), ("images-train", "images-validation"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_set_are_no_classes(tmp_path, names):
+    draw(tmp_path, *(f"{name}/{index}{i}.png" for index, name in enumerate(names) for i in "123"))
+    with pytest.raises(DataError, match="look like parts of a data set"):
+        load_table(tmp_path)
+    assert load_table(tmp_path, class_names=names).class_names == names
+    lines = [f"{index}{i},{'xy'[int(i) % 2]}" for index in range(len(names)) for i in "123"]
+    (tmp_path / "labels.csv").write_text("\n".join(["img_id,diagnostic", *lines]))
+    assert load_table(tmp_path).class_names == ("x", "y")
+
+
+@pytest.mark.parametrize("names", [("test", "control"), ("part", "whole"), ("train", "car"), ("batch 1", "other")])
+def test_words_of_parts_may_be_in_the_name_of_a_class(tmp_path, names):
+    draw(tmp_path, *(f"{name}/{i}.png" for name in names for i in "123"))
+    assert load_table(tmp_path).class_names == tuple(sorted(names))
+
+
+def test_folders_that_only_sort_the_classes_are_no_groups(tmp_path):
+    names = ["lung_aca", "lung_n", "colon_aca", "colon_n"]
+    draw(tmp_path, *(f"{name.split('_')[0]}/{name}/{i}.png" for name in names for i in "123"))
+    assert "if they are the classes, list them in class_names" in notes(load_table(tmp_path), "The folders inside")[0]
+    table = load_table(tmp_path, class_names=names)
+    assert not table.grouped and table.labels.sum(axis=0).tolist() == [3, 3, 3, 3]
+    assert table.notes[0] == f"Layout: .../CLASS/picture in {tmp_path}."
+
+
+def test_a_csv_beside_the_folders_is_said_unless_it_holds_groups(tmp_path):
+    draw(tmp_path, *(f"{name}/{i}.png" for name in "ab" for i in "123"))
+    start = "CSV files beside the class folders are not read as labels"
+    assert not notes(load_table(tmp_path), start)
+    (tmp_path / "info.csv").write_text("age,sex\n1,2\n")
+    assert notes(load_table(tmp_path), start) == [f"{start}: info.csv."]
+    (tmp_path / "info.csv").rename(tmp_path / "groups.csv")
+    (tmp_path / "groups.csv").write_text("path,group\n" + "".join(f"{c}/{i}.png,{i}{c}\n" for c in "ab" for i in "123"))
+    assert not notes(load_table(tmp_path), start)

@@ -95,3 +95,9 @@ def test_a_pack_with_too_few_pictures(table, tmp_path):
     np.savez(path, **{**arrays, "images": arrays["images"][:3]})
     with pytest.raises(DataError, match="one uint8 picture per label, 5 in all"):
         load_table(path)
+
+
+def test_arrays_that_are_left_out_are_named(tmp_path):
+    pictures, labels = np.zeros((2, 4, 4), np.uint8), np.array([[0], [1]])
+    np.savez(tmp_path / "a.npz", train_images=pictures, train_labels=labels, valid_images=pictures, valid_labels=labels)
+    assert "Arrays of a.npz that are left out: valid_images, valid_labels." in load_table(tmp_path / "a.npz").notes
