@@ -1,5 +1,6 @@
 """Walks a folder, in one way for all that reads pictures: links are followed, hidden files and folders are not data."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -18,6 +19,7 @@ SYSTEM_NAMES = frozenset(
         *("@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information"),
     }
 )
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # JPEG, PNG, GIF, TIFF
 _SHOWN = 3  # examples in a note
 
 
@@ -35,7 +37,7 @@ class Walk:
       back: links to folders that were not followed again: they lead back to a folder above, or to one that was seen
         in another linked folder.
       broken: links that lead nowhere.
-      unnamed: pictures whose name does not say so, known as DICOM by their first bytes.
+      unnamed: pictures whose name does not say so, known by their first bytes.
       real: {picture that is reached through a link: its real path}.
     """
 
@@ -64,14 +66,14 @@ class Walk:
         return repeated
 
     def notes(self) -> list[str]:
-        """Returns lines about links, hidden folders and pictures, and DICOM files without a suffix."""
+        """Returns lines about links, hidden folders and pictures, and pictures without a suffix."""
         hidden = [path for path in self.hidden if path.endswith("/") or _has_image_suffix(path)]
         lines = [
             ("Linked folders are followed", self.links),
             ("Links to a folder that is read already are not followed", self.back),
             ("Links that lead nowhere are left out", self.broken),
             ("Hidden files and folders are left out", hidden),
-            ("Files without a suffix are read as DICOM, since they start as DICOM does", self.unnamed),
+            ("Files without a suffix are read as pictures, since they start as pictures do", self.unnamed),
         ]
         return [f"{words} ({len(paths):,}): {few(paths)}." for words, paths in lines if paths]
 
@@ -155,7 +157,7 @@ def _read_folder(found, folder, real, linked):
             below.append((path, _real(entry, real, is_link), is_link))
         elif kind == "broken":
             found.broken.append(path)
-        elif kind == "file" and not (is_image(entry.name) or _is_unnamed_dicom(entry)):
+        elif kind == "file" and not (is_image(entry.name) or _is_unnamed_picture(entry)):
             found.others.append(path)
         elif kind == "file":
             found.pictures.append(path)
@@ -194,11 +196,20 @@ def _kind(entry):
         return "broken"
 
 
-def _is_unnamed_dicom(entry):
-    """Returns whether a file without a suffix, or with a number in its place as in a UID, starts as DICOM does."""
+def _is_unnamed_picture(entry):
+    """Returns whether a file without a suffix, or with a number in its place as in a UID, starts as pictures do."""
     suffix = pathlib.PurePath(entry.name).suffix.lower()
     may_be = suffix in ("", ".ima") or suffix[1:].isdigit()
-    return may_be and entry.name.upper() != "DICOMDIR" and is_dicom(entry.path)
+    if not may_be or entry.name.upper() == "DICOMDIR":
+        return False
+    return is_dicom(entry.path) or _start(entry.path).startswith(_STARTS)
+
+
+def _start(path):
+    """Returns the first bytes of a file, none if it cannot be opened."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(max(map(len, _STARTS)))
+    return b""
 
 
 def _is_in(path, folder):

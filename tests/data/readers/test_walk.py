@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from PIL import Image
 
 from kmed.data.readers.walk import is_hidden, is_image, subfolders, walk
 from kmed.errors import DataError
@@ -124,7 +125,18 @@ def test_dicom_without_a_suffix_is_known_by_its_bytes(root, name):
     found = walk(root)
     assert found.pictures == sorted(["A/1.png", f"A/{name}", "B/2.JPG"]) and found.unnamed == [f"A/{name}"]
     assert found.others == ["A/DICOMDIR", "A/README", "A/report.txt", "B/1.2.3"]
-    assert found.notes() == [f"Files without a suffix are read as DICOM, since they start as DICOM does (1): A/{name}."]
+    assert found.notes() == [
+        f"Files without a suffix are read as pictures, since they start as pictures do (1): A/{name}."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF"])
+@pytest.mark.parametrize("name", ["scan", "1.2.840.113619", "00012"])
+def test_pictures_without_a_suffix_are_known_by_their_bytes(root, name, kind):
+    Image.new("L", (4, 4)).save(root / "A" / name, kind)
+    write(root, "A/LICENSE", content=b"BSD")
+    found = walk(root)
+    assert found.unnamed == [f"A/{name}"] and f"A/{name}" in found.pictures and found.others == ["A/LICENSE"]
 
 
 def test_names_that_are_not_utf_8(root):
