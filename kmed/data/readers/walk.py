@@ -207,7 +207,7 @@ def _is_unnamed_picture(entry):
 
 def _start(path):
     """Returns the first bytes of a file, none if it cannot be opened."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with contextlib.suppress(OSError), pathlib.Path(path).open("rb") as file:
         return file.read(max(map(len, _STARTS)))
     return b""
 
