@@ -34,6 +34,11 @@ def join_names(labels: np.ndarray, class_names) -> list[str]:
     return ["|".join(name for name, held in zip(class_names, row) if held == 1) for row in labels]
 
 
+def printable(text: str) -> str:
+    """Returns the text on one line, with control characters as Python's escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def one_hot_labels(labels, num_classes: int) -> np.ndarray:
     """Returns float64 (N, K) from labels with one row per image, or from integer classes (N,)."""
     labels = np.asarray(labels, dtype=np.float64)

@@ -156,7 +156,8 @@ def check_same_labels(table: Table, path) -> None:
 
     Files of earlier versions hold no labels; they are not compared.
     """
-    frame = read_csv(pathlib.Path(path)).set_index("path").loc[table.rows["path"]]
+    frame = read_csv(pathlib.Path(path))
+    frame = frame.set_index(pd.Index(spelt_as(frame["path"], table.rows["path"]))).loc[table.rows["path"]]
     names = [f"{LABEL}{name}" for name in table.class_names]
     if not set(names) <= set(frame.columns):
         return

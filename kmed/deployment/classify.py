@@ -21,6 +21,7 @@ from kmed.evaluation.decisions import DecisionRule, decision_rule
 from kmed.evaluation.novelty import Novelty, feature_model, look, run_novelty
 from kmed.evaluation.predictor import open_model
 from kmed.files import replacing
+from kmed.labels import printable
 from kmed.models.heatmaps import explain_and_overlay
 from kmed.models.keras_file import load_run_model
 from kmed.progress import say, track
@@ -238,14 +239,14 @@ _LAST_COLUMNS = ("distance", "threshold", "unlike_training", "overlay", "error")
 def as_text(answers: Iterator[Answer]) -> Iterator[str]:
     """Yields one line of text per picture: what was found, its probability, and any reason not to trust it."""
     for answer in answers:
-        name = _printable(answer.path)
+        name = printable(answer.path)
         if answer.error:
-            yield f"{name}: not predicted: {_printable(answer.error)}"
+            yield f"{name}: not predicted: {printable(answer.error)}"
             continue
-        found = ", ".join(f"{_printable(name)} {answer.probs[name]:.3f}" for name in answer.found)
+        found = ", ".join(f"{printable(name)} {answer.probs[name]:.3f}" for name in answer.found)
         notes = [found or "no finding over its threshold"]
         if len(answer.prediction_set) > 1 or set(answer.prediction_set) != set(answer.found):
-            notes.append(f"prediction set: {_printable(', '.join(answer.prediction_set)) or 'empty'}")
+            notes.append(f"prediction set: {printable(', '.join(answer.prediction_set)) or 'empty'}")
         if answer.unlike_training:
             notes.append("UNLIKE THE TRAINING PICTURES: do not trust this")
         yield f"{name}: {'; '.join(notes)}"
@@ -270,11 +271,6 @@ def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
         probs = [answer.probs.get(name, "") for name in class_names]
         last = ["" if value is None else value for value in (getattr(answer, name) for name in _LAST_COLUMNS)]
         yield _csv_line([answer.path, "|".join(answer.found), *probs, "|".join(answer.prediction_set), *last])
-
-
-def _printable(text: str) -> str:
-    """Returns the text on one line, with control characters as Python's escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _csv_line(cells: list) -> str:

@@ -3,6 +3,7 @@
 import math
 
 from kmed.evaluation.assessment import Assessment
+from kmed.labels import printable
 from kmed.metrics.class_scores import CLASS_SCORES
 from kmed.metrics.intervals import Score
 from kmed.metrics.scores import CALIBRATED, TUNED, Scores
@@ -21,7 +22,10 @@ def describe_assessment(assessment: Assessment, split: str) -> str:
     )
     lines = [title, *_overall(scores, assessment.constants), "", *_by_class(scores)]
     if scores.left_out:
-        lines += ["", f"No AUROC, and not in its mean ({len(scores.left_out)}): {', '.join(scores.left_out)}."]
+        lines += [
+            "",
+            f"No AUROC, and not in its mean ({len(scores.left_out)}): {printable(', '.join(scores.left_out))}.",
+        ]
     for column, values in assessment.subgroups.items():
         lines += ["", *_by_subgroup(column, values, assessment.task.subgroup_scores)]
     if assessment.sets is not None:
@@ -98,6 +102,7 @@ def mark(score: Score) -> str:
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Returns the rows as lines with columns of equal width."""
+    """Returns the rows as lines with columns of equal width; a line break in a name is written as an escape."""
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

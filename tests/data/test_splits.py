@@ -184,6 +184,19 @@ def test_labels_that_have_changed_are_found(task, tmp_path):
     check_same_labels(table.replace(labels=1 - table.labels), tmp_path / "older.csv")
 
 
+def test_labels_are_compared_where_a_name_is_spelt_in_another_way(tmp_path):
+    composed, decomposed = "n\u00e4vus.png", "na\u0308vus.png"  # as Linux and macOS write it
+    table = random_table(num_groups=20)
+    paths = table.rows["path"].tolist()
+    write_splits(table.with_columns(path=[composed, *paths[1:]]), tmp_path / "splits.csv", labels=True)
+    table = table.with_columns(path=[decomposed, *paths[1:]])
+    check_same_labels(table, tmp_path / "splits.csv")
+    with pytest.raises(DataError, match="labels of 1 of"):
+        labels = table.labels.copy()
+        labels[0] = 1 - labels[0]
+        check_same_labels(table.replace(labels=labels), tmp_path / "splits.csv")
+
+
 def test_fractions_of_zero_and_illegal_ones():
     table = random_table()
     assert set(assign_splits(table, val_fraction=0, test_fraction=0).rows["split"]) == {"train"}
