@@ -59,8 +59,8 @@ def calibration_error(probabilities: Probabilities) -> Score:
     its own error, computed from its probability, and the score is the mean over labels.
 
     A resample contains clusters more than once and looks worse calibrated than the data it was drawn from. This bias,
-    the mean over the resamples, is subtracted before the interval is computed. What then lies outside 0 to 1, where few
-    clusters differ, is taken for 0 or 1.
+    the mean over the resamples, is subtracted before the interval is computed. An error that is then below 0, or a mean
+    above 1, as few clusters may give, is taken for 0 or 1.
     """
     resamples, scores = probabilities.sample.resamples, []
     for truth, prob in _columns(probabilities):
@@ -70,9 +70,10 @@ def calibration_error(probabilities: Probabilities) -> Score:
         num_known = resamples.sums(known[:, None])[:, 0]  # (R,)
         errors = divide(np.abs(resamples.sums(gaps)).sum(axis=1), num_known, empty=np.nan)
         value = float(divide(np.abs(gaps.sum(axis=0)).sum(), known.sum(), empty=np.nan))
-        drawn = np.clip(errors - (np.nanmean(errors) - value), 0, 1) if known.any() else errors
+        drawn = np.maximum(errors - (np.nanmean(errors) - value), 0) if known.any() else errors
         scores.append(resamples.score(value, drawn))
-    return macro_score(scores, resamples)
+    mean = macro_score(scores, resamples)
+    return resamples.score(mean.value, np.minimum(mean.resampled, 1), mean.num_clusters)
 
 
 def reliability(probabilities: Probabilities) -> Reliability:

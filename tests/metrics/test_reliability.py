@@ -7,6 +7,7 @@ from sklearn.calibration import calibration_curve
 from kmed.metrics.class_scores import Probabilities, Sample
 from kmed.metrics.intervals import Bootstrap, draw_resamples
 from kmed.metrics.reliability import NUM_BINS, brier_score, calibration_error, one_hot_bins, reliability
+from kmed.tasks import get_task
 
 
 def draw(num_images=400, num_classes=3, unknown=0.2, seed=0):
@@ -79,3 +80,17 @@ def test_bins_contain_their_lower_end():
     bins = one_hot_bins(np.array([0.0, 1 / NUM_BINS, 0.999, 1.0]))
     assert bins.argmax(axis=1).tolist() == [0, 1, NUM_BINS - 1, NUM_BINS - 1]
     assert (bins.sum(axis=1) == 1).all()
+
+
+def test_the_interval_of_the_calibration_error_of_few_clusters_ends_at_1():
+    labels = np.eye(2)[[0] * 20 + [1] * 2]  # sure of class 1, which two of 22 pictures have
+    probs = np.tile([0.0, 1.0], (len(labels), 1))
+    ends = []
+    for seed in range(20):
+        clusters = np.repeat(np.arange(11), 2)
+        score = get_task("multiclass").score(
+            labels, probs, clusters, ["a", "b"], bootstrap=Bootstrap(num_resamples=20, seed=seed)
+        )
+        ends.append(score.scores["ece"].high)
+    assert 0.9 < max(ends) <= 1.0
+    assert 1.0 in ends  # without the limit some would end above
