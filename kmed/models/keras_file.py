@@ -1,9 +1,12 @@
-"""Loading of `.keras` files, which are refused if they contain foreign code."""
+"""Saving and loading of `.keras` files, which are refused if they contain foreign code."""
 
+import contextlib
 import pathlib
+import tempfile
 import zipfile
 
 from kmed.errors import RunError
+from kmed.files import replacing, temporary_folder
 from kmed.reading import check_unpacked_size, parse_json
 from kmed.runs import Run
 from kmed.tasks import get_task
@@ -11,6 +14,12 @@ from kmed.tasks import get_task
 # The modules from which a model's classes may come. Any other would be code that the file has imported.
 _KNOWN_MODULES = ("keras", "keras_hub", "kmed", "builtins")
 _LAYERS = ("normalize", "backbone", "pool", "head", "probs")  # of every model that `build_model` makes
+
+
+def save_model(model, path) -> None:
+    """Writes a keras.Model as a `.keras` file, whole or not at all."""
+    with replacing(path) as temporary, _temporary_files_cleared():
+        model.save(temporary)
 
 
 def load_model(path):
@@ -30,10 +39,22 @@ def load_model(path):
         raise RunError(f"There is no model {path}. Give a .keras file, such as a run folder's model.keras.")
     _refuse_foreign_code(path)
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _temporary_files_cleared():
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, h5py and zipfile raise many kinds of errors for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"{path} cannot be loaded: {reason}") from error
+
+
+@contextlib.contextmanager
+def _temporary_files_cleared():
+    """Lets Keras unpack into a temporary folder of kmed, which the next command removes if this process is killed."""
+    with temporary_folder() as folder:
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _refuse_foreign_code(path: pathlib.Path) -> None:

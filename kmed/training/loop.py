@@ -18,8 +18,9 @@ from kmed.data.images import Resizing
 from kmed.data.pipeline import Pipeline
 from kmed.data.table import Table
 from kmed.evaluation import inference, run_evaluation
-from kmed.files import replacing, write_frame
+from kmed.files import write_frame
 from kmed.models.build import build_model
+from kmed.models.keras_file import save_model
 from kmed.models.registry import choose_dtype
 from kmed.progress import format_time, say, warn
 from kmed.runs import Run
@@ -88,8 +89,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
     with runtime.dtype_policy("float32"):
         final = build(config, table, weights=None)
     checkpoint.load_best(run.checkpoints, final)
-    with replacing(run.model) as temporary:
-        final.save(temporary)
+    save_model(final, run.model)
 
     # ---- 6. Score it once ---------------------------------------------------------------------------
     run_evaluation.write_evaluation(run, config, table, final, state)
