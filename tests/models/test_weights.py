@@ -189,6 +189,8 @@ def test_an_earlier_run_gives_weights_and_normalisation(tmp_path):
 def run_of(folder, names):
     """Writes a small model, and a classes.json with `names`, as a run does; returns the model."""
     model = small(len(names))
+    head = model.get_layer("head")
+    head.kernel.assign(head.kernel + 1)  # as if it had been trained: a new head has the same seed
     model.save(folder / "model.keras")
     (folder / "classes.json").write_text(json.dumps({"class_names": names}), encoding="utf-8")
     return model

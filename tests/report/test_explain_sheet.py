@@ -100,7 +100,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 def test_predictions_that_do_not_fit_are_named(finished, tmp_path):
     for path in (finished.config, finished.classes, finished.splits, finished.model):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(RunError, match="cannot be read as predictions of red, green, blue"):
+    with pytest.raises(RunError, match="predictions.csv cannot be read: No such file"):
         explain_run(tmp_path)
     frame = pd.read_csv(finished.predictions, dtype={"path": str})
     frame.drop(columns="prob_blue").to_csv(Run(tmp_path).predictions, index=False)

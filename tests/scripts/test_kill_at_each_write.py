@@ -63,7 +63,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(fit, "check_settings", lambda config: None)
     monkeypatch.setattr("kmed.evaluation.run_evaluation.draw_again", draw)
     monkeypatch.setattr("kmed.report.run_page.try_report", lambda run: write_text(run.report, "<html>"))
-    monkeypatch.setattr("kmed.runtime.environment", lambda: {"command": "kmed train"})
+    environment = {"device": "a CPU", "backend": "none", "platform": "any", "versions": {}, "command": "kmed train"}
+    monkeypatch.setattr("kmed.runtime.environment", lambda: environment)
 
 
 def counts_of(kill, name, material, capsys, every=1):
