@@ -52,8 +52,8 @@ class File(Record):
     kmed_version: str = ""
 
 
-class Classes(File):
-    """classes.json: what a program needs to prepare the model's input and to read its output."""
+class Interface(File):
+    """What a program needs to prepare the model's input and to read its output."""
 
     task: TaskName
     class_names: Annotated[list[Name], Field(min_length=1)]
@@ -67,6 +67,10 @@ class Classes(File):
     def _distinct(self):
         require_distinct("class_names", self.class_names)
         return self
+
+
+class Classes(Interface):
+    """classes.json of a run."""
 
 
 class Environment(File):
@@ -166,17 +170,10 @@ class TestScore(Record):
     split: str
 
 
-class Description(File):
-    """kmed.json inside an exported file: what a program needs to feed the model and to read its output."""
+class Description(Interface):
+    """kmed.json inside an exported file."""
 
     model: str
-    task: TaskName
-    class_names: Annotated[list[Name], Field(min_length=1)]
-    image_size: ImageSize
-    fit: Literal["pad", "crop", "stretch"]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
-    range: Limits | None = None  # of 16-bit pictures, what becomes 0 and 255; version 1 has none
-    input: str
     output: str
     calibrated: bool
     thresholds: dict[str, Share] | None
@@ -185,7 +182,6 @@ class Description(File):
 
     @model_validator(mode="after")
     def _one_per_class(self):
-        require_distinct("class_names", self.class_names)
         if self.thresholds is not None:
             require_names("thresholds", self.thresholds, self.class_names)
         return self
