@@ -1,18 +1,16 @@
 """Pictures of every kind against values worked out by hand, and the store that gathers them by row."""
 
 import io
-import pathlib
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
+from tiny_tables import table_of
 
 from kmed.config import load_config
 from kmed.data import images
 from kmed.data.images import Resizing, read_image, read_row, resize_array
 from kmed.data.pictures import Pictures
-from kmed.data.table import Table
 from kmed.errors import DataError
 
 SMALL = Resizing((5, 5))
@@ -29,14 +27,6 @@ def palette_with_hole() -> Image.Image:
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putdata([0, 1])
     return image
-
-
-def table_of(folder: pathlib.Path, count=5, size=(6, 8)) -> Table:
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{index}.png")
-    rows = pd.DataFrame({"path": [f"{i}.png" for i in range(count)], "group": "", "cluster": "", "split": ""})
-    return Table(rows, np.eye(2, dtype=np.float32)[np.arange(count) % 2], ("a", "b"), "multiclass", "tiny", folder)
 
 
 # ----- modes -----

@@ -2,12 +2,12 @@
 
 import errno
 import os
-import pathlib
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tiny_tables import table_of
 
 from kmed.data import pictures as module
 from kmed.data.images import Resizing, read_image, read_row, resize_array
@@ -16,14 +16,6 @@ from kmed.data.table import Table
 from kmed.errors import DataError, RunError
 
 SMALL = Resizing((5, 5))
-
-
-def table_of(folder: pathlib.Path, count=5, size=(6, 8)) -> Table:
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{index}.png")
-    rows = pd.DataFrame({"path": [f"{i}.png" for i in range(count)], "group": "", "cluster": "", "split": ""})
-    return Table(rows, np.eye(2, dtype=np.float32)[np.arange(count) % 2], ("a", "b"), "multiclass", "tiny", folder)
 
 
 def test_every_cache_holds_the_same_pixels(tmp_path):
