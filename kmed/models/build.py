@@ -32,7 +32,7 @@ def model_facts():
     """Returns a pandas.DataFrame with one row per model, measured at its default image size with 4 classes.
 
     Columns: name, trainable_parameters, total_parameters, multiply_adds (of one image),
-    image_size ("HEIGHTxWIDTH"), imagenet_weights (a Hugging Face repository, or "").
+    image_size ("HEIGHTxWIDTH"), imagenet_weights (where they can be had, or "").
     """
     import pandas as pd
 

@@ -9,12 +9,12 @@ import keras
 from keras_hub.models import EfficientNetBackbone
 
 from kmed.errors import ModelError
-from kmed.models.layers import BATCH_NORM, StochasticDepth, check_fraction, name_parts, swap_batch_norm, with_config
+from kmed.models.layers import BATCH_NORM, StochasticDepth, check_fraction, swap_batch_norm, with_config
+from kmed.models.mobile_blocks import STAGES, STEM_FILTERS, drop_rates, timm_name
 from kmed.models.registry import MODELS
 
 HEAD = "classifier"
-
-NUM_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # per stage of B0
+torch_name = timm_name
 
 
 class Scaling(NamedTuple):
@@ -85,11 +85,11 @@ def build(
     for option, factor in (("width", width), ("depth", depth)):
         if not (isinstance(factor, (int, float)) and 0.1 <= factor <= 10):
             raise ModelError(f"{option} must be a factor between 0.1 and 10. Received: {option}={factor!r}")
-    num_blocks = [math.ceil(count * depth) for count in NUM_BLOCKS]
+    num_blocks = [math.ceil(stage.num_blocks * depth) for stage in STAGES]
     if max(num_blocks) > len(string.ascii_lowercase):
         raise ModelError(f"depth leads to a stage of more than 26 blocks. Received: depth={depth!r}")
     backbone = _keras_hub_backbone(image_size, width, depth, stochastic_depth_rate)
-    rates = _drop_rates(num_blocks, stochastic_depth_rate)
+    rates = drop_rates(num_blocks, stochastic_depth_rate)
     adapt = functools.partial(_adapt, rates=rates, same=_stride_one_depthwise(backbone))
     return swap_batch_norm(backbone, image_size=image_size, batch_norm=batch_norm, adapt=adapt)
 
@@ -98,12 +98,12 @@ def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth
     return EfficientNetBackbone(
         stackwise_width_coefficients=[width] * 7,
         stackwise_depth_coefficients=[depth] * 7,
-        stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
-        stackwise_num_repeats=list(NUM_BLOCKS),
-        stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
-        stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
-        stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
-        stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
+        stackwise_kernel_sizes=[stage.kernel_size for stage in STAGES],
+        stackwise_num_repeats=[stage.num_blocks for stage in STAGES],
+        stackwise_input_filters=[STEM_FILTERS, *(stage.filters for stage in STAGES[:-1])],
+        stackwise_output_filters=[stage.filters for stage in STAGES],
+        stackwise_expansion_ratios=[stage.expansion for stage in STAGES],
+        stackwise_strides=[stage.stride for stage in STAGES],
         stackwise_squeeze_and_excite_ratios=[0.25] * 7,
         stackwise_block_types=["v1"] * 7,
         min_depth=None,
@@ -114,13 +114,6 @@ def _keras_hub_backbone(image_size, width: float, depth: float, stochastic_depth
         input_shape=(*image_size, 3),
         name="backbone",
     )
-
-
-def _drop_rates(num_blocks: list[int], rate: float) -> dict[str, float]:
-    """Returns {block name: drop rate}; rates grow linearly with the block's number."""
-    letters = string.ascii_lowercase
-    names = [f"block{stage}{letter}_" for stage, count in enumerate(num_blocks, 1) for letter in letters[:count]]
-    return {name: rate * number / len(names) for number, name in enumerate(names)}
 
 
 def _stride_one_depthwise(backbone: keras.Model) -> set[str]:
@@ -149,24 +142,3 @@ def _adapt(layer: keras.layers.Layer, rates: dict[str, float], same: set[str]) -
     if isinstance(layer, keras.layers.Dropout):
         return StochasticDepth(rates[layer.name.removesuffix("drop")], name=layer.name, dtype=layer.dtype_policy)
     return None
-
-
-def torch_name(layer_name: str) -> str:
-    """Returns the name that timm gives to a layer of the backbone.
-
-    Example:
-      >>> torch_name("block2a_project_bn")
-      'blocks.1.0.bn3'
-    """
-    outer = {"stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2"}
-    if layer_name in outer:
-        return outer[layer_name]
-    stage, letter, part = name_parts(r"block(\d)([a-z])_(.+)", layer_name)
-    # The first stage does not expand, so its parts have numbers lower by one.
-    parts = {"dwconv": "conv_dw", "se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
-    if stage == "1":
-        parts |= {"dwconv_bn": "bn1", "project": "conv_pw", "project_bn": "bn2"}
-    else:
-        parts |= {"expand_conv": "conv_pw", "expand_bn": "bn1", "dwconv_bn": "bn2"}
-        parts |= {"project": "conv_pwl", "project_bn": "bn3"}
-    return f"blocks.{int(stage) - 1}.{string.ascii_lowercase.index(letter)}.{parts[part]}"

@@ -104,6 +104,7 @@ def _class_activation(model):
     """Returns a function of a batch that returns its class activation maps (N, H, W), at least 0."""
     family = family_of(model.name)
     kernel = ops.convert_to_numpy(model.get_layer("head").kernel)  # (C, K)
+    size = model.input_shape[1:3]
 
     def maps_of(scaled, class_indices):
         maps = model.get_layer("backbone")(scaled, training=False)
@@ -111,7 +112,7 @@ def _class_activation(model):
             class_indices = _most_probable(_logits(model, maps))
         maps = ops.convert_to_numpy(ops.cast(maps, "float32"))  # (N, h, w, C)
         cells = np.einsum("nhwc,cn->nhw", maps, kernel[:, class_indices])
-        return _spread(np.maximum(cells, 0), model.input_shape[1:3], family.cell_step, family.cell_offset)
+        return _spread(np.maximum(cells, 0), size, family.cell_step, [family.offset(side) for side in size])
 
     return maps_of
 
@@ -148,7 +149,7 @@ def _relevance(model):
         for product in gradients_of(ones, scaled, chosen):
             relevance = relevance + np.maximum(ops.convert_to_numpy(product), 0).mean(axis=1) @ relevance
         cells = relevance[:, 0, 1:].reshape(-1, rows, columns)
-        return _spread(cells, model.input_shape[1:3], step, (step - 1) / 2)
+        return _spread(cells, model.input_shape[1:3], step, [(step - 1) / 2] * 2)
 
     return maps_of
 
@@ -214,10 +215,11 @@ def _most_probable(logits):
     return np.argmax(ops.convert_to_numpy(logits), axis=-1)
 
 
-def _spread(cells, image_size, step, offset):
-    """Returns (N, H, W), interpolated bilinearly between cells centred at pixels `step` * i + `offset`."""
+def _spread(cells, image_size, step, offsets):
+    """Returns (N, H, W), interpolated bilinearly between cells centred at pixels step * i + the axis' offset."""
     down, across = (
-        _between(size, count, step, offset) for size, count in zip(image_size, cells.shape[1:], strict=True)
+        _between(size, count, step, offset)
+        for size, count, offset in zip(image_size, cells.shape[1:], offsets, strict=True)
     )
     return np.einsum("yi,nij,xj->nyx", down, cells, across, optimize=True)
 

@@ -18,8 +18,9 @@ class Family:
 
     Attributes:
       module: the module that builds it. It defines `build(name, image_size, **options)`, which returns the backbone;
-        `torch_name(layer_name)`; `HEAD`, the head's name in PyTorch checkpoints; and, if some sizes of at least
-        `min_side` are not legal, `check_size(image_size, **options)`.
+        `torch_name(layer_name)`; `HEAD`, the head's name in PyTorch checkpoints; and, where they are needed,
+        `check_size(image_size, **options)` for sizes of at least `min_side` that are not legal, `rename(arrays)` for
+        checkpoints with other names, and `cell_offset(side)` if it depends on the side.
       cpu_dtype: the dtype policy that trains fastest on a CPU with bfloat16 instructions, as measured by
         `scripts/benchmark.py dtype` (results/dtype.csv).
       explained_by: "class_activation" for a convolutional backbone, "relevance" for a transformer.
@@ -37,6 +38,11 @@ class Family:
     cell_offset: float = 0.0  # each halving keeps the even pixels
     dropout_throughout: bool = False
 
+    def offset(self, side: int) -> float:
+        """Returns the pixel at which the first cell of the last map is centred, along an axis of `side` pixels."""
+        own = getattr(self.load(), "cell_offset", None)
+        return self.cell_offset if own is None else own(side)
+
     def load(self) -> ModuleType:
         """Returns the family's module."""
         return importlib.import_module(self.module)
@@ -51,6 +57,7 @@ FAMILIES = {
         cell_offset=14.0,  # its 2x2 poolings are centred between two pixels, at steps of 4, 8 and 16: 2 + 4 + 8
     ),
     "efficientnet": Family("kmed.models.efficientnet", cpu_dtype="float32"),
+    "efficientnetlite": Family("kmed.models.efficientnet_lite", cpu_dtype="float32"),
     "vit": Family("kmed.models.vit", cpu_dtype="mixed_bfloat16", explained_by="relevance", dropout_throughout=True),
 }
 
@@ -62,7 +69,6 @@ class Entry:
     Attributes:
       family: a key of FAMILIES.
       variant: what distinguishes it from others of its family; a comment above the family's rows explains the numbers.
-      imagenet: the Hugging Face repository whose weights fit it exactly, or None.
       image_size: (height, width) at which it was published; it can be built at other sizes.
       dropout: rate before the head, as published; rate throughout the backbone if its family has dropout there.
       published: its parameters with 1,000 classes and the features that its head sees, as torchvision's documentation
@@ -71,54 +77,40 @@ class Entry:
 
     family: str
     variant: tuple = ()
-    imagenet: str | None = None
     image_size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
     published: tuple[int, int] | None = None
 
 
-def _efficientnet(side: int, dropout: float, variant: tuple, imagenet: str | None, published: tuple[int, int]) -> Entry:
-    return Entry("efficientnet", variant, imagenet, (side, side), dropout, published)
+def _efficientnet(side: int, dropout: float, variant: tuple, published: tuple[int, int]) -> Entry:
+    return Entry("efficientnet", variant, (side, side), dropout, published)
 
 
 MODELS = {
     # block, blocks per stage
-    "resnet18": Entry("resnet", ("basic_block", (2, 2, 2, 2)), "timm/resnet18.a1_in1k", published=(11_689_512, 512)),
-    "resnet34": Entry("resnet", ("basic_block", (3, 4, 6, 3)), "timm/resnet34.a1_in1k", published=(21_797_672, 512)),
-    "resnet50": Entry(
-        "resnet", ("bottleneck_block", (3, 4, 6, 3)), "timm/resnet50.a1_in1k", published=(25_557_032, 2048)
-    ),
-    "resnet101": Entry(
-        "resnet", ("bottleneck_block", (3, 4, 23, 3)), "timm/resnet101.a1_in1k", published=(44_549_160, 2048)
-    ),
-    "resnet152": Entry(
-        "resnet", ("bottleneck_block", (3, 8, 36, 3)), "timm/resnet152.a1_in1k", published=(60_192_808, 2048)
-    ),
+    "resnet18": Entry("resnet", ("basic_block", (2, 2, 2, 2)), published=(11_689_512, 512)),
+    "resnet34": Entry("resnet", ("basic_block", (3, 4, 6, 3)), published=(21_797_672, 512)),
+    "resnet50": Entry("resnet", ("bottleneck_block", (3, 4, 6, 3)), published=(25_557_032, 2048)),
+    "resnet101": Entry("resnet", ("bottleneck_block", (3, 4, 23, 3)), published=(44_549_160, 2048)),
+    "resnet152": Entry("resnet", ("bottleneck_block", (3, 8, 36, 3)), published=(60_192_808, 2048)),
     # channels of the stem, channels that each layer adds, layers per block
-    "densenet121": Entry(
-        "densenet", (64, 32, (6, 12, 24, 16)), "timm/densenet121.ra_in1k", published=(7_978_856, 1024)
-    ),
-    "densenet161": Entry(
-        "densenet", (96, 48, (6, 12, 36, 24)), "timm/densenet161.tv_in1k", published=(28_681_000, 2208)
-    ),
-    "densenet169": Entry(
-        "densenet", (64, 32, (6, 12, 32, 32)), "timm/densenet169.tv_in1k", published=(14_149_480, 1664)
-    ),
-    "densenet201": Entry(
-        "densenet", (64, 32, (6, 12, 48, 32)), "timm/densenet201.tv_in1k", published=(20_013_928, 1920)
-    ),
-    # side, dropout; width, depth, stochastic depth rate (Tan & Le, 2019, and their code). The ImageNet weights of
-    # b6 and b7 exist only for TensorFlow's padding, which this project's convolutions do not use.
-    "efficientnetb0": _efficientnet(224, 0.2, (1.0, 1.0, 0.06), "timm/efficientnet_b0.ra_in1k", (5_288_548, 1280)),
-    "efficientnetb1": _efficientnet(240, 0.2, (1.0, 1.1, 0.2), "timm/efficientnet_b1.ft_in1k", (7_794_184, 1280)),
-    "efficientnetb2": _efficientnet(260, 0.3, (1.1, 1.2, 0.2), "timm/efficientnet_b2.ra_in1k", (9_109_994, 1408)),
-    "efficientnetb3": _efficientnet(300, 0.3, (1.2, 1.4, 0.2), "timm/efficientnet_b3.ra2_in1k", (12_233_232, 1536)),
-    "efficientnetb4": _efficientnet(380, 0.4, (1.4, 1.8, 0.2), "timm/efficientnet_b4.ra2_in1k", (19_341_616, 1792)),
-    "efficientnetb5": _efficientnet(
-        456, 0.4, (1.6, 2.2, 0.2), "timm/efficientnet_b5.sw_in12k_ft_in1k", (30_389_784, 2048)
-    ),
-    "efficientnetb6": _efficientnet(528, 0.5, (1.8, 2.6, 0.2), None, (43_040_704, 2304)),
-    "efficientnetb7": _efficientnet(600, 0.5, (2.0, 3.1, 0.2), None, (66_347_960, 2560)),
+    "densenet121": Entry("densenet", (64, 32, (6, 12, 24, 16)), published=(7_978_856, 1024)),
+    "densenet161": Entry("densenet", (96, 48, (6, 12, 36, 24)), published=(28_681_000, 2208)),
+    "densenet169": Entry("densenet", (64, 32, (6, 12, 32, 32)), published=(14_149_480, 1664)),
+    "densenet201": Entry("densenet", (64, 32, (6, 12, 48, 32)), published=(20_013_928, 1920)),
+    # side, dropout; width, depth, stochastic depth rate (Tan & Le, 2019, and their code)
+    "efficientnetb0": _efficientnet(224, 0.2, (1.0, 1.0, 0.06), (5_288_548, 1280)),
+    "efficientnetb1": _efficientnet(240, 0.2, (1.0, 1.1, 0.2), (7_794_184, 1280)),
+    "efficientnetb2": _efficientnet(260, 0.3, (1.1, 1.2, 0.2), (9_109_994, 1408)),
+    "efficientnetb3": _efficientnet(300, 0.3, (1.2, 1.4, 0.2), (12_233_232, 1536)),
+    "efficientnetb4": _efficientnet(380, 0.4, (1.4, 1.8, 0.2), (19_341_616, 1792)),
+    "efficientnetb5": _efficientnet(456, 0.4, (1.6, 2.2, 0.2), (30_389_784, 2048)),
+    "efficientnetb6": _efficientnet(528, 0.5, (1.8, 2.6, 0.2), (43_040_704, 2304)),
+    "efficientnetb7": _efficientnet(600, 0.5, (2.0, 3.1, 0.2), (66_347_960, 2560)),
+    # width, depth (Google's efficientnet/lite code, 2020)
+    "efficientnetlite0": Entry("efficientnetlite", (1.0, 1.0), dropout=0.2, published=(4_652_008, 1280)),
+    "efficientnetlite1": Entry("efficientnetlite", (1.0, 1.1), (240, 240), 0.2, (5_416_680, 1280)),
+    "efficientnetlite2": Entry("efficientnetlite", (1.1, 1.2), (260, 260), 0.3, (6_092_072, 1280)),
     # its sizes are options of `build`
     "vit": Entry("vit", image_size=(240, 320), dropout=0.3),
 }

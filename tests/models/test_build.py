@@ -12,7 +12,8 @@ from kmed.models.build import build_model, list_models, model_facts, model_optio
 from kmed.models.registry import MODELS, resolve_name
 from kmed.runtime import dtype_policy
 
-SMALLEST = ["resnet18", "resnet50", "densenet121", "efficientnetb0", "vit"]  # one per family and block type
+# one per family and block type
+SMALLEST = ["resnet18", "resnet50", "densenet121", "efficientnetb0", "efficientnetlite0", "vit"]
 SIZE = (32, 40)
 
 

@@ -3,8 +3,9 @@ import pytest
 
 from kmed.errors import ModelError
 from kmed.models.build import build_model
-from kmed.models.efficientnet import NUM_BLOCKS, compound_scaling
+from kmed.models.efficientnet import compound_scaling
 from kmed.models.layers import StochasticDepth
+from kmed.models.mobile_blocks import STAGES
 
 SIZE = (32, 32)
 
@@ -47,7 +48,7 @@ def test_custom_sizes_change_depth_and_width():
     usual = build_model("efficientnetb0", 3, SIZE)
     assert small.count_params() < 0.75 * usual.count_params()
     deep = build_model("efficientnetb0", 3, SIZE, depth=1.5)
-    assert len(drop_rates(usual)) == sum(NUM_BLOCKS)
+    assert len(drop_rates(usual)) == sum(stage.num_blocks for stage in STAGES)
     assert len(drop_rates(deep)) == 2 + 3 + 3 + 5 + 5 + 6 + 2
 
 

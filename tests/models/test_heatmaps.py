@@ -18,7 +18,7 @@ from kmed.models.registry import family_of
 from kmed.runtime import dtype_policy
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the oracle is TensorFlow's tape")
-CONVOLUTIONAL = ("resnet18", "densenet121", "efficientnetb0")
+CONVOLUTIONAL = ("resnet18", "densenet121", "efficientnetb0", "efficientnetlite0")
 SIZE = (64, 96)
 SMALL_VIT = {"width": 32, "depth": 2, "num_heads": 4}
 OPTIONS = {"resnet18": {}, "vit": SMALL_VIT}
@@ -65,8 +65,9 @@ def test_convolutional_maps_equal_grad_cam_by_automatic_differentiation(name, mo
         chosen = tf.gather(logits, classes, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(chosen, maps), axis=(1, 2), keepdims=True)  # (N, 1, 1, C)
     cells = tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1)).numpy()
-    offset, step = family_of(name).cell_offset, family_of(name).cell_step
-    places = [(coordinate - offset) / step for coordinate in np.mgrid[: SIZE[0], : SIZE[1]].astype(float)]
+    family = family_of(name)
+    coordinates = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
+    places = [(coordinate - family.offset(side)) / family.cell_step for coordinate, side in zip(coordinates, SIZE)]
     expected = np.stack([map_coordinates(cell, places, order=1, mode="nearest") for cell in cells])
     heat = explain(model, images, classes)
     assert expected.any()
@@ -122,7 +123,7 @@ def test_cells_are_centred_where_they_look(name):
         cell = tf.reduce_sum(model.get_layer("backbone")(x, training=False)[:, :, 7])
     share = np.abs(tape.gradient(cell, x).numpy()).sum(axis=(0, 1, 3))
     place = (share * np.arange(448)).sum() / share.sum()
-    assert place == pytest.approx(7 * family_of(name).cell_step + family_of(name).cell_offset, abs=5)
+    assert place == pytest.approx(7 * family_of(name).cell_step + family_of(name).offset(448), abs=5)
 
 
 # ----- contracts -----
