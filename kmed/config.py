@@ -80,7 +80,7 @@ class ModelConfig(Section):
     """Which network, and what it starts from."""
 
     name: str = "resnet18"  # a network; `kmed models` lists them
-    weights: str | None = None  # imagenet, a safetensors file or folder, or an earlier run; none: random
+    weights: str | None = None  # imagenet, a safetensors or PyTorch file, or an earlier run; none: random
     # of pixels in [0, 1], before the backbone, or (means, deviations); none: that of the weights, else imagenet
     normalization: Literal["imagenet", "unit"] | tuple[list[float], list[float]] | None = None
     dropout: Fraction | None = None  # rate before the head; none: as published for the model

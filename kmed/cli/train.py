@@ -16,7 +16,9 @@ RECIPE = (
     click.option("--image-size", metavar="HxW", help="Height and width that images are resized to.  [120x160]"),
     click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001]"),
     click.option("--seed", metavar="N", help="Random seed for the split, the weights and all other draws.  [0]"),
-    click.option("--weights", metavar="SOURCE", help="imagenet, a safetensors file, or an earlier run.  [random]"),
+    click.option(
+        "--weights", metavar="SOURCE", help="imagenet, a safetensors or PyTorch file, or an earlier run.  [random]"
+    ),
     click.option(
         "--set",
         "settings",
@@ -127,12 +129,28 @@ def models():
     """
     with one_line_errors():
         from kmed.models.build import model_facts
+        from kmed.models.pretrained import INSTALL
 
         facts = model_facts()
-        for column, unit, size in (
-            ("trainable_parameters", "M", 1e6),
-            ("total_parameters", "M", 1e6),
-            ("multiply_adds", "G", 1e9),
-        ):
-            facts[column] = [f"{value / size:.2f} {unit}" for value in facts[column]]
-        click.echo(facts.to_string(index=False))
+        rows = [
+            (
+                row.name,
+                f"{row.trainable_parameters / 1e6:.2f} M",
+                f"{row.multiply_adds / 1e9:.2f} G",
+                row.image_size,
+                row.imagenet_weights.removeprefix("hf://").removeprefix("package "),
+                f"{row.imagenet_accuracy:.1f}" if row.imagenet_weights else "",
+                "yes" if row.weights_tested else "",
+            )
+            for row in facts.itertuples(index=False)
+        ]
+        rows.insert(0, ("model", "params", "mult-adds", "image", "ImageNet weights", "top-1", "tested"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (f"{text:{side}{width}}" for text, side, width in zip(row, "<>><<>>", widths, strict=True))
+            click.echo("  ".join(cells).rstrip())
+        click.echo(
+            "\nparams: trainable, with 4 classes; mult-adds: of one image of that size. timm/...: on the Hugging\n"
+            f"Face hub; the others: {INSTALL}. top-1: % right on ImageNet, as published.\n"
+            "tested: kmed's own tests load them. docs/pretrained.md has sizes and licences."
+        )

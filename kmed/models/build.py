@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Sequence
 
 from kmed.errors import ModelError, suggest
+from kmed.models.pretrained import PRETRAINED
 from kmed.models.registry import MODELS, family_of, resolve_name
 from kmed.progress import say
 
@@ -32,11 +33,17 @@ def model_facts():
     """Returns a pandas.DataFrame with one row per model, measured at its default image size with 4 classes.
 
     Columns: name, trainable_parameters, total_parameters, multiply_adds (of one image),
-    image_size ("HEIGHTxWIDTH"), imagenet_weights (where they can be had, or "").
+    image_size ("HEIGHTxWIDTH"), imagenet_weights (where they can be had, or ""), imagenet_accuracy
+    (percent, as their source reports it, or NaN), weights_tested (whether kmed's own tests load them).
     """
     import pandas as pd
 
-    return pd.read_csv(FACTS_PATH, keep_default_na=False)
+    facts = pd.read_csv(FACTS_PATH)
+    best = [next(iter(PRETRAINED.get(name, ())), None) for name in facts["name"]]
+    facts["imagenet_weights"] = [weights.source if weights else "" for weights in best]
+    facts["imagenet_accuracy"] = [weights.top1 if weights else math.nan for weights in best]
+    facts["weights_tested"] = [weights is not None and weights.tested for weights in best]
+    return facts
 
 
 def model_options(name: str) -> dict[str, object]:
@@ -82,7 +89,7 @@ def build_model(
       image_size: (height, width) in pixels; None: the size at which the model was published.
       task: "multiclass" (softmax) or "multilabel" (sigmoid).
       weights: None for random weights, or what `kmed.models.weights.load_weights` takes: "imagenet",
-        a safetensors file or folder, a .keras file, an earlier run, "hf://user/repository".
+        a safetensors file or folder, a PyTorch file, a .keras file, an earlier run, "hf://user/repository".
       normalization: "imagenet", "unit" (pixels / 255), or (mean, std) of three numbers each, for pixels
         in [0, 1]; None: that of the weights, or "imagenet" if they have none.
       activation: "task", or None for logits.

@@ -1,8 +1,10 @@
 """DenseNet-121 to DenseNet-201 (Huang et al., 2017), equal to torchvision's and timm's layer by layer."""
 
 import re
+from collections.abc import Mapping
 
 import keras
+import numpy as np
 from keras import layers
 
 from kmed.models.layers import BATCH_NORM, choose_batch_norm, compute_dtype, name_parts
@@ -81,3 +83,8 @@ def torch_name(layer_name: str) -> str:
         return f"features.transition{match[1]}.{match[2]}"
     block, layer, number, kind = name_parts(r"block(\d)_layer(\d+)_(\d)_(conv|norm)", layer_name)
     return f"features.denseblock{block}.denselayer{layer}.{kind}{number}"
+
+
+def rename(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns a checkpoint under timm's names; torchvision's files still say "norm.1" for "norm1"."""
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): array for key, array in arrays.items()}

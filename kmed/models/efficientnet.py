@@ -2,13 +2,16 @@
 
 import functools
 import math
+import re
 import string
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras_hub.models import EfficientNetBackbone
 
-from kmed.errors import ModelError
+from kmed.errors import ModelError, WeightsError
 from kmed.models.layers import BATCH_NORM, StochasticDepth, check_fraction, swap_batch_norm, with_config
 from kmed.models.mobile_blocks import STAGES, STEM_FILTERS, drop_rates, timm_name
 from kmed.models.registry import MODELS
@@ -142,3 +145,38 @@ def _adapt(layer: keras.layers.Layer, rates: dict[str, float], same: set[str]) -
     if isinstance(layer, keras.layers.Dropout):
         return StochasticDepth(rates[layer.name.removesuffix("drop")], name=layer.name, dtype=layer.dtype_policy)
     return None
+
+
+def rename(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns a checkpoint under timm's names, if it has those of torchvision.
+
+    Raises: WeightsError: a B5, B6 or B7 of torchvision, whose batch normalisation has another epsilon.
+    """
+    if "features.0.0.weight" not in arrays:
+        return dict(arrays)
+    if any(key.startswith("features.7.2.") for key in arrays):
+        raise WeightsError("torchvision's efficientnet_b5 to b7 have another epsilon (0.001). Give timm's weights.")
+    return {_timm_key(key): array for key, array in arrays.items()}
+
+
+def _timm_key(key: str) -> str:
+    outer = {
+        "features.0.0": "conv_stem", "features.0.1": "bn1", "features.8.0": "conv_head", "features.8.1": "bn2",
+        "classifier.1": HEAD,
+    }  # fmt: skip
+    layer, _, leaf = key.rpartition(".")
+    if layer in outer:
+        return f"{outer[layer]}.{leaf}"
+    match = re.fullmatch(r"features\.(\d)\.(\d+)\.block\.(\d)\.(\w+)", layer)
+    if match is None:
+        return key  # what does not fit is named when the tensors are matched
+    stage, block, part, inner = match.groups()
+    number = int(part) + (stage == "1")  # the first stage does not expand
+    parts = {
+        "00": "conv_pw", "01": "bn1", "10": "conv_dw", "11": "bn2", "30": "conv_pwl", "31": "bn3",
+        "2fc1": "se.conv_reduce", "2fc2": "se.conv_expand",
+    }  # fmt: skip
+    if stage == "1":
+        parts |= {"11": "bn1", "30": "conv_pw", "31": "bn2"}
+    name = parts.get(f"{number}{inner}")
+    return key if name is None else f"blocks.{int(stage) - 1}.{block}.{name}.{leaf}"

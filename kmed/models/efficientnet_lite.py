@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from kmed.errors import ModelError
+from kmed.errors import WeightsError
 from kmed.models.layers import StochasticDepth, check_fraction, choose_batch_norm, compute_dtype
 from kmed.models.mobile_blocks import HEAD_FILTERS, STAGES, STEM_FILTERS, block_names, drop_rates, timm_name
 from kmed.models.registry import MODELS
@@ -87,14 +87,14 @@ def cell_offset(side: int) -> float:
 def rename(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns a checkpoint under timm's names, if it has those of Google's weights as they were ported to PyTorch.
 
-    Raises: ModelError: a name that belongs to no layer of an EfficientNet-Lite.
+    Raises: WeightsError: another number of blocks than any EfficientNet-Lite has.
     """
     if "_conv_stem.weight" not in arrays:
         return dict(arrays)
     last = max((int(match[1]) for key in arrays if (match := re.match(r"_blocks\.(\d+)\.", key))), default=-1)
     blocks = next((counts for counts in map(scaled_blocks, _depths()) if sum(counts) == last + 1), None)
     if blocks is None:
-        raise ModelError(f"The weights have {last + 1} blocks, which fits no EfficientNet-Lite.")
+        raise WeightsError(f"The weights have {last + 1} blocks, which fits no EfficientNet-Lite.")
     places = [(stage, number) for stage, count in enumerate(blocks) for number in range(count)]
     return {_timm_key(key, places): array for key, array in arrays.items()}
 

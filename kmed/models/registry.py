@@ -6,6 +6,7 @@ needs a row in MODELS. Importing this module is cheap: Keras is loaded with a fa
 
 import dataclasses
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 from kmed import runtime
@@ -28,6 +29,7 @@ class Family:
       cell_step, cell_offset: cell i of a convolutional backbone's map is centred at pixel
         cell_step * i + cell_offset.
       dropout_throughout: whether dropout is an option of the backbone instead of a layer before the head.
+      marks: names of which each PyTorch checkpoint of the family has one, and no checkpoint of a family below it.
     """
 
     module: str
@@ -37,6 +39,7 @@ class Family:
     cell_step: int = 32  # the convolutional families halve the picture five times
     cell_offset: float = 0.0  # each halving keeps the even pixels
     dropout_throughout: bool = False
+    marks: tuple[str, ...] = ()
 
     def offset(self, side: int) -> float:
         """Returns the pixel at which the first cell of the last map is centred, along an axis of `side` pixels."""
@@ -49,16 +52,31 @@ class Family:
 
 
 FAMILIES = {
-    "resnet": Family("kmed.models.resnet", cpu_dtype="mixed_bfloat16"),
+    "resnet": Family("kmed.models.resnet", cpu_dtype="mixed_bfloat16", marks=("layer1.0.conv1.weight",)),
     "densenet": Family(
         "kmed.models.densenet",
         cpu_dtype="mixed_bfloat16",
         min_side=32,  # it rounds down at each halving, while the others reach 1 pixel from any size
         cell_offset=14.0,  # its 2x2 poolings are centred between two pixels, at steps of 4, 8 and 16: 2 + 4 + 8
+        marks=("features.denseblock1.denselayer1.conv1.weight", "features.denseblock1.denselayer1.conv.1.weight"),
     ),
-    "efficientnet": Family("kmed.models.efficientnet", cpu_dtype="float32"),
-    "efficientnetlite": Family("kmed.models.efficientnet_lite", cpu_dtype="float32"),
-    "vit": Family("kmed.models.vit", cpu_dtype="mixed_bfloat16", explained_by="relevance", dropout_throughout=True),
+    "efficientnet": Family(
+        "kmed.models.efficientnet",
+        cpu_dtype="float32",
+        marks=("blocks.0.0.se.conv_reduce.weight", "_blocks.0._se_reduce.weight", "features.1.0.block.1.fc1.weight"),
+    ),
+    "efficientnetlite": Family(
+        "kmed.models.efficientnet_lite",
+        cpu_dtype="float32",
+        marks=("blocks.0.0.conv_dw.weight", "_blocks.0._depthwise_conv.weight"),
+    ),
+    "vit": Family(
+        "kmed.models.vit",
+        cpu_dtype="mixed_bfloat16",
+        explained_by="relevance",
+        dropout_throughout=True,
+        marks=("cls_token",),
+    ),
 }
 
 
@@ -125,6 +143,12 @@ def resolve_name(name: str) -> str:
     if plain in MODELS:
         return plain
     raise ModelError(f"There is no model {name!r}.{suggest(plain, MODELS)} Models: {', '.join(MODELS)}.")
+
+
+def family_of_checkpoint(names: Iterable[str]) -> str | None:
+    """Returns the family whose PyTorch checkpoints hold arrays of such names, with any prefix; None if none has."""
+    names = tuple(names)
+    return next((family for family, row in FAMILIES.items() if any(name.endswith(row.marks) for name in names)), None)
 
 
 def family_of(name: str) -> Family:

@@ -23,7 +23,7 @@ MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the format before the zip 
 MAX_PICKLE_BYTES = 64 * 2**20
 
 # {storage class in torch: (dtype of the stored values, bytes per value)}
-STORAGES = {
+STORAGES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),

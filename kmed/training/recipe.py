@@ -125,7 +125,7 @@ def train(
       image_size: (height, width) in pixels, or "HxW".
       lr: peak learning rate of AdamW.
       seed: of the split, the weights and every draw.
-      weights: "imagenet", a safetensors file, or the folder of an earlier run.
+      weights: "imagenet", a safetensors or PyTorch file, or the folder of an earlier run.
       settings: one or several texts "section.key=value", for any setting; the arguments above win over them.
       out: the run folder, which must not exist yet, or hold an interrupted run with the same settings, which is then
         continued; None: saved_models/DATA-MODEL-TIME.

@@ -1,8 +1,11 @@
 """The command line: quick help, one line for each mistake, and every command documented."""
 
+import os
 import pathlib
+import pickle
 import subprocess
 import sys
+import zipfile
 
 import click
 import numpy as np
@@ -27,6 +30,16 @@ def commands(group=main, prefix=()):
 
 
 COMMANDS = commands()
+
+
+class Touching:
+    """An object whose pickle runs a command where it is loaded without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
 
 
 def run(*arguments):
@@ -123,6 +136,22 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(folders, tmp_path, monkeypat
     assert message in last
     assert "Traceback" not in result.output
     assert list(empty.iterdir()) == []
+
+
+def test_weights_that_would_run_a_command_are_one_line_and_run_nothing(folders, tmp_path, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    with zipfile.ZipFile(tmp_path / "bad.pth", "w") as archive:
+        archive.writestr("weights/data.pkl", pickle.dumps(Touching(tmp_path / "touched"), protocol=2))
+    result = run("train", "--weights", tmp_path / "bad.pth", "--data", folders, "--image-size", "32x40")
+    assert result.exit_code == 1, result.output
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith(
+        f"Error: {tmp_path / 'bad.pth'} is not read as PyTorch weights: it refers to {os.system.__module__}."
+    )
+    assert "Traceback" not in result.output
+    assert list(empty.iterdir()) == [] and not (tmp_path / "touched").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated.jpg", "text.jpg", "empty class"])

@@ -92,6 +92,29 @@ def test_the_cli_reference_is_up_to_date(script):
     assert result.exit_code == 0, result.output
 
 
+def test_the_table_of_weights_is_up_to_date(script):
+    result = CliRunner().invoke(script("write_weights_table").main, ["--check"])
+    assert result.exit_code == 0, result.output
+
+
+def test_an_old_table_of_weights_is_named_and_only_the_table_is_rewritten(script, tmp_path, monkeypatch):
+    writer = script("write_weights_table")
+    page = tmp_path / "docs" / "pretrained.md"
+    page.parent.mkdir()
+    monkeypatch.setattr(writer, "ROOT", tmp_path)
+    monkeypatch.setattr(writer, "PAGE", page)
+    page.write_text(f"words\n\n{writer.BEGIN}\n\n| old |\n\n{writer.END}\n\nmore words\n")
+    result = CliRunner().invoke(writer.main, ["--check"])
+    assert result.exit_code == 1 and writer.REFRESH in result.output and "| old |" in page.read_text()
+    assert CliRunner().invoke(writer.main, []).exit_code == 0
+    assert CliRunner().invoke(writer.main, ["--check"]).exit_code == 0
+    text = page.read_text()
+    assert text.startswith("words\n") and text.endswith("\nmore words\n") and "| old |" not in text
+    assert len(re.findall(r"^\| efficientnetlite0 \|", text, re.MULTILINE)) == 2  # the package, and the hub
+    page.write_text("no table\n")
+    assert "lacks the lines" in CliRunner().invoke(writer.main, []).output
+
+
 def test_an_old_cli_reference_is_named_with_its_remedy(script, tmp_path, monkeypatch):
     writer = script("write_cli_reference")
     page = tmp_path / "docs" / "cli-reference.md"

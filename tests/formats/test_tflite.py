@@ -8,7 +8,7 @@ from kmed.errors import ConfigError
 from kmed.evaluation.predictor import open_exported
 from kmed.models.build import list_models
 
-SMALLEST = ("resnet18", "densenet121", "efficientnetb0", "vit")
+SMALLEST = ("resnet18", "densenet121", "efficientnetb0", "efficientnetlite0", "vit")
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -34,6 +34,12 @@ def test_int8_is_small_and_keeps_the_head_in_float32(tmp_path):
     rng = np.random.default_rng(5)
     probs = open_exported(path, "tflite").predict(rng.integers(0, 256, (300, 32, 40, 3)))
     assert len(np.unique(probs[:, 0])) > 257  # an int8 output would have 256 steps
+
+
+def test_int8_of_the_family_for_phones_is_small_and_close(tmp_path):
+    path = tmp_path / "model.tflite"
+    check_same("efficientnetlite0", "multiclass", "tflite", path, quantize="int8", pictures=pictures(16), atol=0.1)
+    assert path.stat().st_size < 4.5e6  # of 13.5 MB
 
 
 def test_int8_without_pictures_is_refused(tmp_path):

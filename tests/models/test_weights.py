@@ -8,63 +8,14 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch_writer
+from small_vit import SIZE, small, state, written
 
 from kmed.errors import ModelError, WeightsError
 from kmed.models.build import build_model
 from kmed.models.vit import resize_positions
 from kmed.models.weight_files import normalization_of
 from kmed.models.weights import load_weights
-
-SMALL = {"width": 8, "depth": 1, "num_heads": 2}
-SIZE = (16, 24)  # 2x3 patches
-
-
-def shapes(num_classes=3, num_patches=6, width=8):
-    """Returns {name: shape} as timm writes them for a transformer with the options SMALL."""
-    block = {
-        "norm1.weight": (width,),
-        "norm1.bias": (width,),
-        "attn.qkv.weight": (3 * width, width),
-        "attn.qkv.bias": (3 * width,),
-        "attn.proj.weight": (width, width),
-        "attn.proj.bias": (width,),
-        "norm2.weight": (width,),
-        "norm2.bias": (width,),
-        "mlp.fc1.weight": (4 * width, width),
-        "mlp.fc1.bias": (4 * width,),
-        "mlp.fc2.weight": (width, 4 * width),
-        "mlp.fc2.bias": (width,),
-    }
-    outer = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + num_patches, width),
-        "patch_embed.proj.weight": (width, 3, 8, 8),
-        "patch_embed.proj.bias": (width,),
-        "norm.weight": (width,),
-        "norm.bias": (width,),
-        "head.weight": (num_classes, width),
-        "head.bias": (num_classes,),
-    }
-    return outer | {f"blocks.0.{name}": shape for name, shape in block.items()}
-
-
-def state(**kwargs):
-    rng = np.random.default_rng(7)
-    return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes(**kwargs).items()}
-
-
-def small(num_classes=3, size=SIZE, **kwargs):
-    keras.utils.set_random_seed(1)
-    return build_model("vit", num_classes, size, **SMALL, **kwargs)
-
-
-def written(folder, arrays, config=None):
-    """Writes `arrays` to a safetensors file, and `config`, if given, beside it; returns the path."""
-    save_file(arrays, folder / "model.safetensors")
-    if config is not None:
-        (folder / "config.json").write_text(json.dumps(config))
-    return folder / "model.safetensors"
 
 
 def copies(model):
@@ -307,10 +258,16 @@ def test_a_damaged_file_is_named(name, content, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("missing.safetensors", "no weights at"), ("model.pth", "Convert it to safetensors"), ("", "holds neither")],
+    [
+        ("missing.safetensors", "no weights at"),
+        ("model.pth", "neither of the formats"),
+        ("model.h5", "read from .safetensors, .keras and PyTorch"),
+        ("", "holds neither"),
+    ],
 )
 def test_what_is_not_a_checkpoint_is_named(name, message, tmp_path):
-    (tmp_path / "model.pth").write_bytes(b"")
+    for file in ("model.pth", "model.h5"):
+        (tmp_path / file).write_bytes(b"")
     with pytest.raises(WeightsError, match=message):
         load_weights(small(), tmp_path / name)
 
@@ -351,3 +308,118 @@ def test_a_hub_repository_is_read_like_a_folder(monkeypatch, tmp_path):
     assert model.get_layer("normalize").mean == (0.5,) * 3
     expected = state(num_classes=1000)["cls_token"]
     np.testing.assert_array_equal(model.get_layer("backbone").get_layer("tokens").cls_token, expected)
+
+
+# ----- PyTorch files -----
+
+
+def pth(folder, arrays, name="weights.pth", **kwargs):
+    """Writes a state dict as torch.save does, in the zip format; returns the path."""
+    value = torch_writer.state_dict(arrays, old=False, transposed=True)
+    (folder / name).write_bytes(torch_writer.zip_file(value, torch_writer.blocks(arrays, transposed=True), **kwargs))
+    return folder / name
+
+
+UNKNOWN_SCALING = "The weights do not say how their pixels were scaled: mean"
+
+
+def test_a_pytorch_file_is_loaded_and_says_what_it_leaves_open(tmp_path):
+    arrays, model = {**state(), "bn1.num_batches_tracked": np.array(3)}, small()
+    [note] = load_weights(model, pth(tmp_path, arrays))
+    assert note.startswith(UNKNOWN_SCALING) and note.endswith("are taken (model.normalization).")
+    backbone = model.get_layer("backbone")
+    np.testing.assert_array_equal(
+        backbone.get_layer("patch_embed").kernel, arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(model.get_layer("head").kernel, arrays["head.weight"].T)
+
+
+def test_the_config_beside_a_pytorch_file_is_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.25] * 3}))
+    path = pth(tmp_path, state(), "pytorch_model.bin")
+    assert normalization_of(path) == ((0.5,) * 3, (0.25,) * 3)
+    assert small(weights=path).get_layer("normalize").std == (0.25,) * 3
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.", "model.module."], ids=["DataParallel", "Lightning", "compile", "two"]
+)
+def test_the_prefix_of_a_wrapper_is_removed_and_said(prefix, tmp_path):
+    arrays = state()
+    wrapped = {f"{prefix}{key}": array for key, array in arrays.items()}
+    said = f"The names of the weights begin with {prefix!r}, which was removed."
+    for path in (written(tmp_path, wrapped), pth(tmp_path, wrapped)):
+        model = small()
+        assert load_weights(model, path)[0] == said
+        np.testing.assert_array_equal(model.get_layer("head").bias, arrays["head.bias"])
+
+
+def test_names_that_no_prefix_explains_are_named_as_they_are(tmp_path):
+    path = pth(tmp_path, {f"net.{key}.inner": array for key, array in state().items()})
+    with pytest.raises(WeightsError, match="vit needs 'patch_embed.proj.weight', which the weights do not have"):
+        load_weights(small(), path)
+
+
+def test_a_whole_pickled_model_is_refused_with_the_remedy(tmp_path):
+    value = torch_writer.name("my_project.models", "Net") + b")R"
+    (tmp_path / "model.pt").write_bytes(torch_writer.zip_file(value, {}))
+    with pytest.raises(WeightsError, match=r"refers to my_project.models.Net.*torch.save\(model.state_dict\(\), PATH"):
+        load_weights(small(), tmp_path / "model.pt")
+
+
+ONE = np.ones((1, 1, 1, 1), "float32")
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("resnet", ["conv1.weight", "layer1.0.conv1.weight"]),
+        ("densenet", ["features.conv0.weight", "features.denseblock1.denselayer1.conv.1.weight"]),
+        ("efficientnet", ["conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.0.0.se.conv_reduce.weight"]),
+        ("efficientnet", ["features.1.0.block.1.fc1.weight"]),
+        ("efficientnetlite", ["conv_stem.weight", "blocks.0.0.conv_dw.weight"]),
+        ("efficientnetlite", ["_conv_stem.weight", "_blocks.0._depthwise_conv.weight"]),
+        ("resnet", ["module.layer1.0.conv1.weight"]),
+    ],
+)
+def test_weights_of_another_family_name_both(family, names, tmp_path):
+    path = pth(tmp_path, dict.fromkeys(names, ONE))
+    model = small()
+    before = copies(model)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(model, path)
+    assert f"weights.pth are those of the family {family} and do not fit vit. Give weights of the family vit" in str(
+        caught.value
+    )
+    assert same(copies(model), before)
+
+
+def test_a_run_of_another_family_names_both(tmp_path):
+    small().save(tmp_path / "model.keras")
+    with pytest.raises(WeightsError, match="those of the family vit and do not fit resnet18"):
+        load_weights(build_model("resnet18", 3, (32, 32)), tmp_path)
+
+
+def test_the_names_of_torchvisions_files_are_known():
+    from kmed.models import densenet, efficientnet
+
+    old = "features.denseblock1.denselayer12.norm.1.weight"
+    assert densenet.rename({old: 1, "features.transition1.norm.weight": 2}) == {
+        "features.denseblock1.denselayer12.norm1.weight": 1, "features.transition1.norm.weight": 2,
+    }  # fmt: skip
+    theirs = [
+        "features.0.0.weight", "features.0.1.bias", "features.1.0.block.0.0.weight", "features.1.0.block.0.1.weight",
+        "features.1.0.block.1.fc1.bias", "features.1.0.block.2.0.weight", "features.1.0.block.2.1.bias",
+        "features.2.1.block.0.0.weight", "features.2.1.block.1.0.weight", "features.2.1.block.1.1.running_var",
+        "features.2.1.block.2.fc2.weight", "features.2.1.block.3.0.weight", "features.2.1.block.3.1.weight",
+        "features.8.0.weight", "features.8.1.weight", "classifier.1.bias",
+    ]  # fmt: skip
+    assert list(efficientnet.rename(dict.fromkeys(theirs))) == [
+        "conv_stem.weight", "bn1.bias", "blocks.0.0.conv_dw.weight", "blocks.0.0.bn1.weight",
+        "blocks.0.0.se.conv_reduce.bias", "blocks.0.0.conv_pw.weight", "blocks.0.0.bn2.bias",
+        "blocks.1.1.conv_pw.weight", "blocks.1.1.conv_dw.weight", "blocks.1.1.bn2.running_var",
+        "blocks.1.1.se.conv_expand.weight", "blocks.1.1.conv_pwl.weight", "blocks.1.1.bn3.weight",
+        "conv_head.weight", "bn2.weight", "classifier.bias",
+    ]  # fmt: skip
+    with pytest.raises(WeightsError, match="b5 to b7 have another epsilon"):
+        efficientnet.rename(dict.fromkeys([*theirs, "features.7.2.block.0.0.weight"]))

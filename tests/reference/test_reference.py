@@ -17,7 +17,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def test_every_family_has_a_reference():
-    assert {"resnet18", "resnet152", "densenet121", "densenet161", "efficientnetb0", "vit"} <= set(
+    assert {"resnet18", "resnet152", "densenet121", "densenet161", "efficientnetb0", "efficientnetlite0", "vit"} <= set(
         map(resolve_name, NAMES)
     )
 
@@ -37,7 +37,7 @@ def test_logits_and_parameters_equal_the_reference(name, tmp_path):
     assert np.abs(logits - expected).max() / np.abs(expected).max() <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "efficientnet_lite0"])
 def test_features_equal_the_reference(name, tmp_path):
     fixture = json.loads((FOLDER / f"{name}.json").read_text())
     save_file(deterministic_weights.state(fixture["state"]), tmp_path / "model.safetensors")
