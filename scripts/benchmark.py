@@ -184,7 +184,7 @@ def batchnorm(steps, dtype, out):
 
 
 @main.command()
-@click.option("--models", default="resnet18,densenet121,efficientnetb0,vit", show_default=True)
+@click.option("--models", default="resnet18,densenet121,efficientnetb0,efficientnetlite0,vit", show_default=True)
 @click.option("--steps", default=20, show_default=True)
 @OUT
 def dtype(models, steps, out):

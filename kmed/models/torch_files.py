@@ -104,7 +104,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     if len(pickles) != 1:
         raise _Refused("it is a zip file without a data.pkl. Give a file that torch.save wrote.")
     folder = pickles[0].removesuffix("data.pkl")
-    if "byteorder" in _in_folder(archive, folder) and archive.read(folder + "byteorder").strip() != b"little":
+    if folder + "byteorder" in archive.namelist() and archive.open(folder + "byteorder").read(10).strip() != b"little":
         raise _Refused("its values are stored big-endian, which is not supported. Save it again on another machine.")
     if archive.getinfo(pickles[0]).file_size > MAX_PICKLE_BYTES:
         raise _Refused(f"its data.pkl is larger than {MAX_PICKLE_BYTES // 2**20} MB, so it holds more than tensors.")
@@ -121,10 +121,6 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         return np.frombuffer(archive.read(name), dtype)
 
     return _interpret(io.BytesIO(archive.read(pickles[0])), _zip_storage), load
-
-
-def _in_folder(archive: zipfile.ZipFile, folder: str) -> set[str]:
-    return {name.removeprefix(folder) for name in archive.namelist() if name.startswith(folder)}
 
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]]:

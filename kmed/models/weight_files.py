@@ -10,6 +10,7 @@ from kmed.models import torch_files
 from kmed.models.keras_file import read_settings
 from kmed.models.pretrained import INSTALL, PRETRAINED
 from kmed.models.registry import resolve_name
+from kmed.progress import say
 from kmed.reading import read_json
 
 SAFETENSORS = "model.safetensors"
@@ -79,6 +80,7 @@ def _find_imagenet(name: str) -> WeightSource:
     hub, repository = next((choice, choice.repository) for choice in choices if choice.repository)
     found, how = _in_cache(repository), "cached"
     if found is None:
+        say(f"Asking the Hugging Face hub for {hub.source} ({hub.megabytes:.0f} MB).")
         try:
             found, how = _fetch(repository), "downloaded"
         except WeightsError as error:
@@ -150,16 +152,23 @@ def _in_cache(repository: str) -> WeightSource | None:
 
 def _fetch(repository: str) -> WeightSource:
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import logging as hub_logging
 
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # it would announce each of its attempts
     try:
         config = huggingface_hub.hf_hub_download(repository, "config.json")
         path = huggingface_hub.hf_hub_download(repository, SAFETENSORS)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        unreachable = isinstance(error, LocalEntryNotFoundError)
+        reason = "no answer from the hub, and not in its cache" if unreachable else str(error).strip().splitlines()[0]
         raise WeightsError(
             f"The weights hf://{repository} could not be fetched ({reason}). Without a network, give a folder "
             f"with that repository's {SAFETENSORS} and config.json."
         ) from error
+    finally:
+        hub_logging.set_verbosity(verbosity)
     return WeightSource(pathlib.Path(path), _read_json(pathlib.Path(config)))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 import re
 import sys
@@ -172,6 +173,21 @@ def test_half_a_download_in_the_cache_is_fetched_again(sources, monkeypatch):
     assert "downloaded" in first_note()[0]
 
 
+def test_a_hub_that_does_not_answer_is_named_without_its_own_chatter(monkeypatch, caplog):
+    def unreachable(repository, file):
+        logging.getLogger("huggingface_hub").warning("Retrying in 1s [Retry 1/5].")
+        raise huggingface_hub.errors.LocalEntryNotFoundError("An error happened. Please check your connection.")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    before = huggingface_hub.utils.logging.get_verbosity()
+    with pytest.raises(
+        WeightsError, match=r"\(no answer from the hub, and not in its cache\)\. Without a network, give"
+    ):
+        locate_weights("hf://someone/small-vit")
+    assert "Retrying" not in caplog.text and huggingface_hub.utils.logging.get_verbosity() == before
+
+
 def test_weights_of_an_unknown_licence_say_where_to_look():
     (weights,) = PRETRAINED["densenet161"]
     assert "(116 MB, licence: see its page, 77.4 % right" in weights.describe("densenet161", "cached")
@@ -211,7 +227,9 @@ def test_the_command_line_says_it_before_it_reads_a_picture(offline, tmp_path, m
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["train", "--model", "efficientnetlite0", "--weights", "imagenet", "--out", "x"])
     assert result.exit_code == 1 and INSTALL in result.output and "Traceback" not in result.output
-    assert len(result.output.strip().splitlines()) == 1 and list(tmp_path.iterdir()) == []
+    asked, error = result.output.strip().splitlines()
+    assert asked == "Asking the Hugging Face hub for hf://timm/tf_efficientnet_lite0.in1k (19 MB)."
+    assert error.startswith("Error: ") and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("damage", "state_of_it"), [("gone", "missing"), ("cut", "damaged"), ("a bit", "damaged")])

@@ -151,6 +151,10 @@ HOSTILE = {
     "more axes than numpy has": (w.zip_file(one(shape=(1,) * 65, strides=(1,) * 65), SIX), "impossible shape"),
     "a storage of an unknown kind": (w.zip_file(one(w.storage("0", 6, "QInt8Storage")), SIX), "torch.QInt8Storage"),
     "nested tuples of a million": (w.zip_file(NESTED, {}), "no dictionary of tensors"),
+    "a shape of nested tuples": (
+        w.zip_file(w.name("torch._utils", "_rebuild_tensor_v2") + b"(" + w.storage("0", 6) + w.number(0) + NESTED
+                   + w.sequence([w.number(1)]) + b"tR", SIX), "not a readable file|impossible shape",
+    ),
     "a text longer than the file": (w.zip_file(b"X" + struct.pack("<I", 2**31) + b"a", {}), "pickle is damaged"),
     "a place in the memo beyond memory": (w.zip_file(b"}r" + struct.pack("<I", 2**32 - 1), {}), "no dictionary"),
     "a compressed bomb": (
