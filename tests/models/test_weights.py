@@ -354,6 +354,15 @@ def test_the_prefix_of_a_wrapper_is_removed_and_said(prefix, tmp_path):
         np.testing.assert_array_equal(model.get_layer("head").bias, arrays["head.bias"])
 
 
+def test_the_weights_of_a_loss_are_left_out_and_named(tmp_path):
+    """Lightning stores the class weights of a loss beside the network."""
+    arrays, model = state(), small()
+    wrapped = {f"model.{key}": array for key, array in arrays.items()} | {"criterion.weight": np.ones(3, "float32")}
+    notes = load_weights(model, pth(tmp_path, wrapped))
+    assert notes[1] == "Weights with other names were left out: criterion.weight."
+    np.testing.assert_array_equal(model.get_layer("head").bias, arrays["head.bias"])
+
+
 def test_names_that_no_prefix_explains_are_named_as_they_are(tmp_path):
     path = pth(tmp_path, {f"net.{key}.inner": array for key, array in state().items()})
     with pytest.raises(WeightsError, match="vit needs 'patch_embed.proj.weight', which the weights do not have"):
