@@ -120,6 +120,7 @@ class AugmentConfig(Section):
 
     level: Literal["none", "light", "medium", "strong"] = "light"  # how strongly images are changed
     orientation: Literal["upright", "free"] = "upright"  # free: any rotation and flip, as for smears
+    density: Literal["none", "stain", "exposure"] = "none"  # stain: of smears and slides; exposure: of X-rays
     mixup: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
 
@@ -139,6 +140,11 @@ class TrainConfig(Section):
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more in the loss
     freeze_epochs: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs in which only the head learns
     backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the backbone's learning rate
+    layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor per block, from the last to the first
+    freeze_batch_norm: bool = False  # whether a pretrained backbone keeps its normalisation as it is
+    sample: Literal["image", "cluster"] = (
+        "image"  # cluster: each epoch draws clusters, such as photographs, equally often
+    )
     monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score
     patience: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs without improvement before a stop; 0: never
     dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"  # auto: the faster one, as measured

@@ -18,6 +18,7 @@ from kmed.config import AugmentConfig
 from kmed.errors import DataError, suggest
 
 ORIENTATIONS = ("upright", "free")
+DENSITIES = ("none", "stain", "exposure")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Level:
       contrast: relative change, about mid-grey.
       saturation: relative change.
       hue: degrees about the grey axis.
+      stain: relative change of the amounts of haematoxylin and eosin, and half of it as a shift of each.
+      exposure: log of gamma, and half of it as a shift of the optical density.
       erase: probability that a box of 2 to 20 % of the picture becomes mid-grey (Zhong et al., 2020).
     """
 
@@ -44,31 +47,55 @@ class Level:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    stain: float = 0.0
+    exposure: float = 0.0
     erase: float = 0.0
 
 
 LEVELS = {
     "none": Level(),
-    "light": Level(rotation=5, zoom=0.05, shift=0.04, brightness=8, contrast=0.05),
+    "light": Level(rotation=5, zoom=0.05, shift=0.04, brightness=8, contrast=0.05, stain=0.1, exposure=0.1),
     "medium": Level(
-        rotation=10, zoom=0.15, stretch=0.05, shift=0.08, brightness=20, contrast=0.15, saturation=0.15, hue=6
-    ),
+        rotation=10,
+        zoom=0.15,
+        stretch=0.05,
+        shift=0.08,
+        brightness=20,
+        contrast=0.15,
+        saturation=0.15,
+        hue=6,
+        stain=0.25,
+        exposure=0.25,
+    ),  # fmt: skip
     "strong": Level(
-        rotation=15, zoom=0.3, stretch=0.1, shift=0.12, brightness=35, contrast=0.3, saturation=0.35, hue=15, erase=0.5
-    ),
+        rotation=15,
+        zoom=0.3,
+        stretch=0.1,
+        shift=0.12,
+        brightness=35,
+        contrast=0.3,
+        saturation=0.35,
+        hue=15,
+        stain=0.5,
+        exposure=0.4,
+        erase=0.5,
+    ),  # fmt: skip
 }
 
 # The columns of a plan's draws.
 TRANSFORM = slice(0, 6)  # output (x, y) -> input: (a0 x + a1 y + a2, b0 x + b1 y + b2), in pixels
 COLOUR = slice(6, 18)  # 3x3 matrix, row by row, then the offset of each channel
 ERASE = slice(18, 22)  # box: top, bottom, left, right, in whole pixels; empty where nothing is erased
+DENSITY = slice(28, 40)  # of optical densities: 3x3 matrix, row by row, then the offset of each channel
 MIX = slice(22, 28)  # the picture's own share outside the box, the partner's box, the own share in the label
-NUM_DRAWS = 28
+NUM_DRAWS = 40
 
 # Independent streams of random numbers: drawing from one does not affect the others.
-_ORDER, _UNIFORM, _MIX = range(3)
+_ORDER, _UNIFORM, _MIX, _DENSITY = range(4)
 _LUMA = np.array([0.299, 0.587, 0.114])
 _MID_GREY = 127.5
+# Optical densities of haematoxylin, eosin and what is left (Ruifrok & Johnston, 2001), red, green, blue.
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +106,9 @@ class Augmentation:
       level: a key of LEVELS.
       orientation: "upright" flips left and right and rotates a little; "free" is for pictures that
         have no top, such as smears: it flips both ways and rotates by any angle.
+      density: "stain" changes the amounts of two stains, as haematoxylin and eosin (or Giemsa's azure and eosin) vary
+        from slide to slide (Tellez et al., 2018); "exposure" changes gamma and density, as exposures of X-rays vary.
+        Both act on optical densities, in the strength of the level; "none" leaves them out.
       mixup: alpha of Beta(alpha, alpha) for the share of the other picture (Zhang et al., 2018); 0 turns it off.
       cutmix: the same for the area that is pasted from the other picture (Yun et al., 2019). If both
         are on, each row gets one of them, with equal probability.
@@ -91,9 +121,14 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
     seed: int = 0
+    density: str = "none"
 
     def __post_init__(self):
-        legal = {"augment": (self.level, tuple(LEVELS)), "orientation": (self.orientation, ORIENTATIONS)}
+        legal = {
+            "augment": (self.level, tuple(LEVELS)),
+            "orientation": (self.orientation, ORIENTATIONS),
+            "density": (self.density, DENSITIES),
+        }
         for name, (value, words) in legal.items():
             if value not in words:
                 hint = suggest(value, words)
@@ -109,7 +144,7 @@ class Augmentation:
     def from_settings(cls, augment_config: AugmentConfig, seed: int) -> "Augmentation":
         """Returns the augmentation that the augment section and the seed of the settings describe."""
         chosen = augment_config
-        return cls(chosen.level, chosen.orientation, chosen.mixup, chosen.cutmix, seed)
+        return cls(chosen.level, chosen.orientation, chosen.mixup, chosen.cutmix, seed, chosen.density)
 
     @property
     def mixes(self) -> bool:
@@ -123,7 +158,7 @@ class Plan:
 
     Attributes:
       order: int64 (N,), the rows in the order of training.
-      draws: float32 (N, 28); draws[i] is the transformation of row order[i].
+      draws: float32 (N, 40); draws[i] is the transformation of row order[i].
     """
 
     order: np.ndarray
@@ -137,6 +172,7 @@ def plan_epoch(
     *,
     epoch: int,
     shuffle: bool = True,
+    clusters: np.ndarray | None = None,
 ) -> Plan:
     """Returns the order and all random choices of one epoch, which depend on (seed, epoch, row) alone.
 
@@ -146,13 +182,16 @@ def plan_epoch(
       augmentation: what is changed, and the seed.
       epoch: a whole number >= 0.
       shuffle: False keeps the table's order.
+      clusters: (N,) the cluster of each row, to draw all clusters equally often, with one of their rows each time.
+        Then some rows come more than once and others not at all. None: each row once.
     Raises: DataError: an epoch that is not a whole number >= 0.
     """
     check_epoch(epoch)
     seed, level, flip = augmentation.seed, LEVELS[augmentation.level], augmentation.level != "none"
     order = np.arange(num_images)
     if shuffle:
-        order = np.random.default_rng([seed, epoch, _ORDER]).permutation(num_images)
+        generator = np.random.default_rng([seed, epoch, _ORDER])
+        order = generator.permutation(num_images) if clusters is None else _draw_clusters(generator, clusters)
     # One column of uniform numbers per choice, used or not: all levels see the same numbers, and row i stays the same
     # however many rows follow it.
     uniform = np.random.default_rng([seed, epoch, _UNIFORM]).random((num_images, 16))
@@ -160,8 +199,20 @@ def plan_epoch(
     draws[:, TRANSFORM] = _transforms(uniform[:, 0:7], level, augmentation.orientation, image_size, flip)
     draws[:, COLOUR] = _colours(uniform[:, 7:11], level)
     draws[:, ERASE] = _erasures(uniform[:, 11:16], level, image_size)
+    draws[:, DENSITY] = _densities(np.random.default_rng([seed, epoch, _DENSITY]), num_images, augmentation)
     draws[:, MIX] = _mixtures(np.random.default_rng([seed, epoch, _MIX]), num_images, augmentation, image_size)
-    return Plan(order.astype(np.int64), draws[order])
+    # A row that is drawn twice is changed in two ways.
+    return Plan(order.astype(np.int64), draws[order] if clusters is None or not shuffle else draws)
+
+
+def _draw_clusters(generator, clusters: np.ndarray) -> np.ndarray:
+    """Returns int64 (N,): rows, one at a time from each cluster, cluster after cluster in an order that changes."""
+    _, numbers = np.unique(clusters, return_inverse=True)
+    rows, starts = np.argsort(numbers, kind="stable"), np.searchsorted(np.sort(numbers), np.arange(numbers.max() + 2))
+    rounds = -(-len(numbers) // (numbers.max() + 1))
+    drawn = np.concatenate([generator.permutation(numbers.max() + 1) for _ in range(rounds)])[: len(numbers)]
+    sizes = np.diff(starts)[drawn]
+    return rows[starts[drawn] + (generator.random(len(drawn)) * sizes).astype(np.int64)]
 
 
 def check_epoch(epoch: int) -> None:
@@ -209,6 +260,21 @@ def _colours(uniform, level: Level) -> np.ndarray:
     matrix = contrast[:, None, None] * (saturate @ rotate)
     offset = _MID_GREY * (1 - contrast) + brightness
     return np.concatenate([matrix.reshape(-1, 9), np.repeat(offset[:, None], 3, axis=1)], axis=1)
+
+
+def _densities(generator, num_images: int, augmentation: Augmentation) -> np.ndarray:
+    """Returns (N, 12): the matrix and the offset that change a row of optical densities (red, green, blue)."""
+    signed, level = 2 * generator.random((num_images, 4)) - 1, LEVELS[augmentation.level]
+    matrix, offset = np.tile(np.eye(3), (num_images, 1, 1)), np.zeros((num_images, 3))
+    if augmentation.density == "stain":
+        # densities = amounts @ stains, so a factor on each amount is inverse(stains) @ diagonal @ stains.
+        factors = np.column_stack([1 + level.stain * signed[:, :2], np.ones(num_images)])
+        matrix = np.linalg.inv(_STAINS) @ (factors[:, :, None] * _STAINS)
+        offset = level.stain / 2 * signed[:, 2:] @ _STAINS[:2]
+    elif augmentation.density == "exposure":
+        matrix = matrix * np.exp(level.exposure * signed[:, 0])[:, None, None]
+        offset = offset + level.exposure / 2 * signed[:, 1:2]
+    return np.concatenate([matrix.reshape(-1, 9), offset], axis=1)
 
 
 def _erasures(uniform, level: Level, image_size) -> np.ndarray:
@@ -276,6 +342,19 @@ class Colour(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kmed")
+class Density(keras.layers.Layer):
+    """Changes optical densities, -log((pixel + 1) / 256), with one matrix and an offset; white stays nearly white."""
+
+    def call(self, images, draws):
+        change = draws[:, DENSITY]
+        matrices = ops.reshape(change[:, :9], (-1, 3, 3))
+        shape = ops.shape(images)
+        pixels = ops.reshape(ops.cast(images, "float32"), (shape[0], shape[1] * shape[2], 3))  # (B, H W, 3)
+        densities = ops.matmul(-ops.log((pixels + 1.0) / 256.0), matrices) + change[:, None, 9:]
+        return ops.reshape(ops.clip(256.0 * ops.exp(-densities) - 1.0, 0.0, 255.0), shape)
+
+
+@keras.saving.register_keras_serializable("kmed")
 class Erase(keras.layers.Layer):
     """Paints each row's box mid-grey."""
 
@@ -321,6 +400,7 @@ class Augmenter:
         level = augmentation.level
         # Under a mixed-precision policy a layer would cast its draws to 16 bits, which is too coarse for positions.
         self.layers = [Geometry(dtype="float32"), Colour(dtype="float32")] if level != "none" else []
+        self.layers += [Density(dtype="float32")] if augmentation.density != "none" and level != "none" else []
         self.layers += [Erase(dtype="float32")] if LEVELS[level].erase else []
         self.mix = Mix(dtype="float32") if augmentation.mixes else None
 
@@ -329,7 +409,7 @@ class Augmenter:
 
         Args:
           images: uint8 or float32 (B, H, W, 3) in 0..255.
-          draws: float32 (B, 28), the draws of a plan.
+          draws: float32 (B, 40), the draws of a plan.
           *rows: labels (B, K) and weights (B,); only mixing changes them.
         Returns: a tuple (images, *rows); the images are float32 in 0..255, or as given if nothing is changed.
         """

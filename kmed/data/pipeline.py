@@ -18,6 +18,7 @@ from kmed.errors import DataError, KmedError, suggest
 from kmed.runtime import num_cores
 
 BACKENDS = ("tensorflow", "memory")
+SAMPLES = ("image", "cluster")
 PREFETCHED = 4  # batches prepared in advance, to even out slow reads
 
 
@@ -99,6 +100,7 @@ class Pipeline:
         cache: str = "auto",
         cache_dir: str | os.PathLike | None = None,
         class_weights=None,
+        sample: str = "image",
         backend: str | None = None,
     ):
         """
@@ -109,6 +111,8 @@ class Pipeline:
           batch_size: images per batch.
           cache, cache_dir: as for `Pictures`.
           class_weights: (K,) weights of the classes; each batch then also holds its rows' weights. Multiclass only.
+          sample: "image" shows each row once per training epoch; "cluster" draws as many rows, all clusters equally
+            often, so that many images of one photograph or patient do not outweigh the others.
           backend: "tensorflow" or "memory"; None uses tf.data if Keras runs on TensorFlow.
         Raises: DataError: an argument outside its range, or an unreadable picture.
         """
@@ -123,6 +127,7 @@ class Pipeline:
         self.batch_size = min(batch_size, len(table))
         self.steps_per_epoch = steps_per_epoch(len(table), batch_size)
         self._augmentation = augmentation or Augmentation()
+        self._clusters = _choose_clusters(table, sample)
         self._rows = [np.asarray(table.labels, np.float32)]
         if class_weights is not None:
             self._rows.append(_row_weights(table, class_weights))
@@ -180,7 +185,13 @@ class Pipeline:
 
     def _make_plan(self, epoch: int) -> Plan:
         """Returns the epoch's plan, without the rows that do not fill a batch."""
-        whole = plan_epoch(self.pictures.shape[0], self.pictures.shape[1:3], self._augmentation, epoch=int(epoch))
+        whole = plan_epoch(
+            self.pictures.shape[0],
+            self.pictures.shape[1:3],
+            self._augmentation,
+            epoch=int(epoch),
+            clusters=self._clusters,
+        )
         num_rows = self.steps_per_epoch * self.batch_size
         return Plan(whole.order[:num_rows], whole.draws[:num_rows])
 
@@ -285,6 +296,14 @@ def _compile(augmenter: Augmenter):
 
         return jax.jit(augmenter)
     return augmenter
+
+
+def _choose_clusters(table: Table, sample: str) -> np.ndarray | None:
+    """Returns the cluster of each row if clusters are to be drawn, else None."""
+    if sample not in SAMPLES:
+        hint = suggest(sample, SAMPLES)
+        raise DataError(f"sample must be one of {', '.join(SAMPLES)}. Received: sample={sample!r}.{hint}")
+    return table.rows["cluster"].to_numpy() if sample == "cluster" else None
 
 
 def _row_weights(table: Table, class_weights) -> np.ndarray:

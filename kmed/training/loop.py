@@ -129,6 +129,7 @@ def training_pipeline(table: Table, config: Config, *, cache_dir=None) -> Pipeli
         cache=config.data.cache,
         cache_dir=cache_dir,
         class_weights=class_weights(table.labels) if config.train.class_weights == "balanced" else None,
+        sample=config.train.sample,
     )
 
 
@@ -185,7 +186,12 @@ def start_phase(model: keras.Model, config: Config, training: Table, *, epoch: i
 
     A phase starts with a new optimizer, whose learning rate follows the schedule from the current step on.
     """
-    model.get_layer("backbone").trainable = epoch >= config.train.freeze_epochs
+    backbone = model.get_layer("backbone")
+    backbone.trainable = epoch >= config.train.freeze_epochs
+    if config.train.freeze_batch_norm:
+        for layer in backbone.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False  # which also keeps its moving mean and variance
     optimizer = make_optimizer(config.train, steps)
     model.compile(
         optimizer=optimizer,

@@ -4,6 +4,8 @@ import keras
 
 # Weight decay leaves out biases and the scales of normalisation (He et al., 2019, "Bag of Tricks").
 NOT_DECAYED = ["bias", "gamma", "beta", "cls_token", "pos_embed"]
+# `layer_decay` treats each backbone as if it had so many blocks, so that one value suits shallow and deep ones.
+NUM_BLOCKS = 12
 
 
 @keras.saving.register_keras_serializable("kmed")
@@ -16,20 +18,27 @@ class AdamW(keras.optimizers.AdamW):
     Args:
       backbone_factor: in (0, 1]; the learning rate of all variables except the head's is multiplied by
         it. The weight decay uses the unscaled rate.
+      layer_decay: in (0, 1]; within the backbone, the rate falls from the last layer to the first as if there were
+        twelve blocks, each of which learns at this factor of the rate of the block after it (Bao et al., 2022, BEiT).
       head_prefix: the beginning of the paths of the head's variables.
       **kwargs: those of keras.optimizers.AdamW.
     """
 
-    def __init__(self, *args, backbone_factor: float = 1.0, head_prefix: str = "head/", **kwargs):
+    def __init__(
+        self, *args, backbone_factor: float = 1.0, layer_decay: float = 1.0, head_prefix: str = "head/", **kwargs
+    ):
         super().__init__(*args, **kwargs)
         self.backbone_factor = backbone_factor
+        self.layer_decay = layer_decay
         self.head_prefix = head_prefix
 
     def build(self, variables):
         """Makes the moments of `variables`, and records which of them learn at the scaled rate."""
         super().build(variables)
+        depths = _relative_depths([variable.path for variable in variables], self.head_prefix)
         self._factors = [
-            1.0 if variable.path.startswith(self.head_prefix) else self.backbone_factor for variable in variables
+            1.0 if depth is None else self.backbone_factor * self.layer_decay ** (NUM_BLOCKS * (1 - depth))
+            for depth in depths
         ]
 
     def update_step(self, gradient, variable, learning_rate):
@@ -97,8 +106,15 @@ class AdamW(keras.optimizers.AdamW):
 
     def get_config(self):
         """Returns the arguments that rebuild the optimizer."""
-        own = {"backbone_factor": self.backbone_factor, "head_prefix": self.head_prefix}
-        return {**super().get_config(), **own}
+        own = {"backbone_factor": self.backbone_factor, "layer_decay": self.layer_decay}
+        return {**super().get_config(), **own, "head_prefix": self.head_prefix}
+
+
+def _relative_depths(paths: list[str], head_prefix: str) -> list[float | None]:
+    """Returns the depth of each variable's layer, from above 0 (the first) to 1 (the last); None for the head's."""
+    layers = [None if path.startswith(head_prefix) else path.rpartition("/")[0] for path in paths]
+    order = {layer: number for number, layer in enumerate(dict.fromkeys(filter(None, layers)), 1)}
+    return [None if layer is None else order[layer] / len(order) for layer in layers]
 
 
 def _on_tensorflow() -> bool:
@@ -128,6 +144,7 @@ def make_optimizer(settings, steps_per_epoch: int) -> AdamW:
         weight_decay=settings.weight_decay,
         global_clipnorm=settings.clip_norm or None,
         backbone_factor=settings.backbone_learning_rate,
+        layer_decay=settings.layer_decay,
     )
     optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return optimizer
