@@ -142,9 +142,8 @@ class TrainConfig(Section):
     backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the backbone's learning rate
     layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor per block, from the last to the first
     freeze_batch_norm: bool = False  # whether a pretrained backbone keeps its normalisation as it is
-    sample: Literal["image", "cluster"] = (
-        "image"  # cluster: each epoch draws clusters, such as photographs, equally often
-    )
+    # image: each image once per epoch; cluster: as many, drawn from all clusters, such as photographs, equally often
+    sample: Literal["image", "cluster"] = "image"
     monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score
     patience: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs without improvement before a stop; 0: never
     dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"  # auto: the faster one, as measured

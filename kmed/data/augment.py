@@ -173,6 +173,7 @@ def plan_epoch(
     epoch: int,
     shuffle: bool = True,
     clusters: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
 ) -> Plan:
     """Returns the order and all random choices of one epoch, which depend on (seed, epoch, row) alone.
 
@@ -184,6 +185,7 @@ def plan_epoch(
       shuffle: False keeps the table's order.
       clusters: (N,) the cluster of each row, to draw all clusters equally often, with one of their rows each time.
         Then some rows come more than once and others not at all. None: each row once.
+      classes: (N,) the class of each row, whose share in the epoch is kept when clusters are drawn. None: all one.
     Raises: DataError: an epoch that is not a whole number >= 0.
     """
     check_epoch(epoch)
@@ -191,7 +193,10 @@ def plan_epoch(
     order = np.arange(num_images)
     if shuffle:
         generator = np.random.default_rng([seed, epoch, _ORDER])
-        order = generator.permutation(num_images) if clusters is None else _draw_clusters(generator, clusters)
+        if clusters is None:
+            order = generator.permutation(num_images)
+        else:
+            order = _draw_clusters(generator, clusters, np.zeros(num_images) if classes is None else classes)
     # One column of uniform numbers per choice, used or not: all levels see the same numbers, and row i stays the same
     # however many rows follow it.
     uniform = np.random.default_rng([seed, epoch, _UNIFORM]).random((num_images, 16))
@@ -205,14 +210,24 @@ def plan_epoch(
     return Plan(order.astype(np.int64), draws[order] if clusters is None or not shuffle else draws)
 
 
-def _draw_clusters(generator, clusters: np.ndarray) -> np.ndarray:
-    """Returns int64 (N,): rows, one at a time from each cluster, cluster after cluster in an order that changes."""
-    _, numbers = np.unique(clusters, return_inverse=True)
-    rows, starts = np.argsort(numbers, kind="stable"), np.searchsorted(np.sort(numbers), np.arange(numbers.max() + 2))
-    rounds = -(-len(numbers) // (numbers.max() + 1))
-    drawn = np.concatenate([generator.permutation(numbers.max() + 1) for _ in range(rounds)])[: len(numbers)]
-    sizes = np.diff(starts)[drawn]
-    return rows[starts[drawn] + (generator.random(len(drawn)) * sizes).astype(np.int64)]
+def _draw_clusters(generator, clusters: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Returns int64 (N,): as many rows of each class as there are, from all clusters of the class equally often."""
+    drawn = [_draw_evenly(generator, rows, clusters[rows]) for rows in _grouped(classes)]
+    return generator.permutation(np.concatenate(drawn))
+
+
+def _draw_evenly(generator, rows: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Returns len(rows) of the rows: round by round one of each cluster, and in the last round of some of them."""
+    members = _grouped(clusters)
+    rounds = -(-len(rows) // len(members))
+    turns = np.concatenate([generator.permutation(len(members)) for _ in range(rounds)])[: len(rows)]
+    return rows[[generator.choice(members[turn]) for turn in turns]]
+
+
+def _grouped(values: np.ndarray) -> list[np.ndarray]:
+    """Returns the indices of each distinct value."""
+    _, numbers = np.unique(values, return_inverse=True)
+    return np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
 
 
 def check_epoch(epoch: int) -> None:

@@ -111,8 +111,8 @@ class Pipeline:
           batch_size: images per batch.
           cache, cache_dir: as for `Pictures`.
           class_weights: (K,) weights of the classes; each batch then also holds its rows' weights. Multiclass only.
-          sample: "image" shows each row once per training epoch; "cluster" draws as many rows, all clusters equally
-            often, so that many images of one photograph or patient do not outweigh the others.
+          sample: "image" shows each row once per training epoch; "cluster" draws as many rows of each class, all of
+            its clusters equally often, so that many images of one photograph or patient do not outweigh the others.
           backend: "tensorflow" or "memory"; None uses tf.data if Keras runs on TensorFlow.
         Raises: DataError: an argument outside its range, or an unreadable picture.
         """
@@ -127,7 +127,7 @@ class Pipeline:
         self.batch_size = min(batch_size, len(table))
         self.steps_per_epoch = steps_per_epoch(len(table), batch_size)
         self._augmentation = augmentation or Augmentation()
-        self._clusters = _choose_clusters(table, sample)
+        self._drawn = _choose_clusters(table, sample)
         self._rows = [np.asarray(table.labels, np.float32)]
         if class_weights is not None:
             self._rows.append(_row_weights(table, class_weights))
@@ -190,7 +190,7 @@ class Pipeline:
             self.pictures.shape[1:3],
             self._augmentation,
             epoch=int(epoch),
-            clusters=self._clusters,
+            **self._drawn,
         )
         num_rows = self.steps_per_epoch * self.batch_size
         return Plan(whole.order[:num_rows], whole.draws[:num_rows])
@@ -298,12 +298,15 @@ def _compile(augmenter: Augmenter):
     return augmenter
 
 
-def _choose_clusters(table: Table, sample: str) -> np.ndarray | None:
-    """Returns the cluster of each row if clusters are to be drawn, else None."""
+def _choose_clusters(table: Table, sample: str) -> dict[str, np.ndarray]:
+    """Returns the arguments of `plan_epoch` that say what is drawn: none of them if each row comes once."""
     if sample not in SAMPLES:
         hint = suggest(sample, SAMPLES)
         raise DataError(f"sample must be one of {', '.join(SAMPLES)}. Received: sample={sample!r}.{hint}")
-    return table.rows["cluster"].to_numpy() if sample == "cluster" else None
+    if sample == "image":
+        return {}
+    clusters = {"clusters": table.rows["cluster"].to_numpy()}
+    return clusters | ({"classes": table.labels.argmax(axis=1)} if table.task == "multiclass" else {})
 
 
 def _row_weights(table: Table, class_weights) -> np.ndarray:
