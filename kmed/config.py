@@ -52,6 +52,12 @@ def _check_range(value: Any) -> Any:
     return f"{int(match[1])}-{int(match[2])}"
 
 
+def _drop_none(value: Any) -> Any:
+    """Turns "none" into None, so that the command line can take back what a YAML file sets."""
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
+Weights = Annotated[str | None, pydantic.BeforeValidator(_drop_none)]
 Pixels = Annotated[int, pydantic.Field(ge=8, le=4096)]
 ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_size)]
 ValueRange = Annotated[str, pydantic.BeforeValidator(_check_range)]
@@ -80,7 +86,7 @@ class ModelConfig(Section):
     """Which network, and what it starts from."""
 
     name: str = "resnet18"  # a network; `kmed models` lists them
-    weights: str | None = None  # imagenet, a safetensors or PyTorch file, or an earlier run; none: random
+    weights: Weights = None  # imagenet, a safetensors or PyTorch file, or an earlier run; none: random
     # of pixels in [0, 1], before the backbone, or (means, deviations); none: that of the weights, else imagenet
     normalization: Literal["imagenet", "unit"] | tuple[list[float], list[float]] | None = None
     dropout: Fraction | None = None  # rate before the head; none: as published for the model

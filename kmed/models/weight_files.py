@@ -69,6 +69,12 @@ def locate_weights(source, name: str | None = None) -> WeightSource:
     return WeightSource(path, _read_json(config) if path.suffix != ".keras" and config.is_file() else {})
 
 
+def is_earlier_run(source) -> bool:
+    """Returns whether `source` names an earlier run of kmed or its model, and not other weights."""
+    path = pathlib.Path(source)
+    return path.suffix == ".keras" or (path / "model.keras").is_file()
+
+
 def _find_imagenet(name: str) -> WeightSource:
     """Returns the ImageNet weights of a model: an installed package, the cache of the hub, or the network."""
     choices = PRETRAINED.get(name, ())

@@ -35,6 +35,7 @@ from kmed.runs import (
 )
 from kmed.schemas.records import Classes, check, stamped
 from kmed.tasks import TASKS, get_task
+from kmed.training.fine_tuning import describe_recipe, with_recipe
 from kmed.training.loop import quick_scores, remove_leftovers, train
 
 # Settings with the value for which a run stores another one, found from its data or its weights.
@@ -58,6 +59,7 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
     config = config or Config()
     if table is not None or config.data.path is None:
         config = with_task(config, demo_task(config.task) if table is None else table.task)
+    given, config = config, with_recipe(config)
     check_settings(config)
     begun = find_begun(config, out)
     if begun is not None and not has_ended(begun):
@@ -65,6 +67,7 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         return resume(begun.folder, table=table)
     if out is not None:
         check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
+    describe_recipe(given)
     config = with_absolute_paths(with_normalization(config))
     if table is None:
         table = open_table(config)
@@ -101,7 +104,8 @@ def find_begun(config: Config, out) -> Run | None:
     """Returns the run that these settings have begun in the folder `out`, finished or not; None: there is none."""
     if out is None or not (run := Run(pathlib.Path(out))).config.exists():
         return None
-    given, stored = (_flat(each.model_dump(mode="json")) for each in (with_absolute_paths(config), run.read_config()))
+    wanted = with_absolute_paths(with_recipe(config))
+    given, stored = (_flat(each.model_dump(mode="json")) for each in (wanted, run.read_config()))
     same = all(value == stored[name] or (name, value) in RESOLVED for name, value in given.items())
     return run if same else None
 
@@ -186,8 +190,12 @@ def check_settings(config: Config) -> None:
             f"model.options.{doubled[0]} has a setting of its own (for dropout it is model.dropout). Use that instead."
         )
     check_model(name, config.data.image_size, config.model.options)
-    if config.train.freeze_epochs and not config.model.weights:
-        raise ConfigError("train.freeze_epochs needs a pretrained backbone. Give model.weights too, or set it to 0.")
+    for setting in ("freeze_epochs", "freeze_batch_norm"):
+        if (value := getattr(config.train, setting)) and not config.model.weights:
+            raise ConfigError(
+                f"train.{setting} needs a pretrained backbone. Received: {value} without weights. Give model.weights, "
+                f"or set it to {type(value)(0)}."
+            )
     if config.data.fold is not None and config.data.splits is None:
         raise ConfigError("data.fold names a fold of a splits file. Give data.splits too.")
 
