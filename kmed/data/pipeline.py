@@ -39,6 +39,8 @@ def make_dataset(
     orientation: str = "upright",
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    density: str = "none",
+    sample: str = "image",
     seed: int = 0,
     fit: str = "pad",
     interpolation: str = "bilinear",
@@ -59,14 +61,14 @@ def make_dataset(
         `model.fit(dataset, epochs=..., steps_per_epoch=steps_per_epoch(len(table), batch_size))`.
       first_epoch: the epoch at which the stream starts, as for a resumed run.
       augment: how much training images are changed: "none", "light", "medium" or "strong".
-      orientation, mixup, cutmix, seed: as for `kmed.data.augment.Augmentation`.
+      orientation, mixup, cutmix, density, seed: as for `kmed.data.augment.Augmentation`.
       fit, interpolation: as for `kmed.data.images.Resizing`.
       cache, cache_dir: as for `kmed.data.pictures.Pictures`.
-      class_weights, backend: as for `Pipeline`.
+      sample, class_weights, backend: as for `Pipeline`.
     Returns: a tf.data.Dataset, or a keras.utils.PyDataset without TensorFlow.
     Raises: DataError: an argument outside its range, or an unreadable picture.
     """
-    augmentation = Augmentation(augment, orientation, mixup, cutmix, seed)
+    augmentation = Augmentation(augment, orientation, mixup, cutmix, seed, density)
     pipeline = Pipeline(
         table,
         Resizing(image_size, fit, interpolation),
@@ -75,6 +77,7 @@ def make_dataset(
         cache=cache,
         cache_dir=cache_dir,
         class_weights=class_weights,
+        sample=sample,
         backend=backend,
     )
     if not training:

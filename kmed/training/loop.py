@@ -181,17 +181,21 @@ def make_loss(config: Config, training: Table) -> keras.losses.Loss:
     )
 
 
+def freeze_layers(model: keras.Model, settings: TrainConfig, *, epoch: int) -> None:
+    """Decides which layers learn from `epoch` on: the head alone, or all but the batch normalisation, or all."""
+    backbone = model.get_layer("backbone")
+    backbone.trainable = epoch >= settings.freeze_epochs
+    for layer in backbone.layers:
+        if settings.freeze_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False  # its moving mean and variance are then used and kept, in training too
+
+
 def start_phase(model: keras.Model, config: Config, training: Table, *, epoch: int, steps: int) -> None:
     """Compiles the model for the epochs from `epoch` on, with the head only while the backbone is frozen.
 
     A phase starts with a new optimizer, whose learning rate follows the schedule from the current step on.
     """
-    backbone = model.get_layer("backbone")
-    backbone.trainable = epoch >= config.train.freeze_epochs
-    if config.train.freeze_batch_norm:
-        for layer in backbone.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False  # which also keeps its moving mean and variance
+    freeze_layers(model, config.train, epoch=epoch)
     optimizer = make_optimizer(config.train, steps)
     model.compile(
         optimizer=optimizer,

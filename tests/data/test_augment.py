@@ -9,6 +9,7 @@ from kmed.config import load_config
 from kmed.data import augment
 from kmed.data.augment import (
     COLOUR,
+    DENSITY,
     ERASE,
     LEVELS,
     MIX,
@@ -27,9 +28,9 @@ def pictures(count=6) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *SIZE, 3), np.uint8)
 
 
-def changed(images, draws, level="strong", mix=False, labels=None):
+def changed(images, draws, level="strong", mix=False, labels=None, density="none"):
     rows = () if labels is None else (labels,)
-    augmenter = Augmenter(Augmentation(level, mixup=float(mix)))
+    augmenter = Augmenter(Augmentation(level, mixup=float(mix), density=density))
     results = [keras.ops.convert_to_numpy(value) for value in augmenter(images, draws, *rows)]
     return results[0] if labels is None else results
 
@@ -50,7 +51,7 @@ def still(count) -> np.ndarray:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("orientation", augment.ORIENTATIONS)
 def test_a_plan_is_a_function_of_seed_epoch_and_row(level, orientation):
-    settings = {"level": level, "orientation": orientation, "mixup": 0.3, "cutmix": 1.0}
+    settings = {"level": level, "orientation": orientation, "mixup": 0.3, "cutmix": 1.0, "density": "stain"}
     plan = plan_of(50, SIZE, seed=3, epoch=7, **settings)
     again = plan_of(50, SIZE, seed=3, epoch=7, **settings)
     assert plan.draws.shape == (50, NUM_DRAWS) and plan.draws.dtype == np.float32 and np.isfinite(plan.draws).all()
@@ -95,6 +96,55 @@ def test_free_pictures_turn_by_any_angle_and_flip_both_ways():
     assert counts.min() > 400  # of 500 expected in each eighth of the circle
     mirrored = draws[:, 0] * draws[:, 4] - draws[:, 1] * draws[:, 3] < 0
     assert abs(mirrored.mean() - 0.5) < 0.04
+
+
+def test_other_draws_stay_as_they_are_when_densities_are_drawn():
+    plain, stained = (plan_of(20, SIZE, seed=1, epoch=2, level="strong", density=name) for name in ("none", "stain"))
+    np.testing.assert_array_equal(plain.draws[:, : DENSITY.start], stained.draws[:, : DENSITY.start])
+    assert (plain.draws[:, DENSITY] != stained.draws[:, DENSITY]).any()
+
+
+# ----- clusters -----
+
+
+def uneven_clusters():
+    """Returns (clusters, classes) of 600 rows: class 0 has 5 clusters of 96, 1, 1, 1, 1 rows, class 1 has 50 of 10."""
+    clusters = np.concatenate([[0] * 96, [1, 2, 3, 4], np.repeat(np.arange(5, 55), 10)])
+    return clusters, (clusters >= 5).astype(int)
+
+
+def test_clusters_of_a_class_are_drawn_equally_often_and_classes_keep_their_shares():
+    clusters, classes = uneven_clusters()
+    order = plan_epoch(600, SIZE, Augmentation(), epoch=0, clusters=clusters, classes=classes).order
+    assert len(order) == 600
+    np.testing.assert_array_equal(np.bincount(classes[order]), [100, 500])
+    drawn = np.bincount(clusters[order])
+    np.testing.assert_array_equal(drawn, [20] * 5 + [10] * 50)
+    assert len(set(order[clusters[order] == 0])) > 10  # not always the same row of a cluster
+    assert (np.diff(classes[order]) != 0).sum() > 100  # the classes are shuffled
+
+
+def test_without_classes_all_clusters_are_drawn_equally_often():
+    clusters, _ = uneven_clusters()
+    drawn = np.bincount(clusters[plan_epoch(600, SIZE, Augmentation(), epoch=1, clusters=clusters).order])
+    assert drawn.min() >= 10 and drawn.max() <= 11  # 600 rows of 55 clusters
+
+
+def test_an_order_of_clusters_depends_on_seed_and_epoch_and_repeated_rows_are_changed_differently():
+    clusters, classes = uneven_clusters()
+    first, again, later, other = (
+        plan_epoch(600, SIZE, Augmentation("light", seed=seed), epoch=epoch, clusters=clusters, classes=classes)
+        for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))
+    )
+    np.testing.assert_array_equal(first.order, again.order)
+    assert (first.order != later.order).any() and (first.order != other.order).any()
+    repeated = first.draws[first.order == 97]
+    assert len(repeated) == 20 and len(np.unique(repeated[:, TRANSFORM.start])) == 20
+
+
+def test_clusters_of_one_row_each_are_a_permutation():
+    order = plan_epoch(50, SIZE, Augmentation(), epoch=0, clusters=np.arange(50)).order
+    np.testing.assert_array_equal(np.sort(order), np.arange(50))
 
 
 # ----- pixels -----
@@ -164,10 +214,58 @@ def test_erase_paints_its_box_and_nothing_else():
     np.testing.assert_array_equal(changed(images, draws), expected)
 
 
-def test_no_level_leaves_the_range_of_pixels():
+def only_densities(count, density, **settings):
+    """Returns draws that change optical densities and nothing else."""
+    draws = still(count)
+    draws[:, DENSITY] = plan_of(count, SIZE, shuffle=False, epoch=0, density=density, **settings).draws[:, DENSITY]
+    return draws
+
+
+@pytest.mark.parametrize("density", ["stain", "exposure"])
+def test_density_is_a_matrix_and_an_offset_of_the_logarithm(density):
+    images, draws = pictures(), only_densities(6, density, level="strong", seed=2)
+    matrix, offset = draws[:, DENSITY][:, :9].reshape(-1, 3, 3), draws[:, DENSITY][:, 9:]
+    densities = np.einsum("bhwi,bij->bhwj", -np.log((images + 1.0) / 256), matrix) + offset[:, None, None]
+    np.testing.assert_allclose(
+        changed(images, draws, density=density), np.clip(256 * np.exp(-densities) - 1, 0, 255), atol=0.05
+    )
+
+
+def test_stain_changes_the_amounts_of_two_dyes_and_leaves_what_is_left_of_the_picture():
+    # A picture made of known amounts of haematoxylin, eosin and a rest, within the range of a byte.
+    amounts = np.random.default_rng(0).uniform(0.05, 0.5, (4, *SIZE, 3))
+    images = 256 * np.exp(-(amounts @ augment._STAINS)) - 1
+    result = changed(images, only_densities(4, "stain", level="medium", seed=3), density="stain")
+    found = -np.log((result + 1) / 256) @ np.linalg.inv(augment._STAINS)
+    np.testing.assert_allclose(found[..., 2], amounts[..., 2], atol=1e-3)
+    limit = LEVELS["medium"].stain
+    for stain in (0, 1):
+        for picture in range(4):
+            factor, shift = np.polyfit(amounts[picture, ..., stain].ravel(), found[picture, ..., stain].ravel(), 1)
+            assert 1 - limit <= factor <= 1 + limit and factor != pytest.approx(1, abs=1e-4)
+            assert abs(shift) <= limit / 2 + 1e-3
+
+
+def test_exposure_keeps_grey_grey_and_the_order_of_greys():
+    ramp = np.repeat(np.linspace(0, 255, 12 * 16).reshape(1, *SIZE, 1), 3, axis=3).repeat(6, axis=0)
+    result = changed(ramp, only_densities(6, "exposure", level="strong", seed=1), density="exposure")
+    np.testing.assert_allclose(result, result[..., :1].repeat(3, axis=3), atol=1e-3)
+    assert (np.diff(result[..., 0].reshape(6, -1), axis=1) >= 0).all()
+    assert np.abs(result - ramp).max() > 10
+
+
+@pytest.mark.parametrize("density", ["stain", "exposure"])
+def test_without_a_level_densities_stay(density):
+    images = pictures()
+    assert Augmenter(Augmentation("none", density=density))(images, still(6))[0] is images
+
+
+@pytest.mark.parametrize("density", augment.DENSITIES)
+def test_no_level_leaves_the_range_of_pixels(density):
     for level in LEVELS:
-        draws = plan_of(6, SIZE, seed=1, epoch=0, level=level, orientation="free", mixup=1, cutmix=1).draws
-        result = changed(pictures(), draws, level, mix=True)
+        settings = {"level": level, "orientation": "free", "mixup": 1, "cutmix": 1, "density": density}
+        draws = plan_of(6, SIZE, seed=1, epoch=0, **settings).draws
+        result = changed(pictures(), draws, level, mix=True, density=density)
         assert result.dtype == np.float32 and result.min() >= 0 and result.max() <= 255
 
 
@@ -232,9 +330,10 @@ def test_an_unknown_label_stays_unknown_when_mixed():
 
 
 def test_an_augmentation_is_what_the_settings_say():
-    config = load_config(overrides=["augment.level=strong", "augment.orientation=free", "augment.cutmix=0.5", "seed=3"])
+    settings = ["augment.level=strong", "augment.orientation=free", "augment.cutmix=0.5", "augment.density=stain"]
+    config = load_config(overrides=[*settings, "seed=3"])
     found = Augmentation.from_settings(config.augment, config.seed)
-    assert found == Augmentation("strong", "free", mixup=0.0, cutmix=0.5, seed=3)
+    assert found == Augmentation("strong", "free", mixup=0.0, cutmix=0.5, seed=3, density="stain")
     assert found.mixes and Augmentation(mixup=0.1).mixes and not Augmentation("strong").mixes
 
 
@@ -246,6 +345,7 @@ def test_an_augmentation_is_what_the_settings_say():
     [
         ({"level": "mediun"}, "Did you mean 'medium'"),
         ({"orientation": "up"}, "upright, free"),
+        ({"density": "stian"}, "Did you mean 'stain'"),
         ({"mixup": -0.1}, "mixup is alpha"),
         ({"cutmix": float("nan")}, "cutmix is alpha"),
         ({"seed": -1}, "seed must be a whole number >= 0"),

@@ -48,8 +48,8 @@ def assert_same(first, second, atol=0):
             np.testing.assert_allclose(a.astype(float), b.astype(float), atol=atol)
 
 
-AUGMENTED = {"augment": "strong", "orientation": "free", "mixup": 0.4, "cutmix": 1.0, "seed": 5}
-ALL_CHANGES = {"augmentation": Augmentation("strong", "free", mixup=0.4, cutmix=1.0, seed=5)}
+AUGMENTED = {"augment": "strong", "orientation": "free", "mixup": 0.4, "cutmix": 1.0, "density": "stain", "seed": 5}
+ALL_CHANGES = {"augmentation": Augmentation("strong", "free", mixup=0.4, cutmix=1.0, seed=5, density="stain")}
 STRONG = Augmentation("strong", seed=5)
 
 
@@ -98,6 +98,24 @@ def test_an_epoch_is_its_plan(table, backend):
         expected = keras.ops.convert_to_numpy(Augmenter(STRONG)(decoded, plan.draws[chosen])[0])
         np.testing.assert_allclose(images, expected, atol=0.01)
         np.testing.assert_array_equal(labels, table.labels[plan.order[chosen]])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_an_epoch_can_draw_clusters_instead_of_rows(backend, task):
+    # Classes of 10 rows: ten copies of one photograph; nine of one and one of another; two of five.
+    clusters = ["p"] * 10 + ["q"] * 9 + ["r"] + ["s"] * 5 + ["t"] * 5
+    rows = pd.DataFrame({"path": map(str, range(30)), "group": clusters, "cluster": clusters, "split": ""})
+    images = np.repeat(np.arange(30, dtype=np.uint8), 8 * 10 * 3).reshape(30, 8, 10, 3)
+    labels = np.repeat(np.eye(3, dtype=np.float32), 10, axis=0)
+    table = Table(rows, labels, ("a", "b", "c"), task, "tiny", images=images)
+    dataset = make_dataset(table, SIZE, batch_size=5, training=True, epoch=0, sample="cluster", backend=backend)
+    drawn = np.concatenate([images[:, 0, 0, 0] for images, _ in batches(dataset)]).astype(int)
+    counts = pd.Series(np.array(clusters)[drawn]).value_counts()
+    if task == "multiclass":
+        assert counts.to_dict() == {"p": 10, "q": 5, "r": 5, "s": 5, "t": 5}
+    else:
+        assert counts.to_dict() == dict.fromkeys("pqrst", 6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -229,6 +247,8 @@ def test_an_unreadable_picture_is_reported_clearly_while_training(table, backend
         ({"augment": "lihgt"}, "Did you mean 'light'"),
         ({"orientation": "up"}, "upright, free"),
         ({"mixup": -1}, "mixup is alpha"),
+        ({"density": "xposure"}, "Did you mean 'exposure'"),
+        ({"sample": "clusters"}, "Did you mean 'cluster'"),
         ({"fit": "padd"}, "Did you mean 'pad'"),
         ({"interpolation": "bicubik"}, "Did you mean 'bicubic'"),
         ({"backend": "tensorflo"}, "Did you mean 'tensorflow'"),

@@ -80,8 +80,8 @@ def test_without_warm_up_it_starts_at_the_peak():
 
 
 def test_a_copy_from_its_config_is_the_same():
-    optimizer = AdamW(0.01, backbone_factor=0.3)
-    assert AdamW.from_config(optimizer.get_config()).backbone_factor == 0.3
+    copy = AdamW.from_config(AdamW(0.01, backbone_factor=0.3, layer_decay=0.8).get_config())
+    assert (copy.backbone_factor, copy.layer_decay) == (0.3, 0.8)
 
 
 def test_in_a_real_model_all_but_the_head_is_scaled_and_kernels_alone_decay():
@@ -92,3 +92,38 @@ def test_in_a_real_model_all_but_the_head_is_scaled_and_kernels_alone_decay():
     assert unscaled == {"head/kernel", "head/bias"}
     decayed = {v.name for v in model.trainable_variables if optimizer._use_weight_decay(v)}
     assert decayed == {"kernel"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnetlite0", "vit"])
+def test_the_rate_falls_from_the_head_to_the_first_layer(name):
+    options = {"width": 8, "depth": 2, "num_heads": 2} if name == "vit" else {}
+    model = build_model(name, 3, image_size=(32, 32), **options)
+    optimizer = make_optimizer(TrainConfig(layer_decay=0.5, backbone_learning_rate=0.1), steps_per_epoch=1)
+    optimizer.build(model.trainable_variables)
+    layers = [variable.path.rpartition("/")[0] for variable in model.trainable_variables]
+    factors = dict(zip(layers, optimizer._factors))
+    assert len(factors) == len(set(zip(layers, optimizer._factors)))  # one factor per layer
+    inner = [factor for layer, factor in factors.items() if layer != "head"]
+    assert factors["head"] == 1 and inner[-1] == pytest.approx(0.1)  # the last layer of the backbone is not slowed
+    assert inner == sorted(inner) and inner[0] == pytest.approx(0.1 * 0.5 ** (12 * (1 - 1 / len(inner))))
+
+
+def test_layers_move_as_far_as_their_factor_says():
+    model, slowed = make_deep_model(), make_deep_model()
+    for each, decay in ((model, 1.0), (slowed, 0.9)):
+        each.compile(AdamW(0.01, weight_decay=0, layer_decay=decay), "mse")
+    before = [weight.numpy() for weight in model.weights]
+    x, y = np.random.default_rng(0).normal(size=(8, 4)), 50 * np.random.default_rng(1).normal(size=(8, 2))
+    for each in (model, slowed):
+        each.fit(x, y, batch_size=8, verbose=0)
+    full, less = ([weight.numpy() - old for weight, old in zip(each.weights, before)] for each in (model, slowed))
+    for a, b, depth in zip(full, less, (0.5, 0.5, 1, 1, 1, 1)):
+        np.testing.assert_allclose(b, 0.9 ** (12 * (1 - depth)) * a, rtol=1e-3)
+
+
+def make_deep_model():
+    keras.utils.set_random_seed(0)
+    inner = [keras.layers.Dense(5, name="first"), keras.layers.Dense(5, name="second")]
+    backbone = keras.Sequential([keras.Input((4,)), *inner], name="backbone")
+    images = keras.Input((4,))
+    return keras.Model(images, keras.layers.Dense(2, name="head")(backbone(images)))
