@@ -124,7 +124,7 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """How training images are augmented."""
 
-    level: Literal["none", "light", "medium", "strong"] = "light"  # how strongly images are changed
+    level: Literal["none", "light", "medium", "strong"] = "light"  # how strongly; with pretrained weights: medium
     orientation: Literal["upright", "free"] = "upright"  # free: any rotation and flip, as for smears
     density: Literal["none", "stain", "exposure"] = "none"  # stain: of smears and slides; exposure: of X-rays
     mixup: NonNegative = 0.0  # alpha of the Beta distribution; 0: off
@@ -137,7 +137,7 @@ class TrainConfig(Section):
     epochs: Count = 10  # how often the training images are seen
     loss: str = "auto"  # one of the losses of the task, see kmed.tasks; auto: its default
     batch_size: BatchSize = 32  # images per step
-    learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up
+    learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up; with pretrained weights: 0.0004
     warmup_epochs: NonNegative = 1.0  # epochs in which the learning rate rises
     weight_decay: NonNegative = 0.05  # not applied to biases and normalisation
     label_smoothing: Fraction = 0.0  # how far labels are moved away from 0 and 1
@@ -147,7 +147,8 @@ class TrainConfig(Section):
     freeze_epochs: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs in which only the head learns
     backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the backbone's learning rate
     layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor per block, from the last to the first
-    freeze_batch_norm: bool = False  # whether a pretrained backbone keeps its normalisation as it is
+    # whether a backbone keeps the batch normalisation that it came with; with pretrained weights: true
+    freeze_batch_norm: bool = False
     # image: each image once per epoch; cluster: as many, drawn from all clusters, such as photographs, equally often
     sample: Literal["image", "cluster"] = "image"
     monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score

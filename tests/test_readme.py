@@ -34,9 +34,9 @@ def folder(tmp_path_factory):
 
 
 def test_the_main_command_trains_on_the_demo_data(folder):
-    assert block("main command").split(" && ")[0] == "pip install -e ."
+    assert block("main command").split(" && ")[0] == 'pip install -e ".[pretrained]"'
     row = pd.read_csv(folder / "saved_models" / "latest" / "result.csv").iloc[0]
-    assert (row["model"], row["data"], row["num_clusters"]) == ("resnet18", "demo", 25)
+    assert (row["model"], row["data"], row["num_clusters"]) == ("efficientnetlite0", "demo", 25)
 
 
 def test_the_run_goes_to_the_phone(folder, short_measurements, monkeypatch):
@@ -49,7 +49,7 @@ def test_the_run_goes_to_the_phone(folder, short_measurements, monkeypatch):
         program, *arguments = shlex.split(line)
         result = CliRunner().invoke(main, arguments)
         assert program == "kmed" and result.exit_code == 0, (line, result.output[-3000:])
-    assert (folder / "saved_models" / "latest" / "export" / "resnet18-int8.tflite").exists()
+    assert (folder / "saved_models" / "latest" / "export" / "efficientnetlite0-int8.tflite").exists()
     assert (folder / "demo" / "index.html").exists() and (folder / "demo" / "model.tflite").exists()
 
 

@@ -13,9 +13,8 @@ from kmed.progress import say
 
 # {setting: its value with pretrained weights, unless it is given}
 FINE_TUNING: dict[str, Any] = {
-    "train.learning_rate": 0.0005,
-    "train.layer_decay": 0.75,
-    "train.freeze_epochs": 1,
+    "train.learning_rate": 0.0004,
+    "train.freeze_batch_norm": True,
     "augment.level": "medium",
 }
 

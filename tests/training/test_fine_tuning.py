@@ -1,5 +1,7 @@
 """What a run changes by itself when it starts from pretrained weights, and what it leaves alone."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from kmed.config import Config, TrainConfig, load_config, setting_names
 from kmed.models.build import build_model
 from kmed.training import fine_tuning, fit, loop
 from kmed.training.fine_tuning import FINE_TUNING, recipe_changes, with_recipe
+
+DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 
 
 def values(config: Config) -> dict:
@@ -19,6 +23,15 @@ def test_every_part_is_a_setting_that_the_recipe_changes_from_its_default():
     assert set(FINE_TUNING) <= set(setting_names())
     defaults = values(Config())
     assert all(defaults[name] != value for name, value in FINE_TUNING.items())
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_the_reference_and_the_page_on_training_name_its_values(name):
+    value = str(FINE_TUNING[name]).lower()
+    lines = (DOCS / "cli-reference.md").read_text().splitlines()
+    assert any(line.startswith(f"| `{name}`") and f"with pretrained weights: {value}" in line for line in lines)
+    default = str(values(Config())[name]).lower()
+    assert f"| `{name}` | {default} | {value} |" in (DOCS / "training.md").read_text()
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "w.safetensors", "state.pth", "hf://timm/resnet18.a1_in1k", "folder"])
