@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.models.build import build_model, list_models, model_facts
     from kmed.models.heatmaps import explain, overlay
     from kmed.models.keras_file import load_model
+    from kmed.models.layers import freeze_batch_norm
     from kmed.report.comparison_page import compare
     from kmed.report.explain_sheet import explain_run
     from kmed.report.run_page import write_report
@@ -63,6 +64,7 @@ _EXPORTS = {
     "make_dataset": "kmed.data.pipeline",
     "steps_per_epoch": "kmed.data.pipeline",
     "build_model": "kmed.models.build",
+    "freeze_batch_norm": "kmed.models.layers",
     "list_models": "kmed.models.build",
     "load_model": "kmed.models.keras_file",
     "fit": "kmed.training.fit",
@@ -100,6 +102,7 @@ __all__ = [
     "make_dataset",
     "steps_per_epoch",
     "build_model",
+    "freeze_batch_norm",
     "list_models",
     "load_model",
     "fit",

@@ -137,7 +137,7 @@ class TrainConfig(Section):
     epochs: Count = 10  # how often the training images are seen
     loss: str = "auto"  # one of the losses of the task, see kmed.tasks; auto: its default
     batch_size: BatchSize = 32  # images per step
-    learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up; with pretrained weights: 0.0004
+    learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up; with pretrained weights: 0.0003
     warmup_epochs: NonNegative = 1.0  # epochs in which the learning rate rises
     weight_decay: NonNegative = 0.05  # not applied to biases and normalisation
     label_smoothing: Fraction = 0.0  # how far labels are moved away from 0 and 1

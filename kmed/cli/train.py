@@ -14,7 +14,7 @@ RECIPE = (
     click.option("--epochs", metavar="N", help="How often the training images are seen.  [10]"),
     click.option("--batch-size", metavar="N", help="Images per step.  [32]"),
     click.option("--image-size", metavar="HxW", help="Height and width that images are resized to.  [120x160]"),
-    click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001; fine-tuning: 0.0004]"),
+    click.option("--lr", metavar="RATE", help="Peak learning rate of AdamW.  [0.001; fine-tuning: 0.0003]"),
     click.option("--seed", metavar="N", help="Random seed for the split, the weights and all other draws.  [0]"),
     click.option(
         "--weights", metavar="SOURCE", help="imagenet, a safetensors or PyTorch file, or an earlier run.  [random]"

@@ -10,7 +10,8 @@ import os
 import keras
 import numpy as np
 
-from kmed.data.augment import NUM_DRAWS, Augmentation, Augmenter, Plan, check_epoch, plan_epoch
+from kmed.data.augment import NUM_DRAWS, Augmentation, Plan, check_epoch, plan_epoch
+from kmed.data.augment_layers import Augmenter
 from kmed.data.images import Resizing
 from kmed.data.pictures import Pictures
 from kmed.data.table import Table
@@ -130,7 +131,7 @@ class Pipeline:
         self.batch_size = min(batch_size, len(table))
         self.steps_per_epoch = steps_per_epoch(len(table), batch_size)
         self._augmentation = augmentation or Augmentation()
-        self._drawn = _choose_clusters(table, sample)
+        self._clusters, self._classes = _choose_clusters(table, sample)
         self._rows = [np.asarray(table.labels, np.float32)]
         if class_weights is not None:
             self._rows.append(_row_weights(table, class_weights))
@@ -193,7 +194,8 @@ class Pipeline:
             self.pictures.shape[1:3],
             self._augmentation,
             epoch=int(epoch),
-            **self._drawn,
+            clusters=self._clusters,
+            classes=self._classes,
         )
         num_rows = self.steps_per_epoch * self.batch_size
         return Plan(whole.order[:num_rows], whole.draws[:num_rows])
@@ -301,15 +303,15 @@ def _compile(augmenter: Augmenter):
     return augmenter
 
 
-def _choose_clusters(table: Table, sample: str) -> dict[str, np.ndarray]:
-    """Returns the arguments of `plan_epoch` that say what is drawn: none of them if each row comes once."""
+def _choose_clusters(table: Table, sample: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns (cluster of each row, class of each row) for `plan_epoch`; None for what it need not know."""
     if sample not in SAMPLES:
         hint = suggest(sample, SAMPLES)
         raise DataError(f"sample must be one of {', '.join(SAMPLES)}. Received: sample={sample!r}.{hint}")
     if sample == "image":
-        return {}
-    clusters = {"clusters": table.rows["cluster"].to_numpy()}
-    return clusters | ({"classes": table.labels.argmax(axis=1)} if table.task == "multiclass" else {})
+        return None, None
+    classes = table.labels.argmax(axis=1) if table.task == "multiclass" else None
+    return table.rows["cluster"].to_numpy(), classes
 
 
 def _row_weights(table: Table, class_weights) -> np.ndarray:

@@ -265,6 +265,24 @@ def swap_batch_norm(
     return keras.models.clone_model(backbone, input_tensors=inputs, clone_function=clone)
 
 
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Makes every batch normalisation of the backbone keep its weights and statistics, which training then uses too.
+
+    Statistics of a few small batches are worse than those that pretrained weights came with. Compile the model after
+    it; setting `trainable` of the backbone undoes it.
+
+    Args:
+      model: what `build_model` returned.
+    Example:
+      >>> model = kmed.build_model("efficientnetlite0", 4, weights="imagenet")
+      >>> kmed.freeze_batch_norm(model)
+      >>> model.compile(keras.optimizers.AdamW(3e-4), "categorical_crossentropy")
+    """
+    for layer in model.get_layer("backbone").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
 def name_parts(pattern: str, layer_name: str) -> tuple[str, ...]:
     """Returns the groups that the regular expression `pattern` finds in the name of a layer.
 

@@ -13,7 +13,7 @@ from kmed.progress import say
 
 # {setting: its value with pretrained weights, unless it is given}
 FINE_TUNING: dict[str, Any] = {
-    "train.learning_rate": 0.0004,
+    "train.learning_rate": 0.0003,
     "train.freeze_batch_norm": True,
     "augment.level": "medium",
 }

@@ -21,6 +21,7 @@ from kmed.evaluation import inference, run_evaluation
 from kmed.files import write_frame
 from kmed.models.build import build_model
 from kmed.models.keras_file import save_model
+from kmed.models.layers import freeze_batch_norm
 from kmed.models.registry import choose_dtype
 from kmed.progress import format_time, say, warn
 from kmed.runs import Run
@@ -183,11 +184,9 @@ def make_loss(config: Config, training: Table) -> keras.losses.Loss:
 
 def freeze_layers(model: keras.Model, settings: TrainConfig, *, epoch: int) -> None:
     """Decides which layers learn from `epoch` on: the head alone, or all but the batch normalisation, or all."""
-    backbone = model.get_layer("backbone")
-    backbone.trainable = epoch >= settings.freeze_epochs
-    for layer in backbone.layers:
-        if settings.freeze_batch_norm and isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False  # its moving mean and variance are then used and kept, in training too
+    model.get_layer("backbone").trainable = epoch >= settings.freeze_epochs
+    if settings.freeze_batch_norm:
+        freeze_batch_norm(model)
 
 
 def start_phase(model: keras.Model, config: Config, training: Table, *, epoch: int, steps: int) -> None:

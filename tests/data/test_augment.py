@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from kmed.config import load_config
-from kmed.data import augment
+from kmed.data import augment, augment_layers
 from kmed.data.augment import (
     COLOUR,
     DENSITY,
@@ -16,9 +16,9 @@ from kmed.data.augment import (
     NUM_DRAWS,
     TRANSFORM,
     Augmentation,
-    Augmenter,
     plan_epoch,
 )
+from kmed.data.augment_layers import Augmenter
 from kmed.errors import DataError
 
 SIZE = (12, 16)
@@ -169,7 +169,7 @@ def test_flips_are_exact():
 def test_geometry_agrees_with_scipy(orientation):
     images = pictures()
     draws = plan_of(6, SIZE, seed=1, epoch=0, level="strong", orientation=orientation).draws
-    moved = keras.ops.convert_to_numpy(augment.Geometry(dtype="float32")(images, draws))
+    moved = keras.ops.convert_to_numpy(augment_layers.Geometry(dtype="float32")(images, draws))
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
     for picture, result, (a0, a1, a2, b0, b1, b2) in zip(images, moved, draws[:, TRANSFORM].astype(float)):
         source = [b0 * x + b1 * y + b2, a0 * x + a1 * y + a2]

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kmed.data.augment import Augmentation, Augmenter, plan_epoch
+from kmed.data.augment import Augmentation, plan_epoch
+from kmed.data.augment_layers import Augmenter
 from kmed.data.images import Resizing, read_image
 from kmed.data.pipeline import Pipeline, make_dataset, steps_per_epoch
 from kmed.data.table import Table

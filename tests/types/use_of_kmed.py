@@ -47,6 +47,7 @@ def parts(folder: pathlib.Path) -> None:
     steps: int = kmed.steps_per_epoch(len(table), 32)
     name: str = kmed.list_models()[0]
     model = kmed.build_model(name, num_classes=len(table.class_names), image_size=(60, 80))
+    kmed.freeze_batch_norm(model)
     model.fit(batches, steps_per_epoch=steps)
     run = kmed.fit(config, table=table, out=folder / "run")
     kmed.resume(run.folder)
