@@ -66,9 +66,8 @@ def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
     if found.path.suffix == ".keras":
         arrays, slots, shape = _read_keras(found, model)
     else:
-        slots, shape, arrays = _torch_slots(model), _input_size(found), _read_arrays(found.path)
-        _check_family(family_of_checkpoint(arrays), model, found)
-        arrays, unwrapped = _with_known_names(arrays, model)
+        slots, shape = _torch_slots(model), _input_size(found)
+        arrays, unwrapped = _with_known_names(_read_arrays(found, model.name), model)
         notes += unwrapped
     arrays, resized = _resize_positions(arrays, slots, model, shape)
     values, head = _match(arrays, slots, model, found, class_names)
@@ -76,6 +75,17 @@ def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
     for variable, value in values:
         variable.assign(value)
     return notes
+
+
+def check_weights(source, name: str) -> WeightSource:
+    """Returns the file of `source`, once it can be read and is of the family of the model `name`.
+
+    Raises: WeightsError: there are no such weights, they are damaged, or they are those of another family.
+    """
+    found = locate_weights(source, name)
+    if found.path.suffix != ".keras":
+        _read_arrays(found, resolve_name(name))
+    return found
 
 
 def _name_of(model: keras.Model) -> str:
@@ -87,24 +97,30 @@ def _name_of(model: keras.Model) -> str:
         ) from None
 
 
-def _check_family(theirs: str | None, model: keras.Model, found: WeightSource) -> None:
-    """Raises WeightsError if the weights are those of another family than the model's."""
-    ours = MODELS[model.name].family
+def _check_family(theirs: str | None, name: str, found: WeightSource) -> None:
+    """Raises WeightsError if the weights are those of another family than that of the model `name`."""
+    ours = MODELS[name].family
     if theirs in (None, ours):
         return
-    names = ", ".join(name for name, entry in MODELS.items() if entry.family == theirs)
+    names = ", ".join(other for other, entry in MODELS.items() if entry.family == theirs)
     raise WeightsError(
-        f"The weights in {found.path} are those of the family {theirs} and do not fit {model.name}. "
+        f"The weights in {found.path} are those of the family {theirs} and do not fit {name}. "
         f"Give weights of the family {ours}, or one of the models {names}."
     )
 
 
-def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors or PyTorch file under its own names, without counters of batches."""
-    if path.suffix not in torch_files.SUFFIXES:
-        return read_safetensors(path)
-    arrays = torch_files.read_torch_file(path)
-    return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
+def _read_arrays(found: WeightSource, name: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors or PyTorch file under its own names, without counters of batches.
+
+    Raises: WeightsError: the file is damaged, or holds weights of another family than that of the model `name`.
+    """
+    if found.path.suffix in torch_files.SUFFIXES:
+        arrays = torch_files.read_torch_file(found.path)
+        arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
+    else:
+        arrays = read_safetensors(found.path)
+    _check_family(family_of_checkpoint(arrays), name, found)
+    return arrays
 
 
 def _with_known_names(arrays, model: keras.Model) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -156,7 +172,7 @@ def _read_keras(found: WeightSource, model: keras.Model):
         other = load_model(found.path)
     except RunError as error:
         raise WeightsError(str(error)) from error
-    _check_family(MODELS[other.name].family if other.name in MODELS else None, model, found)
+    _check_family(MODELS[other.name].family if other.name in MODELS else None, model.name, found)
     arrays = {variable.path: keras.ops.convert_to_numpy(variable.value) for variable in other.weights}
     slots = [Slot(variable, variable.path, "keras") for variable in model.weights]
     tokens = _tokens_of(other)

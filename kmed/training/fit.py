@@ -18,6 +18,7 @@ from kmed.files import write_json
 from kmed.models.build import check_model
 from kmed.models.registry import resolve_name
 from kmed.models.weight_files import normalization_of
+from kmed.models.weights import check_weights
 from kmed.progress import say
 from kmed.reading import read_json
 from kmed.runs import (
@@ -244,10 +245,16 @@ def with_normalization(config: Config) -> Config:
     """Returns the settings with the normalisation that belongs to the weights written out.
 
     The model can then be rebuilt, by a resumed run or in another dtype, without the source of the weights.
+
+    Raises: WeightsError: there are no such weights, or they are damaged or those of another family, which is thus found
+      before the pictures are read.
     """
-    if config.model.weights is None or config.model.normalization is not None:
+    if config.model.weights is None:
         return config
-    own = normalization_of(config.model.weights, config.model.name)
+    found = check_weights(config.model.weights, config.model.name)
+    if config.model.normalization is not None:
+        return config
+    own = normalization_of(found)
     chosen = None if own is None else tuple(map(list, own))
     return config.model_copy(update={"model": config.model.model_copy(update={"normalization": chosen})})
 

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
 import kmed
 from kmed.config import load_config
@@ -17,7 +18,7 @@ from kmed.data.demo.sets import draw_demo
 from kmed.data.images import Resizing
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
-from kmed.errors import ConfigError, DataError, KmedError, ModelError, RunError
+from kmed.errors import ConfigError, DataError, KmedError, ModelError, RunError, WeightsError
 from kmed.training import checkpoint, fit
 from kmed.training.callbacks import NonFiniteLoss
 
@@ -219,6 +220,25 @@ def test_a_bad_setting_leaves_no_folder(tiny, tmp_path, override, error, message
         kmed.fit(load_config(overrides=[*tiny, override]), out=tmp_path / "deep" / "run")
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("normalization", [None, "imagenet"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("damaged.pth", "damaged.pth is not read as PyTorch weights"),
+        ("other.safetensors", "those of the family vit and do not fit resnet18"),
+    ],
+)
+def test_bad_weights_are_refused_before_the_pictures_are_read(tmp_path, monkeypatch, name, message, normalization):
+    (tmp_path / "damaged.pth").write_bytes(b"no weights")
+    save_file({"cls_token": np.zeros((1, 1, 8), "float32")}, tmp_path / "other.safetensors")
+    monkeypatch.setattr(fit, "open_table", lambda config: pytest.fail("the pictures were read"))
+    settings = [("data.path", str(tmp_path)), ("model.weights", str(tmp_path / name))]
+    config = load_config(overrides=[*settings, ("model.normalization", normalization)])
+    with pytest.raises(WeightsError, match=message) as raised:
+        kmed.fit(config, out=tmp_path / "run")
+    assert "\n" not in str(raised.value) and not (tmp_path / "run").exists()
 
 
 @pytest.fixture
