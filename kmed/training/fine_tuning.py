@@ -1,8 +1,8 @@
 """The recipe that a run takes by itself when it starts from pretrained weights.
 
-A network that already has good features needs smaller steps, the smaller the further from its head, and a head that
-has been trained before the backbone moves. docs/training.md describes each part; results/tuning.csv has the
-trials on validation data that the values come from.
+A network that already has good features needs smaller steps, the statistics that it came with, and pictures that are
+changed more. docs/training.md describes each part; results/tuning.csv has the trials on validation data that the values
+come from.
 """
 
 from typing import Any
@@ -36,10 +36,7 @@ def recipe_changes(config: Config) -> dict[str, Any]:
     """Returns {setting: value}, what `with_recipe` changes."""
     if config.model.weights is None or is_earlier_run(config.model.weights):
         return {}
-    changes = {name: value for name, value in FINE_TUNING.items() if not _is_given(config, name)}
-    if config.train.epochs == 1:  # the head alone would be all that is trained
-        changes.pop("train.freeze_epochs", None)
-    return changes
+    return {name: value for name, value in FINE_TUNING.items() if not _is_given(config, name)}
 
 
 def describe_recipe(config: Config) -> None:
