@@ -246,6 +246,8 @@ def memory(data, config, out):
             data,
             "--model",
             "resnet18",
+            "--weights",
+            "none",
             "--epochs",
             "1",
             "--out",

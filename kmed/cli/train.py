@@ -60,9 +60,9 @@ def train(quiet, **arguments):
 
     \b
     Examples:
-      kmed train --model resnet18 --task multiclass
+      kmed train --model efficientnetlite0 --weights imagenet --epochs 8
       kmed train --model vit --task multilabel
-      kmed train --config configs/blood_cells.yaml --data data/blood_cells --model efficientnetb0
+      kmed train --config configs/blood_cells.yaml --data data/blood_cells
       kmed train --data my_pictures --set data.group='regex:(patient\\d+)' --set augment.level=medium
       kmed train --resume saved_models/latest
     """
@@ -98,7 +98,7 @@ def sweep(quiet, append, **arguments):
 
     \b
     Examples:
-      kmed sweep --models resnet18,densenet121,vit --config configs/nih_cxr.yaml --data data/nih_cxr_sample
+      kmed sweep --models resnet18,densenet121,vit --config configs/nih_cxr_six.yaml --data data/nih_cxr_sample
       kmed sweep --models resnet18,vit --image-size 64x80 --epochs 3 --out saved_models/drawn
       kmed sweep --resume saved_models/drawn
     """
