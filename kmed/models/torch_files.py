@@ -5,22 +5,25 @@ opcodes that a dictionary of tensors needs are interpreted, and any other opcode
 """
 
 import dataclasses
+import functools
 import io
 import math
 import pathlib
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from kmed.errors import WeightsError
+from kmed.errors import WeightsError, shorten
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the format before the zip one
 # The largest pickle that is interpreted. Weights are stored beside it, so names and shapes are all it holds.
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 16 * 2**20
+# How many times larger than the file its tensors may be together: weights that are tied share their values.
+MAX_SHARING = 4
 
 # {storage class in torch: (dtype of the stored values, bytes per value)}
 STORAGES: dict[str, np.dtype] = {
@@ -48,7 +51,7 @@ class _Name:
     text: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class _Storage:
     """A block of values, named by its key in the file."""
 
@@ -87,7 +90,9 @@ def read_torch_file(path: pathlib.Path) -> dict[str, np.ndarray]:
             file.seek(0)
             value, load = read(file)
             tensors = _find_state_dict(value)
-            return {name: _to_array(tensor, load, name) for name, tensor in tensors.items()}
+            _check_total(tensors, path.stat().st_size)
+            load = functools.cache(load)  # tensors that share a storage share its memory
+            return {name: _to_array(tensor, load) for name, tensor in tensors.items()}
     except _Refused as error:
         raise WeightsError(f"{path} is not read as PyTorch weights: {error}") from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
@@ -103,6 +108,8 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
     if len(pickles) != 1:
         raise _Refused("it is a zip file without a data.pkl. Give a file that torch.save wrote.")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise _Refused("it is compressed, which torch.save never does. Give the file that torch.save wrote.")
     folder = pickles[0].removesuffix("data.pkl")
     if folder + "byteorder" in archive.namelist() and archive.open(folder + "byteorder").read(10).strip() != b"little":
         raise _Refused("its values are stored big-endian, which is not supported. Save it again on another machine.")
@@ -112,11 +119,11 @@ def _read_zip(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     def load(storage: _Storage) -> np.ndarray:
         name = f"{folder}data/{storage.key}"
         if name not in archive.namelist():
-            raise _Refused(f"the storage {storage.key!r} is missing.")
-        entry, dtype = archive.getinfo(name), STORAGES[storage.kind]
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != storage.count * dtype.itemsize:
+            raise _Refused(f"the storage {shorten(storage.key)} is missing.")
+        size, dtype = archive.getinfo(name).file_size, STORAGES[storage.kind]
+        if size != storage.count * dtype.itemsize:
             raise _Refused(
-                f"the storage {storage.key!r} should hold {storage.count} values, but has {entry.file_size} bytes."
+                f"the storage {shorten(storage.key)} should hold {storage.count} values, but has {size} bytes."
             )
         return np.frombuffer(archive.read(name), dtype)
 
@@ -141,47 +148,40 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]]
         )
     _interpret(file, _legacy_storage)
     _interpret(file, _legacy_storage)
-    value = _interpret(file, _legacy_storage)
+    kinds: dict[str, str] = {}
+
+    def note(pid) -> _Storage:
+        storage = _legacy_storage(pid)
+        kinds[storage.key] = storage.kind
+        return storage
+
+    value = _interpret(file, note)
     keys = _interpret(file, _legacy_storage)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise _Refused("its list of storages is damaged.")
     places: dict[str, tuple[int, int]] = {}
-    kinds = {storage.key: storage.kind for storage in _storages(value)}
     for key in keys:
         count = int.from_bytes(file.read(8), "little", signed=True)
         start = file.tell()
         if key not in kinds:
-            raise _Refused(f"the storage {key!r} belongs to no tensor.")
+            raise _Refused(f"the storage {shorten(key)} belongs to no tensor.")
         num_bytes = count * STORAGES[kinds[key]].itemsize
         if count < 0 or num_bytes > size - start:
-            raise _Refused(f"the storage {key!r} should hold {count} values, which is more than the file has.")
+            raise _Refused(f"the storage {shorten(key)} should hold {count} values, which is more than the file has.")
         places[key] = (start, count)
         file.seek(start + num_bytes)
 
     def load(storage: _Storage) -> np.ndarray:
         if storage.key not in places:
-            raise _Refused(f"the storage {storage.key!r} is missing.")
+            raise _Refused(f"the storage {shorten(storage.key)} is missing.")
         start, count = places[storage.key]
         if count != storage.count:
-            raise _Refused(f"the storage {storage.key!r} should hold {storage.count} values, but holds {count}.")
+            raise _Refused(f"the storage {shorten(storage.key)} should hold {storage.count} values, but holds {count}.")
         file.seek(start)
         dtype = STORAGES[storage.kind]
         return np.frombuffer(file.read(count * dtype.itemsize), dtype)
 
     return value, load
-
-
-def _storages(value) -> Iterator[_Storage]:
-    """Yields the storages of all tensors in dictionaries inside `value`."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, _Tensor):
-            yield item.storage
-        elif isinstance(item, dict):
-            waiting += item.values()
-        elif isinstance(item, (list, tuple)):
-            waiting += item
 
 
 def _zip_storage(pid) -> _Storage:
@@ -231,8 +231,8 @@ def _interpret(file: BinaryIO, storage_of: Callable[[Any], _Storage]):
             if opcode.name == "STOP":
                 return _take(stack)
             _apply(opcode.name, argument, stack, memo, storage_of)
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError, OverflowError) as error:
-        raise _Refused("its pickle is damaged.") from error
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        raise _Refused("its pickle is damaged.") from error  # MemoryError: a text of 2**62 letters is announced
     raise _Refused("its pickle has no end.")
 
 
@@ -290,12 +290,14 @@ def _take_to_mark(stack: list) -> list:
 def _name(argument, stack: list) -> _Name:
     if argument is None:  # STACK_GLOBAL takes its two parts from the stack
         name, module = _take(stack), _take(stack)
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise _Refused("its pickle is damaged.")
         text = f"{module}.{name}"
     else:
         text = argument.replace(" ", ".", 1)
     if text not in _KNOWN:
         raise _Refused(
-            f"it refers to {text[:80]}, so it holds more than tensors, and kmed executes nothing. "
+            f"it refers to {shorten(text)}, so it holds more than tensors, and kmed executes nothing. "
             "Save the weights alone: torch.save(model.state_dict(), PATH)."
         )
     return _Name(text)
@@ -320,12 +322,13 @@ def _checked_tensor(storage: _Storage, offset, shape, strides) -> _Tensor:
     """Returns the tensor. Raises _Refused if it would reach beyond its storage, or be larger than it."""
     counts = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 32
     if not counts or not all(map(_is_count, (offset, *shape, *strides))):
-        raise _Refused(f"a tensor has an impossible shape or strides: {str(shape)[:60]}, {str(strides)[:60]}.")
+        raise _Refused(f"a tensor has an impossible shape or strides: {shorten(shape)}, {shorten(strides)}.")
     size = math.prod(shape)
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides))
     if size and (last >= storage.count or size > storage.count):
         raise _Refused(
-            f"a tensor of shape {shape} and strides {strides} reaches beyond the {storage.count} values of its storage."
+            f"a tensor of shape {shorten(shape)} and strides {shorten(strides)} reaches beyond the {storage.count} "
+            "values of its storage."
         )
     return _Tensor(storage, offset, shape, strides)
 
@@ -371,7 +374,14 @@ def _find_state_dict(value) -> dict[str, _Tensor]:
     raise _Refused("it holds no dictionary of tensors. Save the weights with torch.save(model.state_dict(), PATH).")
 
 
-def _to_array(tensor: _Tensor, load: Callable[[_Storage], np.ndarray], name: str) -> np.ndarray:
+def _check_total(tensors: dict[str, _Tensor], size: int) -> None:
+    """Raises _Refused if the tensors are views that together are far larger than the file of `size` bytes."""
+    total = sum(math.prod(each.shape) * STORAGES[each.storage.kind].itemsize for each in tensors.values())
+    if total > MAX_SHARING * size:
+        raise _Refused(f"its tensors take {total} bytes, but the file has {size}: they are views of the same values.")
+
+
+def _to_array(tensor: _Tensor, load: Callable[[_Storage], np.ndarray]) -> np.ndarray:
     values = load(tensor.storage)
     if math.prod(tensor.shape) == 0:
         return np.empty(tensor.shape, values.dtype)

@@ -148,7 +148,7 @@ def test_weights_that_would_run_a_command_are_one_line_and_run_nothing(folders, 
     assert result.exit_code == 1, result.output
     last = result.output.strip().splitlines()[-1]
     assert last.startswith(
-        f"Error: {tmp_path / 'bad.pth'} is not read as PyTorch weights: it refers to {os.system.__module__}."
+        f"Error: {tmp_path / 'bad.pth'} is not read as PyTorch weights: it refers to '{os.system.__module__}."
     )
     assert "Traceback" not in result.output
     assert list(empty.iterdir()) == [] and not (tmp_path / "touched").exists()

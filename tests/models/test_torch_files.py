@@ -113,14 +113,17 @@ def stack_global(module: str, function: str) -> bytes:
 FLAG = "kmed-torch-file-was-executed"
 TOUCH = f"touch {FLAG}"
 NESTED = b"(" * 1_000_000 + b"t" * 1_000_000
+DOUBLED = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60  # each tuple holds the one before it twice
 
 HOSTILE = {
-    "a call to os.system": (w.zip_file(call_to("os", "system", TOUCH), {}), "refers to os.system"),
-    "the same in the old format": (w.old_file(call_to("os", "system", TOUCH), {}), "refers to os.system"),
+    "a call to os.system": (w.zip_file(call_to("os", "system", TOUCH), {}), "refers to 'os.system'"),
+    "the same in the old format": (w.old_file(call_to("os", "system", TOUCH), {}), "refers to 'os.system'"),
     "a call by STACK_GLOBAL": (
-        w.zip_file(stack_global("os", "system") + w.sequence([w.text(TOUCH)]) + b"R", {}), "refers to os.system",
+        w.zip_file(stack_global("os", "system") + w.sequence([w.text(TOUCH)]) + b"R", {}), "refers to 'os.system'",
     ),
-    "builtins.eval": (w.zip_file(call_to("builtins", "eval", "1"), {}), "refers to builtins.eval"),
+    "builtins.eval": (w.zip_file(call_to("builtins", "eval", "1"), {}), "refers to 'builtins.eval'"),
+    "a name with line breaks": (w.zip_file(stack_global("os\n\n", "sys\ntem"), {}), "refers to 'os"),
+    "a name of nested tuples": (w.zip_file(DOUBLED + w.text("os") + b"\x93", {}), "pickle is damaged"),
     "a whole pickled model": (w.zip_file(w.name("my_project.models", "Net") + b")\x81", {}), "my_project.models.Net"),
     "an instance by INST": (w.zip_file(b"(ios\nsystem\n", {}), "the instruction INST"),
     "an object by NEWOBJ": (w.zip_file(w.name("collections", "OrderedDict") + b")\x81", {}), "the instruction NEWOBJ"),
@@ -150,15 +153,29 @@ HOSTILE = {
     "a stride of 0 that multiplies the values": (w.zip_file(one(shape=(2**40, 3), strides=(0, 1)), SIX), "reaches"),
     "more axes than numpy has": (w.zip_file(one(shape=(1,) * 65, strides=(1,) * 65), SIX), "impossible shape"),
     "a storage of an unknown kind": (w.zip_file(one(w.storage("0", 6, "QInt8Storage")), SIX), "torch.QInt8Storage"),
+    "a dictionary in itself": (w.old_file(b"}q\x01" + w.text("a") + b"h\x01s", {}), "no dictionary of tensors"),
+    "tuples that hold 2**60 others": (w.old_file(DOUBLED, {}), "no dictionary of tensors"),
+    "a shape that holds 2**60 others": (
+        w.zip_file(DOUBLED + w.name("torch._utils", "_rebuild_tensor_v2") + b"(" + w.storage("0", 6) + w.number(0)
+                   + b"h\x00" + w.sequence([w.number(1)]) + b"tR", SIX), "impossible shape",
+    ),
+    "many views of the same values": (
+        w.zip_file(w.dictionary({str(number): w.tensor(w.storage("0", 2**16), (2**8, 2**8), (1, 2**8))
+                                 for number in range(40)}), {"0": bytes(2**18)}), "views of the same values",
+    ),
     "nested tuples of a million": (w.zip_file(NESTED, {}), "no dictionary of tensors"),
     "a shape of nested tuples": (
         w.zip_file(w.name("torch._utils", "_rebuild_tensor_v2") + b"(" + w.storage("0", 6) + w.number(0) + NESTED
                    + w.sequence([w.number(1)]) + b"tR", SIX), "not a readable file|impossible shape",
     ),
     "a text longer than the file": (w.zip_file(b"X" + struct.pack("<I", 2**31) + b"a", {}), "pickle is damaged"),
+    "a text longer than memory": (
+        w.old_file(b"\x8d" + struct.pack("<Q", 2**62) + b"a", {}), "pickle is damaged",
+    ),
+    "a name of a storage of 100,000 letters": (w.zip_file(one(w.storage("k" * 100_000, 6)), SIX), "is missing"),
     "a place in the memo beyond memory": (w.zip_file(b"}r" + struct.pack("<I", 2**32 - 1), {}), "no dictionary"),
     "a compressed bomb": (
-        w.zip_file(one(w.storage("0", 2**22)), {"0": bytes(2**24)}, compression=zipfile.ZIP_DEFLATED), "bytes",
+        w.zip_file(one(w.storage("0", 2**22)), {"0": bytes(2**24)}, compression=zipfile.ZIP_DEFLATED), "is compressed",
     ),
     "big-endian values": (w.zip_file(one(), SIX, byteorder=b"big"), "big-endian"),
     "an empty stack": (w.zip_file(b"0", {}), "instruction POP"),
