@@ -72,6 +72,8 @@ def locate_weights(source, name: str | None = None) -> WeightSource:
 def is_earlier_run(source) -> bool:
     """Returns whether `source` names an earlier run of kmed or its model, and not other weights."""
     path = pathlib.Path(source)
+    if str(source) == "imagenet":  # never a folder of that name, as in locate_weights
+        return False
     return path.suffix == ".keras" or (path / "model.keras").is_file()
 
 

@@ -54,6 +54,13 @@ def test_an_earlier_run_changes_nothing(tmp_path):
         assert with_recipe(config) == config
 
 
+def test_imagenet_is_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet" / "model.keras").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert values(with_recipe(load_config(overrides=["model.weights=imagenet"]))) == FINE_TUNING
+
+
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_a_setting_that_is_given_wins_even_if_it_is_the_default(name, tmp_path):
     default = values(Config())[name]
