@@ -310,7 +310,7 @@ def _choose_clusters(table: Table, sample: str) -> tuple[np.ndarray | None, np.n
         raise DataError(f"sample must be one of {', '.join(SAMPLES)}. Received: sample={sample!r}.{hint}")
     if sample == "image":
         return None, None
-    classes = table.labels.argmax(axis=1) if table.task == "multiclass" else None
+    classes = table.class_indices if table.exclusive else None
     return table.rows["cluster"].to_numpy(), classes
 
 

@@ -68,8 +68,8 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         return resume(begun.folder, table=table)
     if out is not None:
         check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
-    describe_recipe(given)
     config = with_absolute_paths(with_normalization(config))
+    describe_recipe(given)
     if table is None:
         table = open_table(config)
         config = with_task(config, table.task)

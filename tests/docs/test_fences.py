@@ -25,6 +25,7 @@ ELSEWHERE = ("main command", "phone", "python example", "test command")
 # What is added to `kmed train`, so that it takes seconds.
 QUICK = [
     *["--model", "vit", "--image-size", "32x40", "--epochs", "1", "--batch-size", "16"],
+    *["--weights", "none"],
     *["--set", "model.options={patch_size: 8, width: 16, depth: 1, num_heads: 2}"],
     *["--set", "train.tensorboard=false", "--set", "train.dtype=float32", "--set", "evaluate.num_resamples=20"],
 ]
@@ -61,8 +62,9 @@ def quick_functions(patch):
     def quick_train(**given):
         return train(**(given | {"settings": [*given["settings"], *settings]}))
 
-    def quick_build(*given, **more):
-        return build(*given, patch_size=8, width=16, depth=1, num_heads=2, **more)
+    def quick_build(name, *given, **more):
+        small = {"patch_size": 8, "width": 16, "depth": 1, "num_heads": 2} if name == "vit" else {}
+        return build(name, *given, **small, **more)
 
     patch.setattr(kmed, "train", quick_train, raising=False)
     patch.setattr(kmed, "build_model", quick_build, raising=False)

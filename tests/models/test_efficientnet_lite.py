@@ -126,7 +126,7 @@ def test_a_published_file_gives_the_reference_logits(tmp_path):
 def test_a_reader_that_ignores_the_strides_would_be_found(tmp_path, monkeypatch):
     """The planted mistake: a network that loads without a word, and is nonsense."""
 
-    def contiguous(tensor, load, name):
+    def contiguous(tensor, load):
         return load(tensor.storage)[tensor.offset :][: math.prod(tensor.shape)].reshape(tensor.shape)
 
     monkeypatch.setattr(torch_files, "_to_array", contiguous)
