@@ -16,6 +16,8 @@ from kmed.errors import RunError
 from kmed.files import write_frame, write_text
 from kmed.runs import Run, judged_run
 
+PATHS = ("path", "labels_csv", "group", "cluster", "splits")  # settings of data that may name files
+
 
 @click.command(help=__doc__.split("\n")[0])
 @click.argument("out", type=PATH)
@@ -39,7 +41,9 @@ def keep(run: Run, kept: Run) -> None:
     tested = predictions[predictions["split"] == "test"]
     if tested.empty:
         raise RunError(f"{run.folder} has no predictions of split 'test'.")
-    config = run.read_config(data=relative(run.read_config().data.path))
+    config = run.read_config()
+    paths = {name: relative(getattr(config.data, name)) for name in PATHS}
+    config = config.model_copy(update={"data": config.data.model_copy(update=paths)})
     files = (run.classes, run.fitted, run.metrics, run.history, run.summary, run.result)
     texts = {path.name: path.read_text(encoding="utf-8") for path in files}  # all is read before writing
     write_frame(kept.predictions, tested)
@@ -49,7 +53,7 @@ def keep(run: Run, kept: Run) -> None:
 
 
 def relative(path: str | None) -> str | None:
-    """Returns the path of pictures relative to the current folder if they are in it, else unchanged."""
+    """Returns a path relative to the current folder if it lies in it; anything else is returned unchanged."""
     here = pathlib.Path.cwd()
     return str(pathlib.Path(path).relative_to(here)) if path and pathlib.Path(path).is_relative_to(here) else path
 

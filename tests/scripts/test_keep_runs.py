@@ -33,7 +33,7 @@ def keep_runs(script):
 
 def test_what_is_kept_compares_as_the_runs_do(keep_runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = [f"data.path={tmp_path / 'data' / 'cells'}"]
+    settings = [f"data.path={tmp_path / 'data' / 'cells'}", f"data.splits={tmp_path / 'first' / 'splits.csv'}"]
     runs = [make_run(tmp_path / name, seed=seed, settings=settings) for seed, name in enumerate(("one", "two"))]
     outcome = CliRunner().invoke(keep_runs.main, ["kept", "one", "two"])
     assert outcome.exit_code == 0, outcome.output
@@ -44,7 +44,8 @@ def test_what_is_kept_compares_as_the_runs_do(keep_runs, tmp_path, monkeypatch):
     assert ours.conclusions == theirs.conclusions
     assert not kept[0].model.exists()
     assert set(pd.read_csv(kept[0].predictions)["split"]) == {"test"}
-    assert kept[0].read_config().data.path == "data/cells"
+    config = kept[0].read_config()
+    assert (config.data.path, config.data.splits, config.data.group) == ("data/cells", "first/splits.csv", None)
     assert str(tmp_path) not in kept[0].config.read_text()
 
 
