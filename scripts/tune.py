@@ -18,6 +18,7 @@ import pandas as pd
 
 import kmed
 from kmed import runtime, tables
+from kmed.metrics.intervals import draw_resamples, mean_score
 from kmed.tasks import LOWER_IS_BETTER
 
 # Only history.csv and predictions.csv are read, so the final scoring can be brief; and no new test split is drawn.
@@ -95,16 +96,13 @@ def pooled_scores(best: list[dict], runs: list) -> dict:
     if "val_accuracy" not in means:
         return means
     rows = pd.concat([pd.read_csv(run.predictions, dtype={"cluster": str}) for run in runs], ignore_index=True)
-    right = (rows["label"] == rows["predicted"]).to_numpy(float)
-    clusters, index = np.unique(rows["cluster"], return_inverse=True)
-    sums, counts = np.bincount(index, right), np.bincount(index)
-    drawn = np.random.default_rng(0).integers(len(clusters), size=(2000, len(clusters)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
+    right = (rows["label"] == rows["predicted"]).astype(float)
+    accuracy = mean_score(draw_resamples(rows["cluster"]), right.mean(), right)
     return means | {
-        "val_accuracy": round(float(right.mean()), 4),
-        "val_accuracy_interval": f"{low:.3f} to {high:.3f}",
-        "val_accuracy_per_cluster": round(float((sums / counts).mean()), 4),
-        "clusters": len(clusters),
+        "val_accuracy": round(accuracy.value, 4),
+        "val_accuracy_interval": f"{accuracy.low:.3f} to {accuracy.high:.3f}",
+        "val_accuracy_per_cluster": round(float(right.groupby(rows["cluster"]).mean().mean()), 4),
+        "clusters": accuracy.num_clusters,
     }
 
 
