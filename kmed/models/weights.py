@@ -116,9 +116,9 @@ def _read_arrays(found: WeightSource, name: str) -> dict[str, np.ndarray]:
     """
     if found.path.suffix in torch_files.SUFFIXES:
         arrays = torch_files.read_torch_file(found.path)
-        arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     else:
         arrays = read_safetensors(found.path)
+    arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     _check_family(family_of_checkpoint(arrays), name, found)
     return arrays
 
@@ -145,10 +145,9 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     try:
-        arrays = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:  # a type that NumPy does not have
         raise WeightsError(f"{path} is not a readable safetensors file: {error}.") from None
-    return {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
 
 
 def _torch_slots(model: keras.Model) -> list[Slot]:
