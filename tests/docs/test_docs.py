@@ -87,13 +87,9 @@ def test_a_broken_link_fails(tmp_path, text, message):
     assert result.returncode != 0 and message in result.stdout + result.stderr
 
 
-def test_the_cli_reference_is_up_to_date(script):
-    result = CliRunner().invoke(script("write_cli_reference").main, ["--check"])
-    assert result.exit_code == 0, result.output
-
-
-def test_the_table_of_weights_is_up_to_date(script):
-    result = CliRunner().invoke(script("write_weights_table").main, ["--check"])
+@pytest.mark.parametrize("name", ["write_cli_reference", "write_weights_table"])
+def test_what_is_written_by_a_script_is_up_to_date(name, script):
+    result = CliRunner().invoke(script(name).main, ["--check"])
     assert result.exit_code == 0, result.output
 
 
