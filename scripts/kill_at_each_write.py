@@ -2,6 +2,7 @@
 
     python scripts/kill_at_each_write.py                      # all commands, every distinct write: an hour on 2 cores
     python scripts/kill_at_each_write.py train report --every 5
+    python scripts/kill_at_each_write.py sweep --every 2 --first 1  # the other half of `sweep --every 2`
 
 A write is what Python reports to an audit hook when a file below the command's folder is opened for writing, renamed,
 linked or removed, and when a folder is made or removed. An undisturbed command shows its writes. Then it is started
@@ -254,7 +255,7 @@ def faults(case: Case, whole: pathlib.Path, folder: pathlib.Path, code: int, out
     return found
 
 
-def try_case(name: str, material: pathlib.Path, work: pathlib.Path, every: int = 1) -> collections.Counter:
+def try_case(name: str, material: pathlib.Path, work: pathlib.Path, every=1, first=0) -> collections.Counter:
     """Kills one command at each of its writes; prints what goes wrong, and returns the counts."""
     case, log, counts = CASES[name], work / "writes.txt", collections.Counter()
     whole = copy_material(case, material, work / "whole")
@@ -262,7 +263,7 @@ def try_case(name: str, material: pathlib.Path, work: pathlib.Path, every: int =
     code, output = fork(case.arguments, whole, log=log)
     assert code == 0, f"{name} ended with {code} although nobody killed it:\n{output}"
     writes = list(dict.fromkeys(log.read_text().splitlines()))
-    for kill_at in [*writes[:-1:every], END]:
+    for kill_at in [*writes[first:-1:every], END]:
         folder = copy_material(case, material, work / "killed")
         code, output = fork(case.arguments, folder, kill_at=kill_at)
         if code != -signal.SIGKILL:
@@ -285,6 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"[all]: {', '.join(CASES)}")
     parser.add_argument("--every", type=int, default=1, help="only each N-th write")
+    parser.add_argument("--first", type=int, default=0, help="the write to begin at, counted from 0")
     arguments = parser.parse_args()
     from kmed.runtime import load_backend
 
@@ -295,7 +297,7 @@ def main() -> None:
         make_material(work / "material")
         for name in arguments.cases or CASES:
             start = time.monotonic()
-            counts = try_case(name, work / "material", work, arguments.every)
+            counts = try_case(name, work / "material", work, arguments.every, arguments.first)
             total += counts
             print(f"{name}: {dict(counts)} in {time.monotonic() - start:.0f} s", flush=True)
     finally:
