@@ -164,8 +164,11 @@ class EvaluateConfig(Section):
     batch_size: BatchSize = 64  # images per step
     num_resamples: Annotated[int, pydantic.Field(ge=10, le=100_000)] = 1000  # bootstrap resamples per interval
     level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95  # nominal coverage of the intervals
-    thresholds: Literal["f1", "youden", "sensitivity"] = "f1"  # what thresholds are tuned for, on validation
+    # what decisions are tuned for on validation: each label by itself, or (the last three) all labels together
+    thresholds: Literal["f1", "youden", "sensitivity", "exact_match", "hamming", "cost"] = "f1"
     sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # the target, if thresholds is sensitivity
+    cost_missed: Positive = 1.0  # the price of a missed finding, if thresholds is cost
+    cost_false: Positive = 1.0  # the price of a finding that is not there, if thresholds is cost
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # target coverage of the prediction sets
     novelty_false_alarms: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.01  # share of validation images flagged
     subgroups: list[str] | None = None  # columns of the data; none: sex, age and view, if present

@@ -28,7 +28,7 @@ def evaluate(run_folder, split, rescore, **arguments):
     """Score a finished run on one of its splits, with new predictions of its Keras model or an exported file.
 
     With --rescore, no images and no weights are read: predictions.csv is scored again with other settings of evaluate
-    (thresholds, sensitivity, coverage, num_resamples, level).
+    (thresholds, sensitivity, cost_missed, cost_false, coverage, num_resamples, level).
 
     \b
     Examples:
@@ -37,6 +37,7 @@ def evaluate(run_folder, split, rescore, **arguments):
       kmed evaluate saved_models/blood --format tflite --quantize int8
       kmed evaluate saved_models/blood --append results/blood_cells.csv
       kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=youden
+      kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=cost --set evaluate.cost_missed=5
     """
     with one_line_errors():
         from kmed.report.scoring import check_arguments

@@ -148,6 +148,8 @@ class _Model:
         config, self.batch_size = run.read_config(), batch_size
         self.resizing = Resizing.from_settings(config.data)
         self.rule: DecisionRule = decision_rule(run)
+        if self.rule.constant is not None:
+            say(self.rule.chosen.choice.sentence(self.rule.task.exclusive))
         self.predictor = open_model(run, format, quantize)
         self.novelty: Novelty | None = None
         if self.predictor.keras_model is None:

@@ -10,6 +10,7 @@ from kmed.metrics.baselines import Prior, Verdict, constant_scores, judge_agains
 from kmed.metrics.intervals import MIN_CLUSTERS, Bootstrap, check_clusters
 from kmed.metrics.scores import Scores
 from kmed.metrics.selective import PredictionSets, RiskCoverage, confidence, prediction_sets, risk_coverage
+from kmed.metrics.whole_decisions import DecisionScore, score_decisions
 from kmed.tasks import Task
 
 
@@ -22,6 +23,8 @@ class Assessment:
       scores: the model's Scores.
       constants: name -> Scores, of the constant predictors.
       verdict: whether the model is better than the constant predictors.
+      decision: whether whole decisions are better than the best constant answer; None if each label is decided for
+        itself, and on the split that they were fitted on.
       risk: the model's risk-coverage curve.
       sets: the model's prediction sets; None on the split they were fitted on.
       subgroups: column -> value -> Scores; values that lie in fewer than two clusters are left out.
@@ -32,6 +35,7 @@ class Assessment:
     scores: Scores
     constants: dict[str, Scores]
     verdict: Verdict
+    decision: DecisionScore | None
     risk: RiskCoverage
     sets: PredictionSets | None
     subgroups: dict[str, dict[str, Scores]]
@@ -43,6 +47,7 @@ class Assessment:
             **self.scores.to_dict(),
             "constants": {name: _overall(scores) for name, scores in self.constants.items()},
             "verdict": self.verdict.to_dict(),
+            **({} if self.decision is None else {"decision": self.decision.to_dict()}),
             "risk_coverage": self.risk.to_dict(),
             "prediction_sets": self.sets and self.sets.to_dict(),
             "subgroups": {
@@ -75,8 +80,10 @@ def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted:
     known = ~np.isnan(predictions.labels).all(axis=1)
     kept = predictions.take(known)
     wrong = (~np.isnan(kept.labels) & (kept.decided() != (kept.labels == 1))).any(axis=1)
-    sets = None
+    sets = decision = None
     if fitted is not None:
+        decided = fitted.thresholds.decide(task.decode, kept.probs)
+        decision = score_decisions(fitted.thresholds, decided, kept.labels, scores.resamples)
         sets = prediction_sets(kept.labels, kept.probs, fitted.set_thresholds, names, fitted.coverage, scores.resamples)
     subgroups, too_small = _subgroups(predictions, fitted, bootstrap)
     return Assessment(
@@ -84,6 +91,7 @@ def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted:
         scores=scores,
         constants=constants,
         verdict=judge_against_constants(task, scores, constants, predictions.probs),
+        decision=decision,
         risk=risk_coverage(wrong, confidence(kept.probs, exclusive=task.exclusive), scores.resamples),
         sets=sets,
         subgroups=subgroups,
@@ -96,7 +104,7 @@ def score_predictions(predictions: Predictions, fitted: Fitted | None, bootstrap
     more = {}
     if fitted is not None:
         more = {
-            "thresholds": fitted.thresholds.values,
+            "decided": fitted.thresholds.decide(predictions.task.decode, predictions.probs),
             "calibrated": fitted.calibration.apply(predictions.probs),
         }
     arrays = (predictions.labels, predictions.probs, predictions.clusters, predictions.class_names)

@@ -4,10 +4,13 @@ import dataclasses
 
 import numpy as np
 
+from kmed.data.readers.source import NOT_FINDINGS
 from kmed.evaluation.predictions import Predictions
 from kmed.metrics.calibration import Calibration
+from kmed.metrics.objectives import OBJECTIVES
 from kmed.metrics.selective import conformal_thresholds
 from kmed.metrics.thresholds import Thresholds, choose_thresholds
+from kmed.metrics.whole_decisions import choose_whole_decisions
 from kmed.runs import Run
 from kmed.tasks import Task, get_task
 
@@ -48,21 +51,48 @@ class Fitted:
         return cls(calibration, thresholds, values, sets["coverage"])
 
 
-def fit_on_validation(validation: Predictions, settings) -> Fitted:
+def fit_on_validation(validation: Predictions, settings, not_findings=NOT_FINDINGS) -> Fitted:
     """Returns calibration, thresholds and prediction sets, all fitted on the validation split.
 
     Args:
       validation: the predictions of that split.
       settings: kmed.config.EvaluateConfig.
+      not_findings: labels that may stand beside "No Finding"; the setting of that name in `data`.
     """
     task, names = validation.task, validation.class_names
     labels, probs = validation.labels, validation.probs
+    calibration = task.fit_calibration(labels, probs, names)
+    if settings.thresholds in OBJECTIVES:
+        thresholds = _fit_whole_decisions(validation, calibration, settings, not_findings)
+    else:
+        thresholds = choose_thresholds(labels, probs, names, settings.thresholds, settings.sensitivity)
     return Fitted(
-        calibration=task.fit_calibration(labels, probs, names),
-        thresholds=choose_thresholds(labels, probs, names, settings.thresholds, settings.sensitivity),
+        calibration=calibration,
+        thresholds=thresholds,
         set_thresholds=conformal_thresholds(labels, probs, settings.coverage, exclusive=task.exclusive),
         coverage=settings.coverage,
     )
+
+
+def _fit_whole_decisions(validation: Predictions, calibration: Calibration, settings, not_findings) -> Thresholds:
+    """Returns Thresholds by which a label that calibration makes constant is found in all images or in none.
+
+    A model in use gives calibrated probabilities, which do not rank the images by such a label.
+    """
+    task, constant = validation.task, calibration.constant
+    thresholds = choose_whole_decisions(
+        validation.labels,
+        np.where(constant, 0.0, validation.probs),
+        validation.rows["group"].to_numpy(),
+        validation.class_names,
+        settings.thresholds,
+        decode=task.decode,
+        exclusive=task.exclusive,
+        not_findings=not_findings,
+        costs=(settings.cost_missed, settings.cost_false),
+    )
+    values = np.where(constant & (np.array(thresholds.values) > 0), 1.0, thresholds.values)
+    return dataclasses.replace(thresholds, values=tuple(values.tolist()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +104,7 @@ class DecisionRule:
       class_names: the run's K class names.
       thresholds: (K,), the calibrated probability from which a finding is reported; None for exclusive classes,
         where the most probable class is reported.
+      chosen: the run's Thresholds, which also know which labels exclude each other.
       calibration: the run's Calibration, undone to find prediction sets.
       set_thresholds: (K,), those of the conformal prediction sets, for probabilities before calibration.
     """
@@ -81,12 +112,21 @@ class DecisionRule:
     task: Task
     class_names: tuple[str, ...]
     thresholds: np.ndarray | None
+    chosen: Thresholds
     calibration: Calibration
     set_thresholds: np.ndarray
 
+    @property
+    def constant(self) -> tuple[str, ...] | None:
+        """What is reported for every image, since no thresholds were better; None if thresholds decide."""
+        choice = None if self.thresholds is None else self.chosen.choice
+        return None if choice is None or choice.chosen != "constant" else choice.constant
+
     def decide(self, calibrated: np.ndarray) -> np.ndarray:
         """Returns uint8 (N, K), 1 where a class is reported."""
-        return self.task.decode(calibrated, self.thresholds)
+        if self.thresholds is None:
+            return self.task.decode(calibrated)
+        return self.chosen.decide(self.task.decode, calibrated, self.thresholds)
 
     def prediction_sets(self, calibrated: np.ndarray) -> np.ndarray:
         """Returns uint8 (N, K), the classes in each image's conformal prediction set.
@@ -102,7 +142,7 @@ def decision_rule(run: Run) -> DecisionRule:
 
     Calibration keeps the order of the images for each label, so the calibrated threshold finds the same images as
     the plain one. If validation showed that order to be wrong, calibration makes the label constant: it is then
-    found in all images or in none, whichever is right more often.
+    found in all images or in none, whichever is right more often or better for the whole decision.
 
     Raises: RunError: the run holds no calibration, or one that is damaged or was fitted for other labels.
     """
@@ -111,9 +151,11 @@ def decision_rule(run: Run) -> DecisionRule:
     if task.exclusive:
         thresholds = None
     else:
-        thresholds = fitted.calibration.apply(np.array(fitted.thresholds.values)[None])[0]
-        thresholds = np.where(fitted.calibration.constant, 0.5, thresholds)
-    return DecisionRule(task, names, thresholds, fitted.calibration, fitted.set_thresholds)
+        plain = np.array(fitted.thresholds.values)
+        thresholds = fitted.calibration.apply(plain[None])[0]
+        of_constant = 0.5 if fitted.thresholds.choice is None else plain
+        thresholds = np.where(fitted.calibration.constant, of_constant, thresholds)
+    return DecisionRule(task, names, thresholds, fitted.thresholds, fitted.calibration, fitted.set_thresholds)
 
 
 def read_fitted(run: Run) -> Fitted:

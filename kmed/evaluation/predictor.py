@@ -13,7 +13,7 @@ import numpy as np
 
 from kmed.config import FULL, parse_range
 from kmed.errors import DataError, RunError
-from kmed.evaluation.decisions import decision_rule, read_fitted
+from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
 from kmed.formats.registry import FORMATS, check_format, open_file
 from kmed.models.keras_file import load_run_model
 from kmed.models.registry import resolve_name
@@ -63,8 +63,10 @@ def describe_run(run: Run) -> dict:
 
     Keys: version, kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input,
     output, calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
-    (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence; and range [low, high], what
-    becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535.
+    (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence; range [low, high], what
+    becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535; and for findings that are
+    decided together, constant (names that are reported whatever the picture shows, or None) and exclusion (a
+    `kmed.metrics.thresholds.Exclusion`, or None).
     """
     config, rule, metrics = run.read_config(), decision_rule(run), run.read_json(run.metrics)
     split = judged_split(metrics)
@@ -86,10 +88,20 @@ def describe_run(run: Run) -> dict:
         "output": f"float32 (batch, {len(rule.class_names)}), calibrated probabilities",
         "calibrated": True,
         "thresholds": thresholds,
+        **_together(rule),
         "test_score": {"name": main, **score, **sizes, "split": split},
         "verdict": assessed["verdict"]["sentence"],
     }
     return stamped(fields)
+
+
+def _together(rule: DecisionRule) -> dict:
+    """Returns how findings are decided together, for the description; {} where each is decided for itself."""
+    choice = rule.chosen.choice
+    if choice is None or rule.thresholds is None:
+        return {}
+    exclusion = choice.exclusion and dataclasses.asdict(choice.exclusion)
+    return {"constant": None if rule.constant is None else list(rule.constant), "exclusion": exclusion}
 
 
 def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:

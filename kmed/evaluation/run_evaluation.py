@@ -30,7 +30,13 @@ from kmed.runs import Run, finished_run, judged_run, judged_split
 from kmed.schemas.records import stamped
 from kmed.schemas.tables import PREDICTED
 
-FITTED_BY = ("thresholds", "sensitivity", "coverage")  # settings of what is fitted on validation
+FITTED_BY = (
+    "thresholds",
+    "sensitivity",
+    "cost_missed",
+    "cost_false",
+    "coverage",
+)  # settings of what is fitted on validation
 
 
 def write_evaluation(run: Run, config, table: Table, model, state) -> None:
@@ -54,7 +60,7 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
     probs, distances = inference.predict_with_distances(both, parts, config, novelty)
     predictions = make_predictions(parts, probs, config.evaluate.subgroups)
     write_frame(run.predictions, predictions.to_frame())
-    fitted = fit_on_validation(predictions.split("val"), config.evaluate)
+    fitted = fit_on_validation(predictions.split("val"), config.evaluate, config.data.not_findings)
     flagged = {"novelty": write_novelty(run, config, parts.rows, novelty, distances)}
     assessments = write_scores(run, config, predictions, training_prior(table), fitted, flagged)
     # Written after all other results, since its presence marks the run as finished.
@@ -200,7 +206,7 @@ def _fit_again(run: Run, config, predictions: Predictions) -> Fitted:
     """Returns what is fitted on the validation predictions, or what the run stored if those are gone."""
     validation = predictions.split("val")
     if len(validation):
-        return fit_on_validation(validation, config.evaluate)
+        return fit_on_validation(validation, config.evaluate, config.data.not_findings)
     before = run.read_config().evaluate
     changed = [name for name in FITTED_BY if getattr(before, name) != getattr(config.evaluate, name)]
     if changed or not len(predictions):

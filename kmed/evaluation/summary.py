@@ -35,7 +35,17 @@ def describe_assessment(assessment: Assessment, split: str) -> str:
             f"Prediction sets made to hold {sets.wanted:.0%} of the true labels held {cell(sets.coverage)} of them, "
             f"with {sets.size.value:.2f} labels on average.",
         ]
+    if assessment.decision is not None:
+        lines += ["", assessment.decision.choice.sentence(assessment.task.exclusive), _describe_decision(assessment)]
     return "\n".join([*lines, "", assessment.verdict.sentence])
+
+
+def _describe_decision(assessment: Assessment) -> str:
+    decision = assessment.decision
+    return (
+        f"Here: {decision.choice.score} {cell(decision.score)}, {decision.choice.constant_name} "
+        f"{number(decision.constant.value)}, difference {cell(decision.gain)}."
+    )
 
 
 def describe_novelty(record: dict | None) -> str:

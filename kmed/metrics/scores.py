@@ -122,6 +122,7 @@ def compute_scores(
     class_names,
     *,
     thresholds=None,
+    decided: np.ndarray | None = None,
     calibrated: np.ndarray | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> Scores:
@@ -139,6 +140,7 @@ def compute_scores(
       clusters: (N,), the patient, slide or photograph of each image, which resampling keeps together.
       class_names: K names.
       thresholds: (K,), tuned thresholds for the task's `decode`; None: no tuned scores.
+      decided: (N, K) in {0, 1}, tuned decisions by another rule, in the place of `thresholds`.
       calibrated: (N, K), the calibrated probabilities; None: no scores of them.
       bootstrap: settings of the intervals.
     Raises: ScoreError: shapes do not match, there are no images or known labels, or labels or probs are out of range.
@@ -149,7 +151,8 @@ def compute_scores(
     labels, probs, clusters = labels[kept], probs[kept], np.asarray(clusters, dtype=object)[kept]
     sample = Sample(labels, tuple(class_names), draw_resamples(clusters, bootstrap), task.exclusive)
     plain = Decisions(sample, sample.known & (task.decode(probs) == 1))
-    tuned = None if thresholds is None else Decisions(sample, sample.known & (task.decode(probs, thresholds) == 1))
+    found = decided[kept] if decided is not None else None if thresholds is None else task.decode(probs, thresholds)
+    tuned = None if found is None else Decisions(sample, sample.known & (found == 1))
     raw = Probabilities(sample, probs)
     corrected = None if calibrated is None else Probabilities(sample, np.asarray(calibrated)[kept])
     return Scores(

@@ -1,5 +1,9 @@
-"""Thresholds per label, chosen on the validation split: by the best F1, by Youden's J, or for a target sensitivity."""
+"""Thresholds per label, chosen on the validation split: by the best F1, by Youden's J, or for a target sensitivity.
 
+`kmed.metrics.whole_decisions` chooses them together, for whole decisions.
+"""
+
+import collections.abc
 import dataclasses
 
 import numpy as np
@@ -11,25 +15,130 @@ RULES = ("f1", "youden", "sensitivity")
 
 
 @dataclasses.dataclass(frozen=True)
+class Exclusion:
+    """A label that means "none of these findings", such as "No Finding": it is decided together with them.
+
+    Attributes:
+      negative: the label. If it reaches its threshold, none of the findings is reported.
+      findings: the labels that it excludes.
+      complete: whether each image has the label or one of the findings, so that the label is reported where no
+        finding is.
+    """
+
+    negative: str
+    findings: tuple[str, ...]
+    complete: bool
+
+    def resolve(self, found: np.ndarray, class_names) -> np.ndarray:
+        """Returns `found` (N, K), of the same type, without contradictions."""
+        names, found = list(class_names), found.copy()
+        negative, findings = names.index(self.negative), [names.index(name) for name in self.findings]
+        found[:, findings] *= found[:, [negative]] == 0
+        if self.complete:
+            found[:, negative] = ~(found[:, findings] == 1).any(axis=1)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What whole decisions were chosen among.
+
+    Attributes:
+      chosen: "constant", one answer for every image; "shared", one threshold for all findings; "separate", one per
+        label.
+      constant: the labels of the best constant answer, none if it is the empty set.
+      exclusion: the Exclusion; None: the data have no such label.
+      tried: "constant", "shared" and "separate" -> the score on validation, of thresholds on groups of images that
+        they were not chosen on. Without several groups, only "constant".
+      score: what these scores are.
+      costs: of a missed and of a false finding.
+    """
+
+    chosen: str
+    constant: tuple[str, ...]
+    exclusion: Exclusion | None
+    tried: dict[str, float]
+    score: str
+    costs: tuple[float, float]
+
+    def to_dict(self) -> dict:
+        """Returns the fields, for `kmed.files.write_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "Choice":
+        """Returns the Choice whose `to_dict` gave `fields`."""
+        excluded = fields["exclusion"]
+        exclusion = excluded and Exclusion(**{**excluded, "findings": tuple(excluded["findings"])})
+        lists = {name: tuple(fields[name]) for name in ("constant", "costs")}
+        return cls(**{**fields, **lists, "exclusion": exclusion})
+
+    @property
+    def constant_name(self) -> str:
+        """What reports call the constant answer."""
+        return f"always {', '.join(map(repr, self.constant))}" if self.constant else "always nothing"
+
+    def sentence(self, exclusive: bool) -> str:
+        """Returns what is decided, and why; `exclusive` says whether each image has exactly one class."""
+        families = _OF_CLASSES if exclusive else _OF_FINDINGS
+        constant = f"{self.constant_name} ({self.score} {self.tried['constant']:.3f} on validation)"
+        others = [f"{families[name]} {self.tried[name]:.3f}" for name in families if name in self.tried]
+        if self.chosen != "constant":
+            return (
+                f"Decisions for the {self.score}: {families[self.chosen]}, {self.tried[self.chosen]:.3f} on validation "
+                f"groups that it was not chosen on; the best constant answer is {constant}."
+            )
+        reason = "validation holds one group, so thresholds could not be tried on another one"
+        if others:
+            reason = (
+                "no thresholds were better by more than one standard error on validation groups that they were not "
+                f"chosen on: {', '.join(others)}"
+            )
+        return f"Decisions for the {self.score}: {constant}, whatever the picture shows, because {reason}."
+
+
+_OF_FINDINGS = {"shared": "one threshold for all findings", "separate": "one threshold per label"}
+_OF_CLASSES = {"shared": "the most probable class", "separate": "one threshold per class"}
+
+
+@dataclasses.dataclass(frozen=True)
 class Thresholds:
     """One threshold per label: the lowest probability at which it counts as found.
 
     Attributes:
-      rule: how they were chosen: "f1", "youden" or "sensitivity".
+      rule: how they were chosen: "f1", "youden" or "sensitivity", or a key of `kmed.metrics.objectives.OBJECTIVES`.
       class_names: K names, in the order of `values`.
       values: K thresholds.
       not_chosen: {label: reason} of the labels that keep 0.5.
+      choice: what whole decisions were chosen among; None if each label is decided for itself.
     """
 
     rule: str
     class_names: tuple[str, ...]
     values: tuple[float, ...]
     not_chosen: dict[str, str] = dataclasses.field(default_factory=dict)
+    choice: Choice | None = None
+
+    def decide(self, decode: collections.abc.Callable, probs: np.ndarray, values=None) -> np.ndarray:
+        """Returns uint8 (N, K), 1 where a label is reported.
+
+        Args:
+          decode: that of the kmed.tasks.Task.
+          probs: (N, K).
+          values: (K,), the thresholds of these probabilities, if they were calibrated since; None: `self.values`.
+        """
+        if self.choice is not None and self.choice.chosen == "constant":
+            held = [name in self.choice.constant for name in self.class_names]
+            return np.tile(np.array(held, np.uint8), (len(probs), 1))
+        found = decode(probs, np.array(self.values if values is None else values))
+        exclusion = None if self.choice is None else self.choice.exclusion
+        return found if exclusion is None else exclusion.resolve(found, self.class_names)
 
     def to_dict(self) -> dict:
         """Returns the fields, with the values by class name, for `kmed.files.write_json`."""
         values = dict(zip(self.class_names, self.values, strict=True))
-        return {"rule": self.rule, "values": values, "not_chosen": self.not_chosen}
+        fields = {"rule": self.rule, "values": values, "not_chosen": self.not_chosen}
+        return fields if self.choice is None else {**fields, "choice": self.choice.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: dict, class_names) -> "Thresholds":
@@ -45,7 +154,9 @@ class Thresholds:
                 f"The labels of the data are {list(class_names)}."
             )
         names = tuple(class_names)
-        return cls(fields["rule"], names, tuple(values[name] for name in names), dict(fields.get("not_chosen", {})))
+        choice = fields.get("choice") and Choice.from_dict(fields["choice"])
+        chosen = tuple(values[name] for name in names)
+        return cls(fields["rule"], names, chosen, dict(fields.get("not_chosen", {})), choice)
 
 
 def choose_thresholds(

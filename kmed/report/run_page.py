@@ -17,6 +17,7 @@ from kmed.metrics.intervals import FEW_CLUSTERS, Score
 from kmed.metrics.reliability import Reliability
 from kmed.metrics.scores import CALIBRATED, TUNED
 from kmed.metrics.selective import RiskCoverage
+from kmed.metrics.thresholds import Thresholds
 from kmed.progress import optional
 from kmed.report import gallery
 from kmed.report.page import Cited, inline_figure, picture, render_page, words
@@ -44,7 +45,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
     names = run.read_classes().class_names
     split = judged_split(metrics)
     config, result = run.read_config(), run.read_result(_SHOWN)
-    task, assessed = get_task(config.task), metrics[split]
+    task, assessed, fitted = get_task(config.task), metrics[split], run.read_json(run.fitted)
     others = ["val"] if split == "test" and "val" in metrics else []
     return render_page(
         run.report,
@@ -57,7 +58,8 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         class_names=names,
         negative=negative_label(names),
         metrics=metrics,
-        fitted=Cited(run.fitted.name, run.read_json(run.fitted)),
+        fitted=Cited(run.fitted.name, fitted),
+        choice=Thresholds.from_dict(fitted["thresholds"], names).choice,
         split=split,
         assessed=assessed,
         others=[(name, metrics[name], score_sections(task, metrics[name])) for name in others],

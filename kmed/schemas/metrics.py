@@ -156,6 +156,16 @@ class VerdictRecord(Record):
     sentence: str
 
 
+class DecisionRecord(Record):
+    """A `kmed.metrics.whole_decisions.DecisionScore`."""
+
+    name: Name
+    value: ScoreRecord
+    constant_name: Name
+    constant: ScoreRecord
+    gain: ScoreRecord
+
+
 class SplitRecord(Overall):
     """The assessment of one split."""
 
@@ -168,6 +178,7 @@ class SplitRecord(Overall):
     reliability: dict[str, ReliabilityRecord]
     constants: Annotated[dict[str, Overall], Field(min_length=1)]
     verdict: VerdictRecord
+    decision: DecisionRecord | None = None
     risk_coverage: RiskRecord
     prediction_sets: SetsScores | None
     subgroups: dict[str, dict[str, Overall]]

@@ -113,12 +113,42 @@ class CalibrationRecord(Record):
         return self
 
 
-class ThresholdsRecord(Record):
-    """A `kmed.metrics.thresholds.Thresholds`."""
+class ExclusionRecord(Record):
+    """A `kmed.metrics.thresholds.Exclusion`."""
 
-    rule: Literal["f1", "youden", "sensitivity"]
+    negative: Name
+    findings: Annotated[list[Name], Field(min_length=1)]
+    complete: bool
+
+    @model_validator(mode="after")
+    def _distinct(self):
+        require_distinct("findings", [self.negative, *self.findings])
+        return self
+
+
+class ChoiceRecord(Record):
+    """A `kmed.metrics.thresholds.Choice`."""
+
+    chosen: Literal["constant", "shared", "separate"]
+    constant: list[Name]
+    exclusion: ExclusionRecord | None
+    tried: dict[Literal["constant", "shared", "separate"], Annotated[float, Field(ge=0)]]
+    score: Name
+    costs: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+
+    @model_validator(mode="after")
+    def _complete(self):
+        require_all("tried", self.tried, ["constant", self.chosen])
+        return self
+
+
+class ThresholdsRecord(Record):
+    """A `kmed.metrics.thresholds.Thresholds`; only whole decisions have a choice."""
+
+    rule: Literal["f1", "youden", "sensitivity", "exact_match", "hamming", "cost"]
     values: dict[str, Share]
     not_chosen: dict[str, str]
+    choice: ChoiceRecord | None = None
 
 
 class SetsRecord(Record):
@@ -152,6 +182,10 @@ class FittedFile(File):
         require_names("prediction_sets.values", self.prediction_sets.values, names)
         require_known("calibration.not_fitted", self.calibration.not_fitted, names)
         require_known("thresholds.not_chosen", self.thresholds.not_chosen, names)
+        if (choice := self.thresholds.choice) is not None:
+            require_known("thresholds.choice.constant", choice.constant, names)
+            excluded = [] if choice.exclusion is None else [choice.exclusion.negative, *choice.exclusion.findings]
+            require_known("thresholds.choice.exclusion", excluded, names)
         return self
 
 
@@ -177,6 +211,8 @@ class Description(Interface):
     output: str
     calibrated: bool
     thresholds: dict[str, Share] | None
+    constant: list[Name] | None = None
+    exclusion: ExclusionRecord | None = None
     test_score: TestScore
     verdict: str
 
@@ -184,6 +220,9 @@ class Description(Interface):
     def _one_per_class(self):
         if self.thresholds is not None:
             require_names("thresholds", self.thresholds, self.class_names)
+        require_known("constant", self.constant or [], self.class_names)
+        if self.exclusion is not None:
+            require_known("exclusion", [self.exclusion.negative, *self.exclusion.findings], self.class_names)
         return self
 
 

@@ -103,7 +103,7 @@ def read_again(run, predictions):
     unknown=st.sampled_from([0.0, 0.5, 1.0]),
     positives=st.sampled_from([0.0, 0.5, 1.0]),
     splits=st.sampled_from([["val", "test"], ["val"]]),
-    rule=st.sampled_from(["f1", "youden", "sensitivity"]),
+    rule=st.sampled_from(["f1", "youden", "sensitivity", "exact_match", "hamming", "cost"]),
 )
 def test_scores_of_few_pictures(
     tmp_path_factory, seed, task, num_classes, kind, num_clusters, per_cluster, unknown, positives, splits, rule

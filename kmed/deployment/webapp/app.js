@@ -125,13 +125,23 @@ async function answer(file, last) {
 
 /** Returns [{name, prob, threshold, reported}], the reported ones first, each part by falling probability. */
 function decide(probs) {
-  const { class_names: names, thresholds } = description;
+  const { class_names: names, thresholds, constant, exclusion } = description;
   const best = probs.indexOf(Math.max(...probs));
   const rows = names.map((name, k) => {
     const threshold = thresholds?.[name];
     return { name, prob: probs[k], threshold, reported: thresholds ? probs[k] >= threshold : k === best };
   });
+  if (constant) for (const row of rows) row.reported = constant.includes(row.name);
+  else if (exclusion) resolve(rows, exclusion);
   return rows.sort((a, b) => b.reported - a.reported || b.prob - a.prob);
+}
+
+/** Removes contradictions from the rows, as `kmed.metrics.thresholds.Exclusion.resolve` does. */
+function resolve(rows, { negative, findings, complete }) {
+  const none = rows.find((row) => row.name === negative);
+  const excluded = rows.filter((row) => findings.includes(row.name));
+  if (none.reported) for (const row of excluded) row.reported = false;
+  if (complete) none.reported = !excluded.some((row) => row.reported);
 }
 
 function describe(rows) {
@@ -147,6 +157,17 @@ function share(prob) {
   return `${(100 * prob).toFixed(1)}\u00a0%`;
 }
 
+function legend() {
+  const { thresholds, constant, exclusion } = description;
+  if (!thresholds) return "Probability of each class.";
+  if (constant) {
+    const names = constant.join(", ") || "nothing";
+    return `Probability of each finding. On validation, no decision was better than always reporting ${names}.`;
+  }
+  const line = "Probability of each finding. A finding is reported if its bar reaches its threshold, the line on the bar";
+  return exclusion ? `${line}, and ${exclusion.negative} does not.` : `${line}.`;
+}
+
 function show(name, picture, probs, times, last) {
   const rows = decide(probs);
   const decision = describe(rows);
@@ -159,9 +180,7 @@ function show(name, picture, probs, times, last) {
   part("figcaption").textContent = `As the model sees it: ${width} × ${height} of ${own} pixels`;
   part("h3").textContent = name;
   part(".decision").textContent = decision;
-  part(".legend").textContent = description.thresholds
-    ? "Probability of each finding. A finding is reported if its bar reaches its threshold, the line on the bar."
-    : "Probability of each class.";
+  part(".legend").textContent = legend();
   part(".rows").classList.toggle("thresholds", Boolean(description.thresholds));
   part(".rows").append(...rows.map(makeRow));
   const [computing, reading] = [times.computing, times.reading].map(Math.round);
