@@ -20,6 +20,7 @@ from kmed.deployment import demo_page
 from kmed.errors import RunError
 from kmed.evaluation.predictor import open_exported
 from kmed.metrics.calibration import Calibration
+from kmed.metrics.thresholds import Exclusion
 from kmed.tasks import get_task
 
 SIZE = (32, 40)  # of the model's input, in pixels
@@ -350,6 +351,27 @@ def test_it_predicts_what_the_tflite_file_predicts(kind, page, noted, request, t
         check_result(result, [name for name, yes in zip(NAMES, reported) if yes], dict(zip(NAMES, probs)), thresholds)
     assert not noted.complaints
     assert not [url for url in noted.requests if not url.startswith(server.url)]
+
+
+GATE = {"negative": NAMES[0], "findings": NAMES[1:], "complete": True}
+
+
+@pytest.mark.parametrize("constant", [None, NAMES[:1], []])
+def test_it_decides_findings_together(constant, page, tmp_path, tflite, pictures):
+    description = {**MULTILABEL, "constant": constant, "exclusion": GATE}
+    with served(demo_page.write_page(tflite, description, tmp_path / "page", title="x-rays")) as server:
+        open_page(page, server.url)
+        results = classify(page, pictures[:8])
+        legend = page.locator(".legend").first.inner_text()
+    probs = np.array([result["probs"] for result in results])
+    found = get_task("multilabel").decode(probs, np.array(THRESHOLDS))
+    exclusion = Exclusion(GATE["negative"], tuple(GATE["findings"]), GATE["complete"])
+    expected = exclusion.resolve(found, NAMES) if constant is None else [[name in constant for name in NAMES]] * 8
+    assert constant is not None or (expected != found).any()
+    for result, reported, prob in zip(results, expected, probs):
+        check_result(result, [name for name, yes in zip(NAMES, reported) if yes], dict(zip(NAMES, prob)), THRESHOLDS)
+    words = f"and {NAMES[0]} does not" if constant is None else f"always reporting {', '.join(constant) or 'nothing'}"
+    assert words in legend
 
 
 def check_result(result: dict, reported: list[str], probs: dict, thresholds) -> None:
