@@ -149,7 +149,7 @@ class _Model:
         self.resizing = Resizing.from_settings(config.data)
         self.rule: DecisionRule = decision_rule(run)
         if self.rule.constant is not None:
-            say(self.rule.chosen.choice.sentence(self.rule.task.exclusive))
+            say(self.rule.constant.sentence(self.rule.task.exclusive))
         self.predictor = open_model(run, format, quantize)
         self.novelty: Novelty | None = None
         if self.predictor.keras_model is None:

@@ -9,7 +9,7 @@ from kmed.evaluation.predictions import Predictions
 from kmed.metrics.calibration import Calibration
 from kmed.metrics.objectives import OBJECTIVES
 from kmed.metrics.selective import conformal_thresholds
-from kmed.metrics.thresholds import Thresholds, choose_thresholds
+from kmed.metrics.thresholds import Choice, Thresholds, choose_thresholds
 from kmed.metrics.whole_decisions import choose_whole_decisions
 from kmed.runs import Run
 from kmed.tasks import Task, get_task
@@ -117,10 +117,10 @@ class DecisionRule:
     set_thresholds: np.ndarray
 
     @property
-    def constant(self) -> tuple[str, ...] | None:
-        """What is reported for every image, since no thresholds were better; None if thresholds decide."""
+    def constant(self) -> Choice | None:
+        """The Choice of one answer for every image, since no thresholds were better; None if thresholds decide."""
         choice = None if self.thresholds is None else self.chosen.choice
-        return None if choice is None or choice.chosen != "constant" else choice.constant
+        return choice if choice is not None and choice.chosen == "constant" else None
 
     def decide(self, calibrated: np.ndarray) -> np.ndarray:
         """Returns uint8 (N, K), 1 where a class is reported."""

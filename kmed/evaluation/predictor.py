@@ -101,7 +101,7 @@ def _together(rule: DecisionRule) -> dict:
     if choice is None or rule.thresholds is None:
         return {}
     exclusion = choice.exclusion and dataclasses.asdict(choice.exclusion)
-    return {"constant": None if rule.constant is None else list(rule.constant), "exclusion": exclusion}
+    return {"constant": None if rule.constant is None else list(rule.constant.constant), "exclusion": exclusion}
 
 
 def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:

@@ -7,6 +7,7 @@ from kmed.labels import printable
 from kmed.metrics.class_scores import CLASS_SCORES
 from kmed.metrics.intervals import Score
 from kmed.metrics.scores import CALIBRATED, TUNED, Scores
+from kmed.metrics.whole_decisions import DecisionScore
 from kmed.runs import judged_split
 
 
@@ -36,16 +37,17 @@ def describe_assessment(assessment: Assessment, split: str) -> str:
             f"with {sets.size.value:.2f} labels on average.",
         ]
     if assessment.decision is not None:
-        lines += ["", assessment.decision.choice.sentence(assessment.task.exclusive), _describe_decision(assessment)]
+        lines += ["", *_describe_decision(assessment.decision, assessment.task.exclusive)]
     return "\n".join([*lines, "", assessment.verdict.sentence])
 
 
-def _describe_decision(assessment: Assessment) -> str:
-    decision = assessment.decision
-    return (
+def _describe_decision(decision: DecisionScore, exclusive: bool) -> tuple[str, str]:
+    """Returns what was chosen on validation, and how it does on the split."""
+    here = (
         f"Here: {decision.choice.score} {cell(decision.score)}, {decision.choice.constant_name} "
         f"{number(decision.constant.value)}, difference {cell(decision.gain)}."
     )
+    return decision.choice.sentence(exclusive), here
 
 
 def describe_novelty(record: dict | None) -> str:

@@ -347,8 +347,11 @@ def score_decisions(
     objective = make_objective(thresholds.rule, thresholds.class_names, *choice.costs)
     held = np.array([name in choice.constant for name in thresholds.class_names])
     counted = objective.counted(labels)
-    scores = []
-    for guesses in (decided == 1, np.tile(held, (len(labels), 1))):
+
+    def score(guesses) -> Score:
         summed = objective.reported(objective.losses(guesses, labels), counted)
-        scores.append(mean_score(resamples, summed.sum() / counted.sum(), summed, counted))
-    return DecisionScore(choice, *scores, resamples.difference(*scores))
+        return mean_score(resamples, summed.sum() / counted.sum(), summed, counted)
+
+    score_of_these, score_of_constant = score(decided == 1), score(np.tile(held, (len(labels), 1)))
+    gain = resamples.difference(score_of_these, score_of_constant)
+    return DecisionScore(choice, score_of_these, score_of_constant, gain)

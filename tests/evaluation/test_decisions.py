@@ -97,7 +97,7 @@ def test_a_model_in_use_decides_as_it_was_scored(tmp_path, rule, skill):
     assert (used.constant is not None) == (known.thresholds.choice.chosen == "constant")
     description = json.loads(json.dumps(describe_run(run), allow_nan=False))
     assert description["exclusion"] == {"negative": "No Finding", "findings": list(FINDINGS[:2]), "complete": True}
-    assert description["constant"] == (None if used.constant is None else list(used.constant))
+    assert description["constant"] == (None if used.constant is None else list(used.constant.constant))
 
 
 @pytest.mark.parametrize("rule", OBJECTIVES)
