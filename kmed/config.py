@@ -57,7 +57,7 @@ def _drop_none(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
-Weights = Annotated[str | None, pydantic.BeforeValidator(_drop_none)]
+Source = Annotated[str | None, pydantic.BeforeValidator(_drop_none)]
 Pixels = Annotated[int, pydantic.Field(ge=8, le=4096)]
 ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_size)]
 ValueRange = Annotated[str, pydantic.BeforeValidator(_check_range)]
@@ -86,7 +86,7 @@ class ModelConfig(Section):
     """Which network, and what it starts from."""
 
     name: str = "resnet18"  # a network; `kmed models` lists them
-    weights: Weights = None  # imagenet, a safetensors or PyTorch file, or an earlier run; none: random
+    weights: Source = None  # imagenet, a safetensors or PyTorch file, or an earlier run; none: random
     # of pixels in [0, 1], before the backbone, or (means, deviations); none: that of the weights, else imagenet
     normalization: Literal["imagenet", "unit"] | tuple[list[float], list[float]] | None = None
     dropout: Fraction | None = None  # rate before the head; none: as published for the model
@@ -151,6 +151,9 @@ class TrainConfig(Section):
     freeze_batch_norm: bool = False
     # image: each image once per epoch; cluster: as many, drawn from all clusters, such as photographs, equally often
     sample: Literal["image", "cluster"] = "image"
+    teacher: Source = None  # a finished run, whose answers are learnt beside the labels; none: only the labels
+    teacher_temperature: Positive = 3.0  # what both networks' logits are divided by before they are compared
+    teacher_weight: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5  # share of the teacher in the loss
     monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score
     patience: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs without improvement before a stop; 0: never
     dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"  # auto: the faster one, as measured

@@ -1,4 +1,4 @@
-"""Losses over the labels that are known: binary cross-entropy, focal, asymmetric.
+"""Losses over the labels that are known: binary cross-entropy, focal, asymmetric; and against a teacher's answers.
 
 An unknown label (NaN) is neither a 0 nor a 1: it adds nothing to the loss and nothing to its gradient.
 With the default reduction a loss is sum(weight * entropy) / number of known labels, or 0 if no label
@@ -129,6 +129,99 @@ class AsymmetricLoss(_MaskedLoss):
             "gamma_negative": self.gamma_negative,
             "margin": self.margin,
         }
+
+
+# ----- the answers of a teacher -----
+
+
+@keras.saving.register_keras_serializable(package="kmed")
+class DistillationLoss(keras.losses.Loss):
+    """A loss against the labels, mixed with the divergence from a teacher's answers.
+
+    L = (1 - w) labels + w T^2 KL(teacher || student), where the divergence is that of both networks' probabilities
+    after their logits are divided by the temperature T (Hinton et al., 2015, "Distilling the Knowledge in a Neural
+    Network"). The gradients of the divergence shrink with 1 / T^2; the factor undoes that, so that w means the same at
+    each T. A divergence differs from Hinton's cross-entropy only by a constant, and is 0 where both agree.
+
+    The teacher answers for unknown labels too, so those are learnt from it alone.
+
+    Args:
+      loss: the keras.losses.Loss of (labels, probs) against the labels.
+      activation: a key of DIVERGENCES, how the networks make probabilities.
+      temperature: T, above 0; 1 compares the probabilities as they are.
+      weight: w, in [0, 1]; 0: only the labels count, 1: only the teacher.
+      reduction, name: as in `keras.losses.Loss`.
+    Call with the labels and the teacher's probabilities side by side, (N, 2 K), and the student's probabilities (N, K).
+    """
+
+    def __init__(
+        self,
+        loss,
+        activation: str,
+        temperature: float = 3.0,
+        weight: float = 0.5,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "distillation_loss",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if activation not in DIVERGENCES or not temperature > 0 or not 0 <= weight <= 1:
+            raise ConfigError(
+                f"Distillation needs an activation ({' or '.join(DIVERGENCES)}), a temperature above 0 and a weight in "
+                f"[0, 1]. Received: activation={activation!r}, temperature={temperature}, weight={weight}."
+            )
+        self.loss = keras.saving.deserialize_keras_object(loss) if isinstance(loss, dict) else loss
+        self.activation = activation
+        self.temperature = temperature
+        self.weight = weight
+
+    def call(self, y_true, y_pred):
+        labels, taught = ops.split(y_true, 2, axis=-1)
+        divergence = DIVERGENCES[self.activation](taught, y_pred, self.temperature)  # (N,)
+        return (1.0 - self.weight) * self.loss.call(labels, y_pred) + self.weight * self.temperature**2 * divergence
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "activation": self.activation,
+            "temperature": self.temperature,
+            "weight": self.weight,
+        }
+
+
+def softmax_divergence(taught, probs, temperature: float):
+    """Returns (N,), KL(taught || probs) of one class per image, both softened by `temperature`.
+
+    Args:
+      taught, probs: probabilities (N, K), each row with the sum 1. Their logarithms are logits up to a constant per
+        image, which the softmax ignores, so the temperature acts as on the networks' own logits.
+      temperature: above 0.
+    """
+    wanted, found = (ops.log_softmax(ops.log(ops.maximum(each, TINY)) / temperature) for each in (taught, probs))
+    return ops.sum(ops.exp(wanted) * (wanted - found), axis=-1)
+
+
+def sigmoid_divergence(taught, probs, temperature: float):
+    """Returns (N,), the mean over the labels of KL(taught || probs) between yes and no, softened by `temperature`.
+
+    Args:
+      taught, probs: probabilities (N, K) of independent labels.
+      temperature: above 0.
+    """
+    wanted, found = (_logits(each) / temperature for each in (taught, probs))
+    yes = ops.sigmoid(wanted) * (ops.log_sigmoid(wanted) - ops.log_sigmoid(found))
+    no = ops.sigmoid(-wanted) * (ops.log_sigmoid(-wanted) - ops.log_sigmoid(-found))
+    return ops.mean(yes + no, axis=-1)
+
+
+def _logits(probs):
+    probs = ops.clip(probs, keras.config.epsilon(), 1.0 - keras.config.epsilon())
+    return ops.log(probs) - ops.log(1.0 - probs)
+
+
+TINY = 1e-30  # float32 can still divide by it
+DIVERGENCES = {"softmax": softmax_divergence, "sigmoid": sigmoid_divergence}
 
 
 # ----- by name -----

@@ -114,6 +114,11 @@ class Run:
         return self.folder / "environment.json"
 
     @property
+    def teacher(self) -> pathlib.Path:
+        """Which trained model the run learns from; exists only with `train.teacher`."""
+        return self.folder / "teacher.json"
+
+    @property
     def unreadable(self) -> pathlib.Path:
         """The files that were left out because they cannot be read; exists only if there are any."""
         return self.folder / "unreadable.csv"

@@ -82,6 +82,12 @@ class Task:
             raise ConfigError(f"The loss of {self.name} must be {legal}. Received: loss={name!r}.{hint}")
         return LOSSES[self.losses[0] if name == "auto" else name](label_smoothing, positive_weights)
 
+    def make_distillation(self, loss, *, temperature: float, weight: float):
+        """Returns `loss` mixed with the divergence from a teacher; see `kmed.losses.DistillationLoss`."""
+        from kmed.losses import DistillationLoss
+
+        return DistillationLoss(loss, self.activation, temperature, weight)
+
     def score(self, *arguments, **settings):
         """Returns the Scores of (labels, probs, clusters, class_names); see `kmed.metrics.scores.compute_scores`."""
         from kmed.metrics.scores import compute_scores

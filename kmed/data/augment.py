@@ -145,6 +145,11 @@ class Augmentation:
         return cls(chosen.level, chosen.orientation, chosen.mixup, chosen.cutmix, seed, chosen.density)
 
     @property
+    def changes(self) -> bool:
+        """Whether images are changed, and so differ from epoch to epoch."""
+        return self.level != "none" or self.mixes
+
+    @property
     def mixes(self) -> bool:
         """Whether images and labels are mixed with those of another row."""
         return bool(self.mixup or self.cutmix)

@@ -106,6 +106,7 @@ class Pipeline:
         class_weights=None,
         sample: str = "image",
         backend: str | None = None,
+        targets: np.ndarray | None = None,
     ):
         """
         Args:
@@ -118,6 +119,7 @@ class Pipeline:
           sample: "image" shows each row once per training epoch; "cluster" draws as many rows of each class, all of
             its clusters equally often, so that many images of one photograph or patient do not outweigh the others.
           backend: "tensorflow" or "memory"; None uses tf.data if Keras runs on TensorFlow.
+          targets: (N, J) numbers that are put behind the labels of each row, such as a teacher's answers.
         Raises: DataError: an argument outside its range, or an unreadable picture.
         """
         if batch_size < 1:
@@ -132,7 +134,8 @@ class Pipeline:
         self.steps_per_epoch = steps_per_epoch(len(table), batch_size)
         self._augmentation = augmentation or Augmentation()
         self._clusters, self._classes = _choose_clusters(table, sample)
-        self._rows = [np.asarray(table.labels, np.float32)]
+        labels = table.labels if targets is None else np.concatenate([table.labels, targets], axis=1)
+        self._rows = [np.asarray(labels, np.float32)]
         if class_weights is not None:
             self._rows.append(_row_weights(table, class_weights))
         # Keeps the plan of the current epoch, and of the next one, which a prefetching reader may have started.

@@ -83,6 +83,14 @@ class Environment(File):
     command: str
 
 
+class TeacherFile(File):
+    """teacher.json: the model that a run learns from, as it was when the run was started."""
+
+    folder: str
+    model: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class SweepFile(File):
     """sweep.json: the models of a sweep, and the options of `kmed train` that all of them share."""
 

@@ -36,6 +36,7 @@ from kmed.runs import (
 )
 from kmed.schemas.records import Classes, check, stamped
 from kmed.tasks import TASKS, get_task
+from kmed.training.distillation import check_lessons, check_same_teacher, check_teacher, record_teacher
 from kmed.training.fine_tuning import describe_recipe, with_recipe
 from kmed.training.loop import quick_scores, remove_leftovers, train
 
@@ -91,9 +92,11 @@ def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
     table, unreadable = prepare_table(table, config)
     check_monitor(config, table)
     config = with_range(config, table)
+    check_lessons(config, table)
     print_counts(table)
     config.write(run.config)
     write_classes(run, config, table.class_names)
+    record_teacher(run, config)
     if len(unreadable):
         files.write_frame(run.unreadable, unreadable)
     write_splits(table, run.splits, labels=True)  # last: it shows `resume` that all of this is there
@@ -158,6 +161,8 @@ def continue_with(run: Run, config: Config, table: Table) -> tuple[Config, Table
     check_same_task(run, table.task, "of the data")
     table = run_table(run, table)
     check_same_labels(table, run.splits)
+    check_same_teacher(run, config)
+    check_lessons(config, table)
     return config, table
 
 
@@ -197,6 +202,7 @@ def check_settings(config: Config) -> None:
                 f"train.{setting} needs a pretrained backbone. Received: {value} without weights. Give model.weights, "
                 f"or set it to {type(value)(0)}."
             )
+    check_teacher(config)
     if config.data.fold is not None and config.data.splits is None:
         raise ConfigError("data.fold names a fold of a splits file. Give data.splits too.")
 
@@ -265,12 +271,16 @@ def with_range(config: Config, table: Table) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Returns the settings with absolute paths to the data, so that the run can be resumed in any current folder."""
+    """Returns the settings with absolute paths to the data and the teacher, so that a run resumes in any folder."""
     data = config.data
     given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv}
     given |= {name: value for name, value in (("group", data.group), ("cluster", data.cluster)) if _is_file(value)}
     found = {name: str(pathlib.Path(value).expanduser().absolute()) for name, value in given.items() if value}
-    return config.model_copy(update={"data": data.model_copy(update=found)})
+    changes: dict = {"data": data.model_copy(update=found)}
+    if config.train.teacher is not None:  # saved_models/latest will soon be another run
+        teacher = str(pathlib.Path(config.train.teacher).expanduser().resolve())
+        changes["train"] = config.train.model_copy(update={"teacher": teacher})
+    return config.model_copy(update=changes)
 
 
 def _is_file(value: str | None) -> bool:

@@ -28,6 +28,7 @@ from kmed.runs import Run
 from kmed.tasks import LOWER_IS_BETTER, get_task
 from kmed.training import checkpoint
 from kmed.training.callbacks import EpochProgress, StopOnNonFiniteLoss, check_finite
+from kmed.training.distillation import describe_teacher, open_teacher, with_teacher
 from kmed.training.ema import WeightAverage
 from kmed.training.memory import estimate_memory
 from kmed.training.optimizer import make_optimizer
@@ -43,26 +44,30 @@ def train(run: Run, config: Config, table: Table) -> Run:
     """Trains for the remaining epochs, then scores the best one. `fit` and `resume` call it."""
     settings = config.train
 
-    # ---- 1. Global state: seed, devices, arithmetic -------------------------------------------------
-    runtime.seed_everything(config.seed)
+    # ---- 1. Global state: devices, seed, arithmetic; the teacher, if there is one -------------------
     strategy = runtime.distribution(settings.devices)
+    teacher = open_teacher(config, strategy)  # before the seed is set, since loading a model draws numbers
+    runtime.seed_everything(config.seed)
     dtype = choose_dtype(config.model.name, settings.dtype)
 
     # ---- 2. Batches: every draw is a function of (seed, epoch, index) -------------------------------
     training, validation = table.split("train"), table.split("val")
-    batches = training_pipeline(training, config, cache_dir=run.cache)
+    targets = None if teacher is None else teacher.answer_all(training, config)
+    batches = training_pipeline(training, config, cache_dir=run.cache, targets=targets)
     val_batches = inference.evaluation_pipeline(validation, config, cache=config.data.cache, cache_dir=run.cache)
 
     # ---- 3. Model, optimizer, weight average, as an earlier process left them -----------------------
     last = checkpoint.newest(run.checkpoints)
     state = checkpoint.read_state(last)
     with runtime.scope(strategy), runtime.dtype_policy(dtype):
-        model = build(config, table, weights=config.model.weights if last is None else None)
+        model = with_teacher(build(config, table, weights=config.model.weights if last is None else None), teacher)
         average = WeightAverage(model.weights, settings.ema) if settings.ema else None
         start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             continue_from(run, last, state, model, average)
     describe_model(model, config, dtype, [batches.pictures, val_batches.pictures])
+    if teacher is not None:
+        describe_teacher(teacher, config, batches, epochs=settings.epochs - state.epoch)
 
     # ---- 4. Epochs: fit, validate the averaged weights, record, store -------------------------------
     writer = make_writer(run.logs, get_task(config.task), enabled=settings.tensorboard)
@@ -120,8 +125,15 @@ def remove_leftovers(run: Run) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def training_pipeline(table: Table, config: Config, *, cache_dir=None) -> Pipeline:
-    """Returns the batches of the training split, augmented and weighted according to the settings."""
+def training_pipeline(table: Table, config: Config, *, cache_dir=None, targets=None) -> Pipeline:
+    """Returns the batches of the training split, augmented and weighted according to the settings.
+
+    Args:
+      table: the images of the training split.
+      config: the settings.
+      cache_dir: where decoded images are kept if they do not fit in memory.
+      targets: what a teacher answered for these images (N, K), which is put behind their labels; None: nothing.
+    """
     return Pipeline(
         table,
         Resizing.from_settings(config.data),
@@ -131,6 +143,7 @@ def training_pipeline(table: Table, config: Config, *, cache_dir=None) -> Pipeli
         cache_dir=cache_dir,
         class_weights=class_weights(table.labels) if config.train.class_weights == "balanced" else None,
         sample=config.train.sample,
+        targets=targets,
     )
 
 
@@ -182,6 +195,15 @@ def make_loss(config: Config, training: Table) -> keras.losses.Loss:
     )
 
 
+def make_training_loss(config: Config, training: Table) -> keras.losses.Loss:
+    """Returns the loss of the training steps: that of `make_loss`, mixed with a teacher's answers if there is one."""
+    loss, settings = make_loss(config, training), config.train
+    if settings.teacher is None:
+        return loss
+    task = get_task(config.task)
+    return task.make_distillation(loss, temperature=settings.teacher_temperature, weight=settings.teacher_weight)
+
+
 def freeze_layers(model: keras.Model, settings: TrainConfig, *, epoch: int) -> None:
     """Decides which layers learn from `epoch` on: the head alone, or all but the batch normalisation, or all."""
     model.get_layer("backbone").trainable = epoch >= settings.freeze_epochs
@@ -198,7 +220,7 @@ def start_phase(model: keras.Model, config: Config, training: Table, *, epoch: i
     optimizer = make_optimizer(config.train, steps)
     model.compile(
         optimizer=optimizer,
-        loss=make_loss(config, training),
+        loss=make_training_loss(config, training),
         metrics=get_task(config.task).make_metrics(training.class_names),
         jit_compile=keras.backend.backend() == "jax",
     )

@@ -25,6 +25,19 @@ def estimate_memory(model: keras.Model, batch_size: int, *, cached_bytes: int = 
     return PROCESS_BYTES + weights + batch_size * outputs + cached_bytes
 
 
+def estimate_inference_memory(model: keras.Model, batch_size: int) -> float:
+    """Returns the likely memory of predicting with a model inside a training process, in bytes.
+
+    Weights count once, in float32. No outputs are kept, so only the largest one and the one made from it count.
+
+    Args:
+      model: built model.
+      batch_size: images per step.
+    """
+    outputs = [_output_bytes(layer) for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    return 4 * model.count_params() + 2 * batch_size * max(outputs)
+
+
 def _output_bytes(layer) -> int:
     """Returns the size of a layer's output for one image, in bytes; 0 for a layer that is not part of a graph."""
     try:
