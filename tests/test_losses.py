@@ -202,3 +202,101 @@ def test_a_misspelt_loss_is_one_line(task, message):
     with pytest.raises(ConfigError, match=message) as caught:
         check_settings(load_config(overrides=[f"task={task}", "train.loss=focall"]))
     assert "\n" not in str(caught.value)
+
+
+# ---- A teacher --------------------------------------------------------------------------------------
+
+
+def softened(probs, temperature, exclusive):
+    """Returns float64 (N, K, J), the probabilities of the J answers to each question: K classes, or yes and no."""
+    if exclusive:
+        powers = probs.astype(float)[:, None, :] ** (1 / temperature)
+    else:
+        powers = np.stack([probs.astype(float), 1 - probs.astype(float)], axis=-1) ** (1 / temperature)
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def divergence_oracle(taught, probs, temperature, exclusive):
+    """Returns (N,): KL by its definition; powers 1/T of probabilities are what logits divided by T give."""
+    wanted, found = softened(taught, temperature, exclusive), softened(probs, temperature, exclusive)
+    return (wanted * np.log(wanted / found)).sum(axis=-1).mean(axis=-1)
+
+
+def draw_both(exclusive, num_images=40, num_classes=5):
+    """Returns (labels, the teacher's probabilities, the student's), float32 (N, K)."""
+    labels, probs, logits = draw(num_images, num_classes, unknown=0 if exclusive else 0.3)
+    taught = draw(num_images, num_classes, seed=1)[2]
+    if not exclusive:
+        return labels, 1 / (1 + np.exp(-taught)), probs
+    exponents = [np.exp(each) for each in (taught, logits)]
+    one_hot = np.eye(num_classes, dtype="float32")[np.arange(num_images) % num_classes]
+    return one_hot, *(each / each.sum(axis=1, keepdims=True) for each in exponents)
+
+
+HARD = {True: keras.losses.CategoricalCrossentropy(), False: MaskedBinaryCrossentropy()}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("exclusive", [True, False], ids=["multiclass", "multilabel"])
+def test_distillation_equals_its_definition(exclusive, temperature):
+    labels, taught, probs = draw_both(exclusive)
+    weights = np.random.default_rng(2).random(len(labels)).astype("float32")
+    each = divergence_oracle(taught, probs, temperature, exclusive)
+    task = TASKS["multiclass" if exclusive else "multilabel"]
+    for sample_weight in (None, weights):
+        loss = task.make_distillation(HARD[exclusive], temperature=temperature, weight=0.3)
+        hard = float(HARD[exclusive](labels, probs, sample_weight=sample_weight))
+        soft = np.mean(each * (1 if sample_weight is None else sample_weight))
+        value = float(loss(np.concatenate([labels, taught], axis=1), probs, sample_weight=sample_weight))
+        assert value == pytest.approx(0.7 * hard + 0.3 * temperature**2 * soft, rel=1e-4)
+
+
+@pytest.mark.parametrize("exclusive", [True, False], ids=["multiclass", "multilabel"])
+def test_the_weight_goes_from_the_labels_alone_to_the_teacher_alone(exclusive):
+    labels, taught, probs = draw_both(exclusive)
+    both, name = np.concatenate([labels, taught], axis=1), "softmax" if exclusive else "sigmoid"
+    labels_only = losses.DistillationLoss(HARD[exclusive], name, weight=0.0)(both, probs)
+    assert float(labels_only) == float(HARD[exclusive](labels, probs))  # to the bit
+    teacher_only = losses.DistillationLoss(HARD[exclusive], name, weight=1.0)
+    other = np.concatenate([1 - labels, taught], axis=1)  # NaN where unknown, in both
+    assert float(teacher_only(both, probs)) == float(teacher_only(other, probs)) > 0
+    agreed = np.concatenate([labels, probs], axis=1)
+    assert float(teacher_only(agreed, probs)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("exclusive", [True, False], ids=["multiclass", "multilabel"])
+def test_at_a_high_temperature_the_logits_are_compared(exclusive):
+    labels, taught, probs = draw_both(exclusive)
+    logits = [np.log(each) - (0 if exclusive else np.log(1 - each)) for each in (taught, probs)]
+    apart = logits[0] - logits[1]
+    # What T^2 KL tends to (Hinton et al., 2015, section 2.1): it does not shrink with T.
+    limit = ((apart - apart.mean(axis=1, keepdims=True)) ** 2).mean() / 2 if exclusive else (apart**2).mean() / 8
+    for temperature in (50.0, 100.0):
+        loss = losses.DistillationLoss(HARD[exclusive], "softmax" if exclusive else "sigmoid", temperature, weight=1.0)
+        assert float(loss(np.concatenate([labels, taught], axis=1), probs)) == pytest.approx(limit, rel=0.1)
+
+
+@pytest.mark.parametrize("exclusive", [True, False], ids=["multiclass", "multilabel"])
+def test_certain_answers_have_a_finite_loss_and_gradient(exclusive):
+    tf = pytest.importorskip("tensorflow", reason="gradients are taken with TensorFlow")
+    certain = tf.constant([[0.0, 1.0], [1.0, 0.0]])
+    logits = tf.Variable([[150.0, -150.0], [-30.0, 30.0]])
+    loss = losses.DistillationLoss(HARD[exclusive], "softmax" if exclusive else "sigmoid")
+    with tf.GradientTape() as tape:
+        probs = (keras.activations.softmax if exclusive else keras.activations.sigmoid)(logits)
+        value = loss(tf.concat([certain, certain], axis=1), probs)
+    assert np.isfinite(value) and np.isfinite(tape.gradient(value, logits)).all()
+
+
+def test_a_distillation_loss_survives_its_config():
+    labels, taught, probs = draw_both(False)
+    loss = losses.DistillationLoss(MaskedBinaryCrossentropy(positive_weights=[1, 2, 3, 4, 5]), "sigmoid", 2.0, 0.25)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    both = np.concatenate([labels, taught], axis=1)
+    assert float(again(both, probs)) == float(loss(both, probs))
+
+
+@pytest.mark.parametrize("wrong", [{"activation": "relu"}, {"temperature": 0}, {"weight": -0.1}, {"weight": 1.1}])
+def test_bad_arguments_of_distillation(wrong):
+    with pytest.raises(ConfigError, match="a temperature above 0 and a weight in"):
+        losses.DistillationLoss(HARD[True], **{"activation": "softmax", **wrong})

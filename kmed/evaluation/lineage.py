@@ -49,7 +49,7 @@ def _members(run: Run) -> list[Run]:
     """Returns the members of an ensemble; none if the run is no ensemble."""
     if not (run.folder / MEMBERS).exists():
         return []
-    members = [Run(run.folder / member["run"]) for member in read_json(run.folder / MEMBERS)["members"]]
+    members = [Run(run.folder / member["path"]) for member in read_json(run.folder / MEMBERS)["members"]]
     if lost := [str(member.folder) for member in members if not member.splits.exists()]:
         raise RunError(
             f"{run.folder} is an ensemble whose member {lost[0]} is gone, so what it has trained on is not known. "

@@ -1,9 +1,9 @@
 """Training with a teacher: a finished run answers for each training image, and the student learns these answers too.
 
 The teacher sees the very images that the student sees, after their augmentation and mixing, in every epoch anew: a
-"consistent" teacher, which in Beyer et al. (2022, "Knowledge distillation: A good teacher is patient and consistent")
-taught far better than one whose answers for the plain images were stored. Such answers cannot be stored, since no
-augmented image comes twice. Without augmentation they are the same in each epoch, and are computed once.
+"consistent" teacher, which taught better than one whose answers for other views were stored (Beyer et al., 2022,
+"Knowledge distillation: A good teacher is patient and consistent"). Its answers cannot be stored, since no augmented
+image comes twice. Without augmentation they are the same in each epoch, and are computed once.
 """
 
 import dataclasses
@@ -121,10 +121,12 @@ def _check_unseen(run: Run, table: Table) -> None:
         for name, part in rows.groupby("split").indices.items()
         if leaked[part].any()
     )
+    own = run.read_splits()
+    clean = not own["path"][own["split"] != "train"].isin(known["path"]).any()  # not so if folds were put together
+    hint = f"Split the data as the teacher did, with --set data.splits={run.splits}, or take" if clean else "Take"
     raise RunError(
         f"The teacher {run.folder} has trained on {found}, or on images of their groups, such as "
-        f"{rows['path'][leaked].iloc[0]}: the scores would be too good. Split as the teacher did, with --set "
-        f"data.splits={run.splits}, or take a teacher that has not seen them."
+        f"{rows['path'][leaked].iloc[0]}: the scores would be too good. {hint} a teacher that has not seen them."
     )
 
 
