@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.report.explain_sheet import explain_run
     from kmed.report.run_page import write_report
     from kmed.report.scoring import evaluate
+    from kmed.training.crossval import crossval
     from kmed.training.fit import fit, resume
     from kmed.training.recipe import sweep, train
 
@@ -41,6 +42,7 @@ _EXPORTS = {
     # what the commands do
     "train": "kmed.training.recipe",
     "sweep": "kmed.training.recipe",
+    "crossval": "kmed.training.crossval",
     "evaluate": "kmed.report.scoring",
     "write_report": "kmed.report.run_page",
     "compare": "kmed.report.comparison_page",
@@ -80,6 +82,7 @@ __all__ = [
     "__version__",
     "train",
     "sweep",
+    "crossval",
     "evaluate",
     "write_report",
     "compare",

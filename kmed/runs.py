@@ -19,6 +19,7 @@ from kmed.schemas.records import Classes, Environment, File, FittedFile, check, 
 from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
+CROSSVAL = "crossval.json"  # marks the folder of a cross-validation
 SCHEMAS: dict[str, type[File]] = {
     "classes.json": Classes,
     "calibration.json": FittedFile,
@@ -274,6 +275,10 @@ def open_run(folder) -> Run:
         known = sorted(path.parent.name for path in DEFAULT_FOLDER.glob("*/config.yaml"))
         hint = f" Runs in {DEFAULT_FOLDER}: {', '.join(known[-3:])}." if known else ""
         raise RunError(f"The run folder {folder} does not exist.{hint}")
+    if is_crossval(folder):
+        raise RunError(
+            f"{folder} is a cross-validation. Give one of its runs, such as {folder / 'fold0'}, or its ensemble."
+        )
     if not (folder / "config.yaml").exists():
         if is_vacant(folder):
             raise RunError(f"{folder} is empty: no training has begun in it. Begin one with: kmed train --out {folder}")
@@ -299,6 +304,26 @@ def judged_run(folder) -> Run:
     if not run.result.exists():
         raise RunError(f"{folder} has no result.csv: it is not finished. Finish it with: kmed train --resume {folder}")
     return run
+
+
+def is_crossval(folder) -> bool:
+    """Returns whether `folder` is that of a cross-validation, finished or not."""
+    return (pathlib.Path(folder) / CROSSVAL).exists()
+
+
+def judged_crossval(folder) -> Run:
+    """Returns the pooled results of a finished cross-validation, which have the names of a run's files."""
+    run = Run(pathlib.Path(folder))
+    if not run.result.exists():
+        raise RunError(
+            f"{folder} has no result.csv: it is not finished. Finish it with: kmed crossval --resume {folder}"
+        )
+    return run
+
+
+def judged(folder) -> Run:
+    """Returns what `judged_run` or `judged_crossval` returns, whichever `folder` holds."""
+    return judged_crossval(folder) if is_crossval(folder) else judged_run(folder)
 
 
 def judged_split(splits) -> str:

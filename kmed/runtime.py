@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import pathlib
 import platform
@@ -40,6 +41,15 @@ def load_backend() -> None:
         except BaseException:
             sys.stderr.write(captured())
             raise
+
+
+def hide_retracing_warnings() -> None:
+    """Hides TensorFlow's warning that a function is traced anew, where a process trains several models in turn."""
+    logging.getLogger("tensorflow").addFilter(_is_not_of_retracing)
+
+
+def _is_not_of_retracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager

@@ -85,14 +85,21 @@ def report(run_folder, data):
 def compare(runs, append, **arguments):
     """Compare finished runs on the same test images: a table, figures, and which pairs the data tell apart.
 
+    RUN may also be the folder of a cross-validation. Its pictures are of the split test, or of val if a test split was
+    held out.
+
     \b
     Examples:
       kmed compare saved_models/blood_resnet18 saved_models/blood_vit
       kmed compare saved_models/nih_* --out comparison --append results/nih_cxr.csv
     """
     with one_line_errors():
+        from kmed.runs import judged
+        from kmed.runtime import load_backend
+
         for run in runs:
-            open_judged(run)
+            judged(run)
+        load_backend()
         from kmed.report import comparison_page
 
         _, files = comparison_page.compare(runs, append=append, **arguments)

@@ -27,6 +27,7 @@ def main(quiet):
 for command in (
     train.train,
     train.sweep,
+    train.crossval,
     evaluate.evaluate,
     evaluate.report,
     evaluate.compare,

@@ -120,6 +120,52 @@ def sweep(quiet, append, **arguments):
 
 
 @click.command()
+@click.option("--model", metavar="NAME", help="A network; `kmed models` lists them.  [resnet18]")
+@recipe_options
+@click.option("--folds", type=int, metavar="K", default=5, show_default=True, help="How many folds there are.")
+@click.option(
+    "--repeats",
+    type=int,
+    metavar="R",
+    default=1,
+    show_default=True,
+    help="How often the folds are drawn, with R seeds.",
+)
+@click.option("--all-splits", is_flag=True, help="The data's test pictures get a fold too; none are held out.")
+@click.option("--out", metavar="DIR", type=PATH, help="The folder.  [saved_models/DATA-MODEL-crossval-TIME]")
+@click.option("--resume", metavar="DIR", type=PATH, help="Continue an interrupted one with its own settings.")
+@click.option("--append", metavar="CSV", help="Add the row of all pictures to a table of results.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
+def crossval(quiet, **arguments):
+    """Train one model per fold, and score all pictures, each by a model that has not seen it.
+
+    The folds keep groups (patients, photographs) together and balance the classes. A test split that comes with the
+    data is held out: no fold has its pictures. Each model then chooses its best epoch on the fold that it judges.
+    Without a test split, or with --all-splits, it chooses the epoch on the next fold, so that nothing about the fold is
+    known in training.
+
+    DIR holds one run folder per fold, folds.csv, and of all pictures together predictions.csv, metrics.json, result.csv
+    and report.html; fold_scores.csv has the scores of each fold. After an interruption, the same command or --resume
+    continues. `kmed compare` takes several such folders.
+
+    \b
+    Examples:
+      kmed crossval --model efficientnetlite0 --weights imagenet --data my_pictures
+      kmed crossval --config configs/blood_cells.yaml --data data/blood_cells --all-splits --out saved_models/folds
+      kmed crossval --resume saved_models/folds
+    """
+    if quiet:
+        configure(True)
+    with one_line_errors(continue_with="kmed crossval --resume DIR"):
+        from kmed.training import crossval as validation
+
+        result = validation.crossval(**arguments)
+        click.echo(result.pooled.summary.read_text(encoding="utf-8"))
+        click.echo(f"Folder: {result.folder}")
+        print_report(result.pooled)
+
+
+@click.command()
 def models():
     """List the networks with their parameters, multiply-adds, input size and ImageNet weights.
 

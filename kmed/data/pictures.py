@@ -116,6 +116,32 @@ class Pictures:
         return digest.hexdigest()[:20]
 
 
+def decode_table(table: Table, resizing: Resizing, cache: str = "auto") -> Table:
+    """Returns the table with its decoded pictures in memory, for several runs in one process.
+
+    The table stays as it is if its pictures are in memory already, if `cache` is "disk" or "none", or if they and a
+    copy for each run, split into training and validation, would take too much memory; the last is said.
+
+    Args:
+      table: pictures, with their range.
+      resizing: the size of all pictures, and how they are resized.
+      cache: as for `Pictures`.
+    Raises: DataError: an unreadable picture.
+    """
+    if table.images is not None or cache not in ("auto", "memory"):
+        return table
+    size, free = len(table) * int(np.prod((*resizing.common_size, 3))), free_memory()
+    if cache == "auto" and 2 * size > MEMORY_SHARE * free:
+        say(
+            f"Each run decodes its own pictures: twice {size / 2**30:.2f} GB would take more than {MEMORY_SHARE:.0%} "
+            f"of {free / 2**30:.1f} GB free memory."
+        )
+        return table
+    say("The pictures are decoded once, for all runs.")
+    pixels = Pictures(table, resizing, "memory").gather(np.arange(len(table)))
+    return table.replace(images=pixels)
+
+
 def _reserve(path: pathlib.Path) -> None:
     """Reserves the disk space of the file, because a memory map that runs out of space later kills the process."""
     if hasattr(os, "posix_fallocate"):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
@@ -72,11 +72,34 @@ def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
         raise
 
 
-def _prepare(table, config):
-    settings = config.data
+def prepare_folds(table: Table, config, draw: Callable[[Table], Table]) -> tuple[Table, pd.DataFrame]:
+    """Returns (table, unreadable) as `prepare_table` does, with folds in place of splits.
+
+    Args:
+      table: from `open_table`.
+      config: the settings; the splits of `data.splits`, if it is set, replace those of the data.
+      draw: function that gives the pictures their folds.
+    """
+    try:
+        settings = config.data
+        table, unreadable, facts = _readable(table, config)
+        table = draw(table if settings.splits is None else read_splits(table, settings.splits))
+        return with_range(table, peaks(facts), settings.range), unreadable
+    except KmedError:
+        _print_notes(table)
+        raise
+
+
+def _readable(table, config):
+    """Returns (table, unreadable, facts): the readable pictures, the others, and what `look_at` says of all."""
     check_labels(table.task if config.task == "auto" else config.task, table.labels)
     facts = look_at(table)
-    table, unreadable = check_readable(table, settings.skip_unreadable, facts)
+    return *check_readable(table, config.data.skip_unreadable, facts), facts
+
+
+def _prepare(table, config):
+    settings = config.data
+    table, unreadable, facts = _readable(table, config)
     if settings.splits is not None:
         table = read_splits(table, settings.splits, fold=settings.fold)
     else:

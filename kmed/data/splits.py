@@ -21,6 +21,7 @@ from kmed.files import write_frame
 
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")
 LABEL = "label_"
+HELD_OUT = "held_out"  # the split of test pictures that the runs of a cross-validation must not see
 TRIES = 20
 GROUP_VISITS = 8_000  # limits the number of tries: one try with many groups is as good as twenty with few
 
@@ -80,8 +81,8 @@ def assign_folds(table: Table, num_folds: int = 5, seed: int = 0) -> Table:
 def choose_fold(table: Table, fold: int) -> Table:
     """Returns the table split for one round of cross-validation.
 
-    If the data come with a test split, it is kept, and fold `fold` is val. Otherwise fold `fold` is
-    test and the next one (cyclically) is val, so that the best epoch is not chosen by the test rows.
+    If the data come with a test split, or one that is held out, it is kept, and fold `fold` is val. Otherwise
+    fold `fold` is test and the next one (cyclically) is val, so that the best epoch is not chosen by the test rows.
 
     Raises: DataError: no such fold, or two folds and no test split.
     """
@@ -92,7 +93,7 @@ def choose_fold(table: Table, fold: int) -> Table:
         raise DataError(f"There is no such fold; the folds are {', '.join(names)}. Received: fold={fold}.")
     column = table.rows["fold"].to_numpy()
     splits = np.where(column == "", table.rows["split"].to_numpy(), "train").astype(object)
-    if "test" in splits:
+    if {"test", HELD_OUT} & set(splits):
         splits[column == str(fold)] = "val"
     else:
         if len(names) < 3:

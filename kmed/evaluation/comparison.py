@@ -19,7 +19,7 @@ from kmed.metrics.baselines import Prior, Verdict, judge_against_constants
 from kmed.metrics.intervals import Bootstrap, Score
 from kmed.metrics.scores import Scores
 from kmed.progress import optional
-from kmed.runs import Run, judged_run
+from kmed.runs import Run, is_crossval, judged
 from kmed.tasks import LOWER_IS_BETTER, Task
 
 DESCRIBED = ("image_size", "epochs", "images_seen", "parameters", "minutes")
@@ -78,12 +78,12 @@ def compare_runs(folders, *, different_pictures: bool = False, split: str = "tes
     """Returns the Comparison of finished runs, from their stored predictions; no images or weights are read.
 
     Args:
-      folders: two or more run folders.
+      folders: two or more run folders, or folders of cross-validations.
       different_pictures: whether runs may have been scored on different images; such runs are not paired.
       split: "test" or "val".
     Raises: RunError: fewer than two runs, an unfinished run, or runs of different tasks, labels or images.
     """
-    opened = [judged_run(folder) for folder in folders]
+    opened = [judged(folder) for folder in folders]
     if len({run.folder.resolve() for run in opened}) < max(2, len(opened)):
         raise RunError(f"A comparison needs at least two different runs. Received: {', '.join(map(str, folders))}.")
     predictions = [_read(run, split) for run in opened]
@@ -159,7 +159,7 @@ def _read(run: Run, split: str) -> Predictions:
     read = stored_predictions(run).split(split)
     if not len(read):
         raise RunError(f"{run.folder} has no predictions of split {split!r}.")
-    return read.take(read.rows["path"].argsort().to_numpy())
+    return read.take(read.rows["path"].argsort(kind="stable").to_numpy())  # repeats of a picture keep their order
 
 
 def _check_alike(runs, predictions, different_pictures):
@@ -205,7 +205,8 @@ def _compared(runs, predictions, bootstrap) -> list[Compared]:
     compared = []
     scored: list[tuple[Prior, Predictions, dict[str, Scores]]] = []  # Scores of the constant predictors
     for name, run, predicted in zip(_names(runs), runs, predictions, strict=True):
-        scores, prior = score_predictions(predicted, read_fitted(run), bootstrap), _prior(run)
+        fitted = None if is_crossval(run.folder) else read_fitted(run)  # each run of a crossval has its own
+        scores, prior = score_predictions(predicted, fitted, bootstrap), _prior(run)
         same = (known for before, others, known in scored if before == prior and _same_pictures([others, predicted]))
         if (constants := next(same, None)) is None:
             constants = score_constants(predicted, prior, bootstrap)

@@ -11,7 +11,7 @@ from kmed.data.table import Table
 from kmed.errors import RunError
 from kmed.evaluation.assessment import Assessment
 from kmed.metrics.scores import Scores
-from kmed.runs import Run, judged_run
+from kmed.runs import Run, judged
 from kmed.tables import append_rows, read_table
 from kmed.tasks import Task
 
@@ -97,7 +97,7 @@ def append_result(run: Run, path) -> None:
 def append_results(runs: list[Run], path) -> int:
     """Adds the rows of several runs, as `append_result` does, and returns how many of them were new."""
     # Read as text, so that existing rows stay as they are, to the last digit.
-    rows = [pd.DataFrame([judged_run(run.folder).read_result()]) for run in runs]
+    rows = [pd.DataFrame([judged(run.folder).read_result()]) for run in runs]
     tasks = {row["task"].iloc[0] for row in rows}
     return append_rows(path, rows, functools.partial(read_results, tasks=tasks))
 

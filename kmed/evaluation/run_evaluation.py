@@ -8,6 +8,7 @@ import pandas as pd
 
 from kmed import figures
 from kmed.config import load_config
+from kmed.data.splits import HELD_OUT
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation import inference
@@ -53,7 +54,8 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
     """
     present = [name for name in PREDICTED if (table.rows["split"] == name).any()]
     if "test" not in present:
-        say("The data have no test split, so there are no test scores.")
+        held_out = HELD_OUT in set(table.rows["split"])
+        say(f"The {'test pictures are held out' if held_out else 'data have no test split'}: there are no test scores.")
     parts = table.take(table.rows["split"].isin(present).to_numpy())
     both = feature_model(model)
     novelty = inference.novelty_reference(both, table, config)

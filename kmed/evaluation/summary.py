@@ -11,15 +11,20 @@ from kmed.metrics.whole_decisions import DecisionScore
 from kmed.runs import judged_split
 
 
-def describe_assessment(assessment: Assessment, split: str) -> str:
+def describe_assessment(assessment: Assessment, split: str, *, pictures: str | None = None) -> str:
     """Returns the lines that `kmed train` and `kmed evaluate` end with.
 
     A score that rests on fewer than 20 clusters is marked, since its interval is too narrow.
+
+    Args:
+      assessment: what is described.
+      split: the name of the split.
+      pictures: how many of which pictures were scored, if they are not those of one split.
     """
     scores = assessment.scores
     title = (
-        f"{split} split: {scores.num_images} pictures, {scores.num_labels} labels; {scores.level:.0%} intervals from "
-        f"resampling {scores.num_clusters} clusters"
+        f"{pictures or f'{split} split: {scores.num_images} pictures'}, {scores.num_labels} labels; "
+        f"{scores.level:.0%} intervals from resampling {scores.num_clusters} clusters"
     )
     lines = [title, *_overall(scores, assessment.constants), "", *_by_class(scores)]
     if scores.left_out:

@@ -11,7 +11,7 @@ from kmed.evaluation.result_rows import append_results, check_table
 from kmed.metrics.intervals import FEW_CLUSTERS
 from kmed.progress import optional, say
 from kmed.report.page import Cited, inline_figure, render_page, words
-from kmed.runs import default_folder, judged_run
+from kmed.runs import default_folder, judged
 from kmed.tasks import LOWER_IS_BETTER
 
 _WIDE = 10.5
@@ -28,7 +28,7 @@ def compare(
     """Compares finished runs on the same images, and writes a table, figures and a page.
 
     Args:
-      runs: two or more run folders.
+      runs: two or more run folders, or folders of cross-validations.
       out: the folder to write to; None: saved_models/comparison-TIME.
       split: "test" or "val".
       different_pictures: whether runs may have been scored on different images; such runs are not paired.
@@ -40,14 +40,14 @@ def compare(
       >>> comparison, files = kmed.compare(["saved_models/resnet18", "saved_models/vit"])
       >>> comparison.conclusions
     """
-    check_table(append, [judged_run(run).read_config().task for run in runs])
+    check_table(append, [judged(run).read_config().task for run in runs])
     comparison = comparing.compare_runs(runs, different_pictures=different_pictures, split=split)
     folder = pathlib.Path(out) if out is not None else default_folder("comparison")
     files = comparing.write_files(comparison, folder)
     with optional(f"The page {folder / 'report.html'}", "Compare the runs again to draw it."):
         files.append(write_comparison(comparison, folder))
     if append is not None:
-        added = append_results([judged_run(run) for run in runs], append)
+        added = append_results([judged(run) for run in runs], append)
         say(f"Added to {append}: {added} of {len(runs)} rows.")
     return comparison, files
 

@@ -8,6 +8,7 @@ import typing
 import numpy as np
 
 from kmed import figures
+from kmed.data.splits import HELD_OUT
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, ModelError, RunError
 from kmed.evaluation.predictions import PROB, Predictions, stored_predictions
@@ -67,6 +68,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         headline=pick_headline(task, assessed),
         meanings={name: row.meaning for name, row in task.make_scores().items() if row.meaning},
         data=count_splits(run, metrics, names),
+        held_out=run.splits.exists() and HELD_OUT in set(run.read_splits()["split"]),
         history=_history(run),
         figures=_figures(run, assessed, int(float(result["best_epoch"]))),
         gallery=_gallery(run, stored_predictions(run).split(split), table, model, data),

@@ -98,6 +98,15 @@ class SweepFile(File):
     options: list[str]
 
 
+class CrossvalFile(File):
+    """crossval.json: the folds of a cross-validation, and the settings that its runs share, as in a config.yaml."""
+
+    folds: Annotated[int, Field(ge=2, le=2**31)]
+    repeats: Annotated[int, Field(ge=1, le=2**31)]
+    all_splits: bool
+    settings: dict[str, typing.Any]
+
+
 # ---- calibration.json ------------------------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ def _as_option(value) -> str:
     return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def _as_settings(settings: str | Iterable[str]) -> tuple[str, ...]:
+def as_settings(settings: str | Iterable[str]) -> tuple[str, ...]:
     """Returns settings as a tuple; a text is one setting."""
     settings = (settings,) if isinstance(settings, str) else tuple(settings)
     if wrong := [setting for setting in settings if not isinstance(setting, str)]:
@@ -140,7 +140,7 @@ def train(
     Example:
       >>> run = kmed.train(model="resnet18", data="my_images", epochs=5)
     """
-    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, _as_settings(settings))
+    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, as_settings(settings))
     if resume is not None:
         recipe.check_empty("a run", model=model, out=out)
     chosen = recipe.read(model) if resume is None else open_run(resume).read_config()
@@ -243,7 +243,7 @@ def sweep(
     Example:
       >>> sweep = kmed.sweep(["resnet18", "vit"], data="my_images", epochs=5)
     """
-    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, _as_settings(settings))
+    recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, as_settings(settings))
     names = models.split(",") if isinstance(models, str) else list(models or [])
     names = [name.strip() for name in names if name.strip()]
     if resume is not None:

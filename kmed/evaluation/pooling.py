@@ -1,0 +1,186 @@
+"""The results of a cross-validation: every picture judged by a run that was not trained on it, scored together."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from kmed.errors import RunError, shorten
+from kmed.evaluation.assessment import Assessment, assess
+from kmed.evaluation.predictions import Predictions, stored_predictions
+from kmed.evaluation.result_rows import in_order, score_columns
+from kmed.evaluation.summary import aligned, describe_assessment, number
+from kmed.files import write_frame, write_json, write_text
+from kmed.metrics.baselines import Prior, count_prior
+from kmed.metrics.intervals import Bootstrap
+from kmed.runs import Run, write_classes
+from kmed.schemas.records import stamped
+from kmed.tasks import Task
+
+SPREAD = ("mean", "std", "min", "max")  # over the folds; columns of result.csv are NAME_folds_mean, ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One run of a cross-validation.
+
+    Attributes:
+      repeat: which drawing of the folds, from 0.
+      fold: which fold the run judges, from 0.
+      run: its folder.
+    """
+
+    repeat: int
+    fold: int
+    run: Run
+
+
+def write_pooled(pooled: Run, parts: list[Part], split: str, config) -> Assessment:
+    """Writes the results of a cross-validation from those of its runs, and returns the Assessment of all pictures.
+
+    The names and columns of the files are those of a run: classes.json, config.yaml, predictions.csv, metrics.json,
+    history.csv (means over the runs), summary.txt and, last, result.csv. fold_scores.csv has the scores of each run.
+    There are no calibration and no thresholds, since each run has its own.
+
+    Args:
+      pooled: the folder to write to; it has environment.json.
+      parts: the finished runs, repeat by repeat.
+      split: the split in which each run judges its fold, "val" or "test".
+      config: kmed.config.Config that the runs share.
+    Raises: RunError: a run lacks predictions, or two of one repeat judge the same picture.
+    """
+    predictions = pool(parts, split)
+    first = predictions.take((predictions.rows["repeat"] == "0").to_numpy())
+    prior = count_prior(first.labels, first.class_names, first.rows["group"].nunique())
+    assessment = assess(predictions, prior, Bootstrap.from_config(config))
+    table = fold_scores(parts, split, assessment)
+    config.write(pooled.config)
+    write_classes(pooled, config, predictions.class_names)
+    write_frame(pooled.predictions, predictions.to_frame())
+    write_frame(pooled.folder / "fold_scores.csv", table)
+    write_frame(pooled.history, mean_history([part.run for part in parts]))
+    write_json(pooled.metrics, stamped(metrics_of(prior, split, assessment)))
+    write_text(pooled.summary, describe(assessment, split, table))
+    write_frame(pooled.result, pd.DataFrame([pooled_row(pooled, parts, split, assessment, table)]))
+    return assessment
+
+
+def pool(parts: list[Part], split: str) -> Predictions:
+    """Returns the predictions of all runs for the pictures of `split`, with the columns repeat and fold.
+
+    Raises: RunError: a run lacks them, the runs differ in their classes, or two of one repeat judge the same picture.
+    """
+    found = []
+    for part in parts:
+        own = stored_predictions(part.run).split(split)
+        if not len(own):
+            raise RunError(f"{part.run.predictions} holds no predictions of split {split!r}. Remove its folder.")
+        rows = own.rows.assign(repeat=str(part.repeat), fold=str(part.fold))
+        found.append(dataclasses.replace(own, rows=rows))
+        if own.class_names != found[0].class_names:
+            raise RunError(
+                f"{part.run.folder} has the classes {shorten(list(own.class_names))}, but {parts[0].run.folder} has "
+                f"{shorten(list(found[0].class_names))}. Start anew in another --out."
+            )
+    rows = pd.concat([each.rows for each in found], ignore_index=True).fillna("")
+    twice = rows.duplicated(["repeat", "path"]).to_numpy()
+    if twice.any():
+        path = rows["path"].iloc[twice.argmax()]
+        raise RunError(
+            f"Two runs of one repeat judge {shorten(path)}: their folds overlap. Start anew in another --out."
+        )
+    labels = np.concatenate([each.labels for each in found])
+    probs = np.concatenate([each.probs for each in found])
+    return Predictions(rows, labels, probs, found[0].class_names, found[0].task)
+
+
+def spread_scores(task: Task) -> tuple[str, ...]:
+    """Returns the names of the scores whose spread between the folds is reported."""
+    return tuple(dict.fromkeys([*task.paired_scores, *task.study_scores]))
+
+
+def fold_scores(parts: list[Part], split: str, assessment: Assessment) -> pd.DataFrame:
+    """Returns one row per run: repeat, fold, pictures, clusters, best epoch, minutes, each score and its interval."""
+    rows = []
+    for part in parts:
+        scored, row = part.run.read_json(part.run.metrics)[split], part.run.read_result(["best_epoch", "minutes"])
+        described = {
+            "repeat": part.repeat,
+            "fold": part.fold,
+            "pictures": scored["num_images"],
+            "clusters": scored["num_clusters"],
+            "best_epoch": int(float(row["best_epoch"])),
+            "minutes": float(row["minutes"]),
+        }
+        for name in assessment.scores.scores:
+            score = scored["scores"][name]
+            described |= {name: score["value"], f"{name}_low": score["low"], f"{name}_high": score["high"]}
+        rows.append(described)
+    return pd.DataFrame(rows)
+
+
+def spread(table: pd.DataFrame, task: Task) -> dict[str, float]:
+    """Returns {NAME_folds_mean, NAME_folds_std, ...}: how the scores of the runs differ; NaN for fewer than two."""
+    columns = {}
+    for name in spread_scores(task):
+        values = pd.to_numeric(table[name]).dropna()
+        for kind in SPREAD:
+            columns[f"{name}_folds_{kind}"] = getattr(values, kind)() if len(values) > 1 else np.nan
+    return columns
+
+
+def mean_history(runs: list[Run]) -> pd.DataFrame:
+    """Returns a history.csv of the means over the runs, of the epochs that all of them have."""
+    histories = [run.read_history() for run in runs]
+    length = min(map(len, histories))
+    means = sum(history.head(length).drop(columns="epoch") for history in histories) / len(histories)
+    means.insert(0, "epoch", np.arange(1, length + 1))
+    return means
+
+
+def metrics_of(prior: Prior, split: str, assessment: Assessment) -> dict:
+    """Returns the content of metrics.json: the counts of all labels, and the scores of all pictures."""
+    return {"training": prior.to_dict(), split: {"task": assessment.task.name, **assessment.to_dict()}}
+
+
+def describe(assessment: Assessment, split: str, table: pd.DataFrame) -> str:
+    """Returns summary.txt: the scores of all pictures together, then the spread between the folds."""
+    repeats = table["repeat"].nunique()
+    pictures = f"{assessment.scores.num_images:,} out-of-fold predictions" + (f" in {repeats} repeats" * (repeats > 1))
+    lines = [describe_assessment(assessment, split, pictures=pictures).rstrip("\n"), ""]
+    columns = spread(table, assessment.task)
+    rows: list[tuple[str, ...]] = [("score of each fold", *SPREAD)]
+    for name in spread_scores(assessment.task):
+        rows.append((name, *(number(columns[f"{name}_folds_{kind}"]) for kind in SPREAD)))
+    lines += aligned(rows)
+    return "\n".join([*lines, *([] if split == "test" else ["", chosen_on_fold()])]) + "\n"
+
+
+def chosen_on_fold() -> str:
+    """Returns what is to be known of folds that are also validation splits."""
+    return (
+        "Each run's best epoch was chosen on the fold that it judges, so these scores are slightly too high; the test "
+        "split, which no run has seen, is for the final score."
+    )
+
+
+def pooled_row(pooled: Run, parts: list[Part], split: str, assessment: Assessment, table: pd.DataFrame) -> dict:
+    """Returns the cross-validation as one row of a results table; counts and minutes are sums over the runs."""
+    rows = [part.run.read_result(["images_seen", "minutes", "best_epoch"]) for part in parts]
+    environment = pooled.read_json(pooled.environment)
+    kept = ("model", "task", "data", "image_size", "parameters")
+    others = {
+        **{name: rows[0][name] for name in kept},
+        "split": split,
+        "folds": len({part.fold for part in parts}),
+        "repeats": len({part.repeat for part in parts}),
+        "epochs": max(int(row["epochs"]) for row in rows),
+        "best_epoch": round(float(np.median(table["best_epoch"]))),
+        "images_seen": sum(int(float(row["images_seen"])) for row in rows),
+        "seed": rows[0]["seed"],
+        "minutes": round(float(table["minutes"].sum()), 1),
+        "device": environment["device"],
+        "versions": rows[0]["versions"],
+        "command": environment["command"],
+    }
+    return in_order(others, score_columns(assessment) | spread(table, assessment.task))
