@@ -276,9 +276,8 @@ def open_run(folder) -> Run:
         hint = f" Runs in {DEFAULT_FOLDER}: {', '.join(known[-3:])}." if known else ""
         raise RunError(f"The run folder {folder} does not exist.{hint}")
     if is_crossval(folder):
-        raise RunError(
-            f"{folder} is a cross-validation. Give one of its runs, such as {folder / 'fold0'}, or its ensemble."
-        )
+        first = next(iter(sorted(folder.glob("*fold0"))), folder / "fold0")
+        raise RunError(f"{folder} is a cross-validation, not a run. Give one of its runs, such as {first}.")
     if not (folder / "config.yaml").exists():
         if is_vacant(folder):
             raise RunError(f"{folder} is empty: no training has begun in it. Begin one with: kmed train --out {folder}")

@@ -75,6 +75,10 @@ CASES = {
         ("data.npz",), same=("sweep/vit/predictions.csv", "sweep/resnet18/predictions.csv"),
         rows=(("rows.csv", 2), ("sweep/comparison/comparison.csv", 4)),
     ),
+    "crossval": Case(
+        ("crossval", *TINY, "--data", "data.npz", "--folds", "2", "--out", "folds", *APPEND), ("data.npz",),
+        same=("folds/predictions.csv", "folds/metrics.json", "folds/folds.csv"), rows=(("rows.csv", 1),),
+    ),
     "export": Case(("export", "run", "--format", "tflite"), ("data.npz", "run")),
     "export savedmodel": Case(("export", "run", "--format", "savedmodel", *APPEND), ("data.npz", "run")),
     "rescore": Case(

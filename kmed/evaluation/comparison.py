@@ -156,9 +156,12 @@ def plot_scores(comparison: Comparison):
 
 
 def _read(run: Run, split: str) -> Predictions:
-    read = stored_predictions(run).split(split)
+    stored = stored_predictions(run)
+    read = stored.split(split)
     if not len(read):
-        raise RunError(f"{run.folder} has no predictions of split {split!r}.")
+        others = sorted(set(stored.rows["split"]))
+        hint = f" It has those of {others[0]}: choose them with --split {others[0]}." if others else ""
+        raise RunError(f"{run.folder} has no predictions of split {split!r}.{hint}")
     return read.take(read.rows["path"].argsort(kind="stable").to_numpy())  # repeats of a picture keep their order
 
 

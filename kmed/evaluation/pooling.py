@@ -177,7 +177,7 @@ def pooled_row(pooled: Run, parts: list[Part], split: str, assessment: Assessmen
         "epochs": max(int(row["epochs"]) for row in rows),
         "best_epoch": round(float(np.median(table["best_epoch"]))),
         "images_seen": sum(int(float(row["images_seen"])) for row in rows),
-        "seed": rows[0]["seed"],
+        "seed": pooled.read_config().seed,
         "minutes": round(float(table["minutes"].sum()), 1),
         "device": environment["device"],
         "versions": rows[0]["versions"],

@@ -99,7 +99,7 @@ def _difference(stored: Plan, plan: Plan) -> str:
         for each in (stored, plan)
     )
     differing = (name for name, value in before.items() if value != after[name])
-    return next((f"its {name} is {shorten(before[name])}" for name in differing), "")
+    return next((f"with {name}={shorten(before[name])}" for name in differing), "")
 
 
 def read_plan(folder) -> Plan:

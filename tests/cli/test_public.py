@@ -13,6 +13,7 @@ from kmed.cli.main import main
 FUNCTIONS = {
     "train": "train",
     "sweep": "sweep",
+    "crossval": "crossval",
     "evaluate": "evaluate",
     "report": "write_report",
     "compare": "compare",
@@ -29,7 +30,7 @@ FUNCTIONS = {
     "data download": "download_data",
 }
 # How a terminal shows results: a library returns them instead.
-OF_THE_TERMINAL = {"train": {"quiet"}, "predict": {"as_json", "as_csv", "out"}}
+OF_THE_TERMINAL = {"train": {"quiet"}, "crossval": {"quiet"}, "predict": {"as_json", "as_csv", "out"}}
 # What only Python can pass: objects that are already open, and functions to call.
 OF_PYTHON = {"train": {"finished"}, "report": {"table", "model"}, "data demo": {"settings"}}
 

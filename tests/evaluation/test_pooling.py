@@ -1,0 +1,130 @@
+"""Pooled out-of-fold predictions: their scores are those of scikit-learn on the joined arrays."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as oracle
+from drawn_runs import make_run
+
+from kmed.errors import RunError
+from kmed.evaluation.pooling import Part, pool, spread, write_pooled
+from kmed.evaluation.predictions import read_predictions, stored_predictions
+from kmed.files import write_frame, write_json
+from kmed.report.crossval_page import write_crossval_report
+from kmed.runs import Run
+from kmed.schemas.records import stamped
+
+FOLDS = 3
+
+
+def make_parts(folder, task, repeats=1):
+    """Returns the runs of a cross-validation: each keeps the test pictures of its own patients."""
+    parts = []
+    for repeat in range(repeats):
+        for fold in range(FOLDS):
+            run = make_run(folder / f"repeat{repeat}-fold{fold}", task, seed=10 * repeat + fold)
+            frame = pd.read_csv(run.predictions)
+            own = (frame["group"] + repeat) % FOLDS == fold
+            write_frame(run.predictions, frame[own | (frame["split"] == "val")])
+            parts.append(Part(repeat, fold, run))
+    return parts
+
+
+@pytest.fixture(scope="module", params=[("multiclass", 1), ("multilabel", 2)], ids=["multiclass", "multilabel"])
+def pooled(request, tmp_path_factory):
+    """(folder, parts, assessment) of a cross-validation."""
+    task, repeats = request.param
+    folder = tmp_path_factory.mktemp("pooled")
+    parts = make_parts(folder, task, repeats)
+    run = Run(folder)
+    write_json(run.environment, stamped(json.loads(environment())))
+    return run, parts, write_pooled(run, parts, "test", parts[0].run.read_config())
+
+
+def environment():
+    return json.dumps(
+        {"device": "none", "backend": "none", "platform": "none", "versions": {}, "command": "kmed crossval"}
+    )
+
+
+def test_scores_equal_scikit_learns_on_the_joined_arrays(pooled):
+    run, parts, assessment = pooled
+    tested = [pd.read_csv(part.run.predictions).query("split == 'test'") for part in parts]
+    frame = pd.concat(tested)
+    names = [name.removeprefix("prob_") for name in frame.columns if name.startswith("prob_")]
+    labels, probs = (frame[[f"{kind}_{name}" for name in names]].to_numpy() for kind in ("label", "prob"))
+    scores = {name: score.value for name, score in assessment.scores.scores.items()}
+    if assessment.task.exclusive:
+        truth, decided = labels.argmax(axis=1), probs.argmax(axis=1)
+        expected = {
+            "accuracy": oracle.accuracy_score(truth, decided),
+            "f1_macro": oracle.f1_score(truth, decided, average="macro"),
+            "auroc_macro": oracle.roc_auc_score(labels, probs, average="macro"),
+        }
+    else:
+        findings = [k for k, name in enumerate(names) if name != "No Finding"]
+        expected = {
+            "exact_match_ratio": oracle.accuracy_score(labels, probs >= 0.5),
+            "hamming_loss": oracle.hamming_loss(labels, probs >= 0.5),
+            "auroc_macro": oracle.roc_auc_score(labels[:, findings], probs[:, findings], average="macro"),
+        }
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value, abs=1e-12)
+    stored = json.loads(run.metrics.read_text())["test"]
+    assert stored["scores"]["auroc_macro"]["value"] == scores["auroc_macro"]
+    assert stored["num_images"] == len(frame) and stored["num_clusters"] == frame["cluster"].nunique()
+
+
+def test_predictions_have_a_runs_columns_and_the_fold(pooled):
+    run, parts, assessment = pooled
+    first = stored_predictions(parts[0].run)
+    frame = pd.read_csv(run.predictions)
+    assert list(frame.columns) == [*pd.read_csv(parts[0].run.predictions).columns, "repeat", "fold"]
+    read = read_predictions(run.predictions, first.class_names, first.task)
+    assert set(zip(read.rows["repeat"], read.rows["fold"])) == {(str(part.repeat), str(part.fold)) for part in parts}
+    for part in parts:
+        own = (read.rows["repeat"] == str(part.repeat)) & (read.rows["fold"] == str(part.fold))
+        np.testing.assert_array_equal(read.take(own.to_numpy()).probs, stored_predictions(part.run).split("test").probs)
+
+
+def test_the_row_has_the_spread_of_the_folds(pooled):
+    run, parts, assessment = pooled
+    table = pd.read_csv(run.folder / "fold_scores.csv")
+    row = pd.read_csv(run.result).iloc[0]
+    values = [json.loads(part.run.metrics.read_text())["test"]["scores"]["auroc_macro"]["value"] for part in parts]
+    assert table["auroc_macro"].tolist() == pytest.approx(values)
+    assert row["auroc_macro_folds_mean"] == pytest.approx(np.mean(values))
+    assert row["auroc_macro_folds_std"] == pytest.approx(np.std(values, ddof=1))
+    assert (row["auroc_macro_folds_min"], row["auroc_macro_folds_max"]) == pytest.approx((min(values), max(values)))
+    assert row["auroc_macro"] == pytest.approx(assessment.scores.scores["auroc_macro"].value)
+    assert (
+        row["folds"] == FOLDS
+        and row["minutes"] == pytest.approx(1.5 * len(parts))
+        and row["command"] == "kmed crossval"
+    )
+    assert "best epoch was chosen on the fold" not in run.summary.read_text()
+    assert np.isnan(spread(table.head(1), assessment.task)["auroc_macro_folds_std"])
+
+
+def test_the_page_shows_all_pictures_and_every_fold(pooled):
+    run, parts, assessment = pooled
+    text = write_crossval_report(run).read_text()
+    assert f"{len(parts)} models, " in text and f'data-from="fold_scores.csv#/{len(parts) - 1}/auroc_macro"' in text
+    assert 'data-from="result.csv#/auroc_macro_folds_std"' in text and "slightly too high" not in text
+    assert ("repeat 1, fold 2" in text) == (len(parts) > FOLDS)
+
+
+def test_folds_that_overlap_or_lack_predictions_are_refused(tmp_path):
+    parts = make_parts(tmp_path, "multiclass")
+    with pytest.raises(RunError, match="Two runs of one repeat judge '.*': their folds overlap"):
+        pool([*parts, Part(0, 7, parts[0].run)], "test")
+    assert len(pool([*parts, Part(1, 0, parts[0].run)], "test")) > len(pool(parts, "test"))
+    frame = pd.read_csv(parts[1].run.predictions)
+    write_frame(parts[1].run.predictions, frame[frame["split"] == "val"])
+    with pytest.raises(RunError, match="holds no predictions of split 'test'"):
+        pool(parts, "test")
+    other = Part(0, 1, make_run(tmp_path / "other", "multiclass", names=("x", "y", "z")))
+    with pytest.raises(RunError, match=r"has the classes \['x', 'y', 'z'\], but .* has \['a', 'b', 'c'\]"):
+        pool([parts[0], other], "test")
