@@ -59,6 +59,7 @@ setup(
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
         "dicom": ["pydicom>=3.0"],
+        "labels": ["cleanlab>=2.9"],  # finds labels that look wrong; Apache-2.0
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "dev": [
             "pytest>=8",
@@ -69,7 +70,7 @@ setup(
             "ruff==0.17.6",  # as in .pre-commit-config.yaml
             "jax>=0.5",
             "mapie>=1.0",
-            "kmed[onnx,dicom,docs,pretrained]",
+            "kmed[onnx,dicom,labels,docs,pretrained]",
         ],
     },
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.models.layers import freeze_batch_norm
     from kmed.report.comparison_page import compare
     from kmed.report.explain_sheet import explain_run
+    from kmed.report.label_sheet import find_label_errors
     from kmed.report.run_page import write_report
     from kmed.report.scoring import evaluate
     from kmed.training.crossval import crossval
@@ -54,6 +55,7 @@ _EXPORTS = {
     "write_demo": "kmed.deployment.demo_page",
     "show_data": "kmed.data.show",
     "audit_data": "kmed.data.audit.report",
+    "find_label_errors": "kmed.report.label_sheet",
     "draw_demo": "kmed.data.demo.sets",
     "pack_data": "kmed.data.prepare",
     "download_data": "kmed.data.download",
@@ -94,6 +96,7 @@ __all__ = [
     "write_demo",
     "show_data",
     "audit_data",
+    "find_label_errors",
     "draw_demo",
     "pack_data",
     "download_data",

@@ -115,6 +115,7 @@ class DataConfig(Section):
     cluster: str | None = None  # what intervals resample, given in the same ways; none: the group
     splits: str | None = None  # a splits.csv to read instead of drawing a split
     fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that splits.csv, the fold that is tested on
+    corrections: str | None = None  # a labels.csv of `kmed data labels`, whose edited labels replace those of the data
     val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # share of what is not test, if there is no val
     test_fraction: Fraction = 0.2  # share of all images, if there is no test split; 0: none
     skip_unreadable: bool = False  # whether broken files are left out; otherwise they are an error

@@ -1,4 +1,4 @@
-"""The commands of `kmed data`: show, audit, draw, pack and download data."""
+"""The commands of `kmed data`: show, audit, draw, pack and download data, and find wrong labels."""
 
 import click
 
@@ -8,7 +8,7 @@ from kmed.data.download import SOURCES
 
 @click.group(cls=Commands)
 def data():
-    """Show, audit, draw, pack and download data.
+    """Show, audit, draw, pack and download data, and find wrong labels.
 
     \b
     Examples:
@@ -111,6 +111,41 @@ def audit(path, out, splits, config, settings):
 
         found, files = audit_data(path, out=out, splits=splits, config=config, settings=settings)
         click.echo(summarize(found))
+        for file in files:
+            click.echo(f"Made: {file}")
+
+
+@data.command()
+@click.argument("folder", metavar="CROSSVAL", type=PATH)
+@click.option("--out", metavar="DIR", type=PATH, help="The output folder.  [CROSSVAL/labels]")
+@click.option("--data", metavar="PATH", help="Where the images are now, if they have moved.")
+@click.option(
+    "--cut",
+    metavar="CUT",
+    default="auto",
+    show_default=True,
+    help="auto: as many labels as are likely to be wrong; or a probability below which a label is listed.",
+)
+def labels(folder, **arguments):
+    """List the labels that look wrong, judged by models that have not seen their pictures.
+
+    CROSSVAL is what `kmed crossval` made. The output folder holds labels.csv, the most doubtful label first, and
+    labels.png, which shows the first pictures. A cluster whose pictures share their labels, such as the copies of one
+    photograph, is one row; in a cluster with several labels each picture is one. Edit the column label: class names,
+    with | between several, or ? to leave the pictures out. Rows that are not edited change nothing. Training takes the
+    file as data.corrections.
+
+    \b
+    Examples:
+      kmed data labels saved_models/folds
+      kmed train --data my_pictures --set data.corrections=saved_models/folds/labels/labels.csv
+      kmed data labels saved_models/folds --cut 0.1 --out doubtful
+    """
+    with one_line_errors():
+        from kmed.report.label_sheet import find_label_errors
+
+        rows, files = find_label_errors(folder, **arguments)
+        click.echo(rows.head(20).to_string(index=False) if len(rows) else "No label looks wrong.")
         for file in files:
             click.echo(f"Made: {file}")
 

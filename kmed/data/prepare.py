@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from kmed.config import FULL, load_config
+from kmed.data.corrections import apply_corrections
 from kmed.data.demo.sets import demo_task, ensure_demo
 from kmed.data.images import Resizing
 from kmed.data.pixel_range import with_range
@@ -52,6 +53,8 @@ def open_table(config) -> Table:
         no_finding=settings.no_finding,
         not_findings=settings.not_findings,
     )
+    if settings.corrections is not None:
+        table = apply_corrections(table, settings.corrections)
     if config.task == "auto" and settings.path is not None:
         say(f"Task: {table.task}, since {get_task(table.task).reason}. Set task to choose another.")
     return table

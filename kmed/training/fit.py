@@ -273,7 +273,7 @@ def with_range(config: Config, table: Table) -> Config:
 def with_absolute_paths(config: Config) -> Config:
     """Returns the settings with absolute paths to the data and the teacher, so that a run resumes in any folder."""
     data = config.data
-    given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv}
+    given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv, "corrections": data.corrections}
     given |= {name: value for name, value in (("group", data.group), ("cluster", data.cluster)) if _is_file(value)}
     found = {name: str(pathlib.Path(value).expanduser().absolute()) for name, value in given.items() if value}
     changes: dict = {"data": data.model_copy(update=found)}

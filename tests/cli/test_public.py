@@ -25,6 +25,7 @@ FUNCTIONS = {
     "demo": "write_demo",
     "data show": "show_data",
     "data audit": "audit_data",
+    "data labels": "find_label_errors",
     "data demo": "draw_demo",
     "data pack": "pack_data",
     "data download": "download_data",

@@ -34,6 +34,8 @@ def data(folder: pathlib.Path) -> None:
     print(table.counts(), files)
     audit, files = kmed.audit_data(folder, splits=["train", "test"])
     print(audit.photograph, files)
+    doubtful, files = kmed.find_label_errors(folder, cut=0.1)
+    print(doubtful["suggested"], files)
     kmed.draw_demo(folder, task="multilabel", seed=1)
     table, packed = kmed.pack_data(folder, "packed.npz", image_size="60x80")
     print(len(table), packed)
