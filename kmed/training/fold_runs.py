@@ -171,12 +171,16 @@ def _read_folds(table: Table, plan: Plan) -> Table:
 
 
 def _store_folds(plan: Plan, table: Table) -> None:
-    """Writes environment.json, crossval.json and the splits files, where they are missing; folds.csv is the last."""
+    """Writes crossval.json, environment.json and the splits files, where they are missing, in this order.
+
+    folds.csv is the last, so that it shows that all of them are there.
+    """
     settings = plan.config.model_dump(mode="json")
     fields = {"folds": plan.folds, "repeats": plan.repeats, "all_splits": plan.all_splits, "settings": settings}
     if not (plan.folder / CROSSVAL).exists():
-        write_json(Run(plan.folder).environment, stamped(runtime.environment()))
         write_json(plan.folder / CROSSVAL, stamped(fields))
+    if not Run(plan.folder).environment.exists():
+        write_json(Run(plan.folder).environment, stamped(runtime.environment()))
     for repeat in reversed(range(plan.repeats)):
         if not plan.folds_file(repeat).exists():
             drawn = draw_folds(table, plan.folds, plan.config.seed + repeat) if repeat else table
