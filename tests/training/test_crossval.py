@@ -18,7 +18,7 @@ from kmed.errors import ConfigError
 from kmed.runs import Run
 from kmed.training import crossval as validation
 
-FOLDS = 3
+FOLDS = 2
 # Kills the process just before it renames a finished file to the path that ends in its first argument.
 KILLER = """
 import os, signal, sys
@@ -123,8 +123,8 @@ def test_killed_at_three_places_it_ends_with_the_same_results(whole, data, tmp_p
     folder = tmp_path / "killed"
     command = arguments(data, "--out", folder)
     for place, there in (
-        ("fold1/history.csv", "fold0/result.csv"),
-        ("fold2/predictions.csv", "fold1/result.csv"),
+        ("fold0/history.csv", "fold0/checkpoints"),
+        ("fold1/predictions.csv", "fold1/model.keras"),
         ("killed/result.csv", "predictions.csv"),
     ):
         killed = subprocess.run(
@@ -132,8 +132,8 @@ def test_killed_at_three_places_it_ends_with_the_same_results(whole, data, tmp_p
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert (folder / there).exists() and not (folder / place).exists()
-    assert "[1/3] fold0: already finished." in finish(command)
-    for name in ("predictions.csv", "metrics.json", "folds.csv", "summary.txt", "fold2/predictions.csv"):
+    assert f"[1/{FOLDS}] fold0: already finished." in finish(command)
+    for name in ("predictions.csv", "metrics.json", "folds.csv", "summary.txt", "fold1/predictions.csv"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), name
     times = ["minutes", "command"]
     tables = [pd.read_csv(path / "result.csv").drop(columns=times) for path in (whole[0], folder)]
@@ -183,7 +183,7 @@ def test_it_is_no_run(whole):
         (["--data", "nowhere"], 1, "nowhere"),
         (["--out", "file"], 1, "--out file is a file."),
         (["--out", "full"], 1, "full is not empty and does not hold a cross-validation"),
-        (["--resume", "full"], 2, "so it takes no others. Received: task, "),
+        (["--resume", "full"], 2, "so it takes no others. Received: model, out, folds, task, "),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(data, tmp_path, monkeypatch, more, code, message):
@@ -200,7 +200,7 @@ def test_mistakes_are_one_line_and_leave_nothing(data, tmp_path, monkeypatch, mo
 
 
 def test_a_folder_holds_one_cross_validation(whole, data):
-    for more, difference in ((["--folds", "4"], "folds=3"), (["--lr", "0.1"], "train.learning_rate=0.001")):
+    for more, difference in ((["--folds", "4"], f"folds={FOLDS}"), (["--lr", "0.1"], "train.learning_rate=0.001")):
         result = CliRunner().invoke(main, [*arguments(data, "--out", whole[0]), *more])
         assert result.exit_code == 1
         assert f"holds another cross-validation (with {difference})" in result.output, result.output
