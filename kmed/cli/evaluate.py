@@ -28,7 +28,7 @@ def evaluate(run_folder, split, rescore, **arguments):
     """Score a finished run on one of its splits, with new predictions of its Keras model or an exported file.
 
     With --rescore, no images and no weights are read: predictions.csv is scored again with other settings of evaluate
-    (thresholds, sensitivity, cost_missed, cost_false, coverage, num_resamples, level).
+    (thresholds, sensitivity, cost_missed, cost_false, case, coverage, num_resamples, level).
 
     \b
     Examples:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from kmed.evaluation.cases import CaseScores, score_cases
 from kmed.evaluation.decisions import Fitted
 from kmed.evaluation.predictions import Predictions
 from kmed.metrics.baselines import Prior, Verdict, constant_scores, judge_against_constants
@@ -29,6 +30,7 @@ class Assessment:
       sets: the model's prediction sets; None on the split they were fitted on.
       subgroups: column -> value -> Scores; values that lie in fewer than two clusters are left out.
       too_small: "column = value" for each value left out.
+      cases: the scores per case; None unless `evaluate.case` is set, and on the split that cases were chosen on.
     """
 
     task: Task
@@ -40,27 +42,24 @@ class Assessment:
     sets: PredictionSets | None
     subgroups: dict[str, dict[str, Scores]]
     too_small: tuple[str, ...]
+    cases: CaseScores | None = None
 
     def to_dict(self) -> dict:
         """Returns everything as a dict, for `kmed.files.write_json`."""
         return {
             **self.scores.to_dict(),
-            "constants": {name: _overall(scores) for name, scores in self.constants.items()},
+            "constants": {name: scores.overall() for name, scores in self.constants.items()},
             "verdict": self.verdict.to_dict(),
             **({} if self.decision is None else {"decision": self.decision.to_dict()}),
             "risk_coverage": self.risk.to_dict(),
             "prediction_sets": self.sets and self.sets.to_dict(),
             "subgroups": {
-                column: {value: _overall(scores) for value, scores in values.items()}
+                column: {value: scores.overall() for value, scores in values.items()}
                 for column, values in self.subgroups.items()
             },
             "subgroups_too_small": list(self.too_small),
+            **({} if self.cases is None else {"cases": self.cases.to_dict()}),
         }
-
-
-def _overall(scores: Scores) -> dict:
-    whole = scores.to_dict()
-    return {key: whole[key] for key in ("num_images", "num_clusters", "scores", "counts", "left_out")}
 
 
 def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted: Fitted | None = None) -> Assessment:
@@ -96,7 +95,14 @@ def assess(predictions: Predictions, prior: Prior, bootstrap: Bootstrap, fitted:
         sets=sets,
         subgroups=subgroups,
         too_small=too_small,
+        cases=_cases(predictions, prior, bootstrap, fitted),
     )
+
+
+def _cases(predictions, prior, bootstrap, fitted) -> CaseScores | None:
+    if fitted is None or fitted.cases is None:
+        return None
+    return score_cases(predictions, fitted.calibration, fitted.cases, prior, bootstrap)
 
 
 def score_predictions(predictions: Predictions, fitted: Fitted | None, bootstrap: Bootstrap) -> Scores:

@@ -10,6 +10,7 @@ import pandas as pd
 from kmed import figures
 from kmed.errors import RunError
 from kmed.evaluation.assessment import score_constants, score_predictions
+from kmed.evaluation.cases import CaseScores, score_cases
 from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.result_rows import study_columns
@@ -20,6 +21,7 @@ from kmed.metrics.intervals import Bootstrap, Score
 from kmed.metrics.scores import Scores
 from kmed.progress import optional
 from kmed.runs import Run, is_crossval, judged
+from kmed.schemas.tables import CASE
 from kmed.tasks import LOWER_IS_BETTER, Task
 
 DESCRIBED = ("image_size", "epochs", "images_seen", "parameters", "minutes")
@@ -35,6 +37,7 @@ class Compared:
       run: its folder.
       scores: its Scores on the split; runs on the same images share their resamples.
       constants: name -> Scores of the constant predictors; one dict for all runs of the same images and prior.
+      cases: the run's CaseScores; None unless all runs are scored per case, and by the same cases.
       verdict: whether the run is better than the constant predictors.
       row: its result.csv, column -> text.
       history: its history.csv.
@@ -44,9 +47,21 @@ class Compared:
     run: Run
     scores: Scores
     constants: dict[str, Scores]
+    cases: CaseScores | None
     verdict: Verdict
     row: dict[str, str]
     history: pd.DataFrame
+
+    @property
+    def shown(self) -> dict[str, Score]:
+        """Name -> Score, of the scores per picture, and per case as case_NAME."""
+        return with_cases(self.scores, None if self.cases is None else self.cases.scores)
+
+
+def with_cases(scores: Scores, cases: Scores | None) -> dict[str, Score]:
+    """Returns name -> Score, those of `cases` as case_NAME."""
+    more = {} if cases is None else {f"{CASE}{name}": score for name, score in cases.scores.items()}
+    return scores.scores | more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +145,11 @@ def markdown(comparison: Comparison) -> str:
     """Returns the table, the pairs and the conclusions as Markdown."""
     shown = dict.fromkeys([*comparison.task.study_scores, *comparison.task.paired_scores])
     rows = []
-    for name, scores, row in _rows(comparison.runs):
-        cells = {column.replace("_", " "): cell(scores.scores[column]) for column in shown}
+    if comparison.runs[0].cases is not None:
+        shown |= dict.fromkeys(f"{CASE}{name}" for name in comparison.task.paired_scores)
+    for name, scores, cases, row in _rows(comparison.runs):
+        merged = with_cases(scores, cases)
+        cells = {column.replace("_", " "): cell(merged[column]) for column in shown}
         rows.append({"model": name, **cells, **{key: row.get(key, "") for key in ("parameters", "minutes")}})
     level = f"{comparison.runs[0].scores.level:.0%}"
     lines = [
@@ -215,7 +233,12 @@ def _compared(runs, predictions, bootstrap) -> list[Compared]:
             constants = score_constants(predicted, prior, bootstrap)
             scored.append((prior, predicted, constants))
         verdict = judge_against_constants(predicted.task, scores, constants, predicted.probs)
-        compared.append(Compared(name, run, scores, constants, verdict, _row(run), run.read_history()))
+        cases = None
+        if fitted is not None and fitted.cases is not None:
+            cases = score_cases(predicted, fitted.calibration, fitted.cases, prior, bootstrap)
+        compared.append(Compared(name, run, scores, constants, cases, verdict, _row(run), run.read_history()))
+    if len({run.cases and run.cases.rule.by for run in compared}) > 1:
+        return [dataclasses.replace(run, cases=None) for run in compared]
     return compared
 
 
@@ -237,28 +260,34 @@ def _goodness(run, name) -> float:
 
 
 def _rows(runs):
-    """Yields (name, Scores, result row): the runs, then the constant predictors."""
+    """Yields (name, Scores, Scores per case or None, result row): the runs, then the constant predictors."""
     for run in runs:
-        yield run.name, run.scores, run.row
+        yield run.name, run.scores, run.cases and run.cases.scores, run.row
+    of_cases = {} if runs[0].cases is None else runs[0].cases.constants
     for name, scores in runs[0].constants.items():
-        yield f"constant: {name}", scores, {}
+        yield f"constant: {name}", scores, of_cases.get(name), {}
 
 
 def _table(runs, task) -> pd.DataFrame:
     rows = []
     learnt = {run.name: run.verdict.learnt for run in runs}
-    for name, scores, row in _rows(runs):
+    for name, scores, cases, row in _rows(runs):
+        per_case = {} if cases is None else {f"{CASE}{key}": value for key, value in cases.flat().items()}
         described = {column: row.get(column, "") for column in DESCRIBED}
         study = study_columns(task, scores)
-        rows.append({"model": name, **study, **described, "learnt": learnt.get(name, False), **scores.flat()})
+        rows.append(
+            {"model": name, **study, **described, "learnt": learnt.get(name, False), **scores.flat(), **per_case}
+        )
     return pd.DataFrame(rows)
 
 
 def _pairs(runs, task) -> pd.DataFrame:
     rows = []
     for first, second in itertools.combinations(runs, 2):
-        for name in task.paired_scores:
-            gap: Score = first.scores.resamples.difference(first.scores.scores[name], second.scores.scores[name])
+        for name in [*task.paired_scores, *(f"{CASE}{name}" for name in task.paired_scores)]:
+            if name not in first.shown:
+                continue
+            gap: Score = first.scores.resamples.difference(first.shown[name], second.shown[name])
             rows.append(
                 {
                     "first": first.name, "second": second.name, "score": name,

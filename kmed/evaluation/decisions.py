@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from kmed.data.readers.source import NOT_FINDINGS
+from kmed.evaluation.cases import CaseRule, fit_cases
 from kmed.evaluation.predictions import Predictions
 from kmed.metrics.calibration import Calibration
 from kmed.metrics.objectives import OBJECTIVES
@@ -24,12 +25,14 @@ class Fitted:
       thresholds: one per label.
       set_thresholds: (K,), those of the conformal prediction sets.
       coverage: the share of true labels that the prediction sets are meant to contain.
+      cases: how pictures are pooled into cases; None unless `evaluate.case` is set.
     """
 
     calibration: Calibration
     thresholds: Thresholds
     set_thresholds: np.ndarray
     coverage: float
+    cases: CaseRule | None = None
 
     def to_dict(self) -> dict:
         """Returns everything as a dict, for `kmed.files.write_json`."""
@@ -39,6 +42,7 @@ class Fitted:
             "calibration": self.calibration.to_dict(),
             "thresholds": self.thresholds.to_dict(),
             "prediction_sets": sets,
+            **({} if self.cases is None else {"cases": self.cases.to_dict()}),
         }
 
     @classmethod
@@ -48,11 +52,12 @@ class Fitted:
         thresholds = Thresholds.from_dict(fields["thresholds"], class_names)
         calibration = Calibration.from_dict(fields["calibration"], class_names)
         values = np.array([sets["values"][name] for name in class_names])
-        return cls(calibration, thresholds, values, sets["coverage"])
+        cases = CaseRule.from_dict(fields["cases"]) if fields.get("cases") else None
+        return cls(calibration, thresholds, values, sets["coverage"], cases)
 
 
 def fit_on_validation(validation: Predictions, settings, not_findings=NOT_FINDINGS) -> Fitted:
-    """Returns calibration, thresholds and prediction sets, all fitted on the validation split.
+    """Returns calibration, thresholds, prediction sets and how cases are pooled, all fitted on the validation split.
 
     Args:
       validation: the predictions of that split.
@@ -71,6 +76,7 @@ def fit_on_validation(validation: Predictions, settings, not_findings=NOT_FINDIN
         thresholds=thresholds,
         set_thresholds=conformal_thresholds(labels, probs, settings.coverage, exclusive=task.exclusive),
         coverage=settings.coverage,
+        cases=None if settings.case is None else fit_cases(validation, calibration, settings.case),
     )
 
 

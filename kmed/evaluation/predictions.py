@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.table import Table
-from kmed.evaluation.subgroups import choose_columns, subgroup_values
+from kmed.evaluation.subgroups import case_values, choose_columns, subgroup_values
 from kmed.labels import join_names
 from kmed.runs import Run
 from kmed.schemas import tables
@@ -77,17 +77,19 @@ class Predictions:
         return pd.concat([frame, pd.DataFrame(columns, index=frame.index), others], axis=1)
 
 
-def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None) -> Predictions:
+def make_predictions(table: Table, probs: np.ndarray, asked_subgroups=None, case: str | None = None) -> Predictions:
     """Returns the Predictions of a table's images.
 
     Args:
       table: the images.
       probs: (N, K).
       asked_subgroups: metadata columns whose values define subgroups; None takes sex, age and view, where present.
+      case: the setting `evaluate.case`; a metadata column is kept as case_NAME.
+    Raises: ConfigError: a column that the data lack.
     """
     columns = choose_columns(table.rows, asked_subgroups)
     values = subgroup_values(table.rows, columns).add_prefix(SUBGROUP)
-    rows = pd.concat([table.rows[list(FIRST)], values], axis=1)
+    rows = pd.concat([table.rows[list(FIRST)], values, case_values(table.rows, case)], axis=1)
     labels = table.labels.astype(np.float64)
     return Predictions(rows, labels, np.asarray(probs, np.float64), tuple(table.class_names), get_task(table.task))
 

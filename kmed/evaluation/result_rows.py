@@ -12,6 +12,7 @@ from kmed.errors import RunError
 from kmed.evaluation.assessment import Assessment
 from kmed.metrics.scores import Scores
 from kmed.runs import Run, judged
+from kmed.schemas.tables import CASE
 from kmed.tables import append_rows, read_table
 from kmed.tasks import Task
 
@@ -24,12 +25,21 @@ def score_columns(assessment: Assessment) -> dict:
     return {
         **study_columns(assessment.task, assessment.scores),
         **assessment.scores.flat(),
+        **_case_columns(assessment),
         f"best_constant_{main}": assessment.constants[best].scores[main].value,
         "best_constant": best,
         "learnt": assessment.verdict.learnt,
         "num_labels": assessment.scores.num_labels,
         "num_clusters": assessment.scores.num_clusters,
     }
+
+
+def _case_columns(assessment: Assessment) -> dict:
+    """Returns case_NAME, case_NAME_low and case_NAME_high of each score per case; {} without cases."""
+    if assessment.cases is None:
+        return {}
+    flat = assessment.cases.scores.flat()
+    return {"case": assessment.cases.rule.by, **{f"{CASE}{name}": value for name, value in flat.items()}}
 
 
 def study_columns(task: Task, scores: Scores) -> dict[str, float]:

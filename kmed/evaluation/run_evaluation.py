@@ -29,7 +29,7 @@ from kmed.progress import optional, say
 from kmed.reading import read_text
 from kmed.runs import Run, finished_run, judged_run, judged_split
 from kmed.schemas.records import stamped
-from kmed.schemas.tables import PREDICTED
+from kmed.schemas.tables import CASE, PREDICTED
 
 FITTED_BY = (
     "thresholds",
@@ -60,7 +60,7 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
     both = feature_model(model)
     novelty = inference.novelty_reference(both, table, config)
     probs, distances = inference.predict_with_distances(both, parts, config, novelty)
-    predictions = make_predictions(parts, probs, config.evaluate.subgroups)
+    predictions = make_predictions(parts, probs, config.evaluate.subgroups, config.evaluate.case)
     write_frame(run.predictions, predictions.to_frame())
     fitted = fit_on_validation(predictions.split("val"), config.evaluate, config.data.not_findings)
     flagged = {"novelty": write_novelty(run, config, parts.rows, novelty, distances)}
@@ -197,7 +197,8 @@ def rescore_split(run_folder, settings=()) -> Assessment:
     assessments = write_scores(run, config, predictions, Prior.from_dict(metrics["training"]), fitted, metrics)
     assessment = assessments[judged_split(assessments)]
     scored = score_columns(assessment)
-    kept = {name: value for name, value in old.items() if name not in scored}
+    per_case = {name for name in old if name == "case" or name.startswith(CASE)}  # of other settings
+    kept = {name: value for name, value in old.items() if name not in {*scored, *per_case}}
     write_frame(run.result, pd.DataFrame([in_order(kept, scored)]))
     config.write(run.config)
     write_figures(run, assessments)
@@ -294,6 +295,6 @@ def evaluate_split(
         lost = [name for name, same in zip(part.class_names, fitted.calibration.constant) if same]
         if lost:
             say(f"Calibration made {', '.join(lost)} constant, so an exported file does not rank the pictures by it.")
-    predictions = make_predictions(part, probs, config.evaluate.subgroups)
+    predictions = make_predictions(part, probs, config.evaluate.subgroups, config.evaluate.case)
     prior, bootstrap = training_prior(table), Bootstrap.from_config(config)
     return assess(predictions, prior, bootstrap, None if split == "val" else fitted)

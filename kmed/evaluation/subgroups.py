@@ -7,6 +7,7 @@ import pandas as pd
 
 from kmed.data.table import COLUMNS
 from kmed.errors import ConfigError, suggest
+from kmed.schemas.tables import CASE
 
 AGE_BANDS = ((18, "0 to 17"), (40, "18 to 39"), (60, "40 to 59"), (np.inf, "60 and over"))
 UNKNOWN = "unknown"
@@ -17,6 +18,7 @@ USUAL = {
     "age": ("age", "patientage"),
     "view": ("view", "viewposition"),
 }
+CASE_ROWS = ("cluster", "group")  # what each image has, and can be pooled by
 _UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -37,6 +39,25 @@ def choose_columns(rows: pd.DataFrame, asked=None) -> list[str]:
     plain = {re.sub(r"[\s_\-]", "", name).lower(): name for name in reversed(metadata)}
     found = [next((plain[word] for word in words if word in plain), None) for words in USUAL.values()]
     return [name for name in found if name is not None]
+
+
+def case_values(rows: pd.DataFrame, case: str | None) -> pd.DataFrame:
+    """Returns the column case_NAME of the setting `evaluate.case`; no column for None, "cluster" and "group".
+
+    Raises: ConfigError: a column that is not there, or is empty for some images.
+    """
+    if case is None or case in CASE_ROWS:
+        return rows[[]]
+    metadata = [str(name) for name in rows.columns if name not in COLUMNS]
+    if case not in metadata:
+        raise ConfigError(
+            f"evaluate.case must be {', '.join(CASE_ROWS)} or a column of the data. Received: {case!r}; the columns "
+            f"are {', '.join(metadata) or 'none'}.{suggest(case, [*CASE_ROWS, *metadata])}"
+        )
+    values = rows[case].fillna("").astype(str).str.strip()
+    if (values == "").any():
+        raise ConfigError(f"evaluate.case: column {case!r} is empty for {(values == '').sum()} images.")
+    return pd.DataFrame({f"{CASE}{case}": values})
 
 
 def subgroup_values(rows: pd.DataFrame, columns) -> pd.DataFrame:

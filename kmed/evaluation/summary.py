@@ -3,6 +3,7 @@
 import math
 
 from kmed.evaluation.assessment import Assessment
+from kmed.evaluation.cases import CaseScores
 from kmed.labels import printable
 from kmed.metrics.class_scores import CLASS_SCORES
 from kmed.metrics.intervals import Score
@@ -41,9 +42,20 @@ def describe_assessment(assessment: Assessment, split: str, *, pictures: str | N
             f"Prediction sets made to hold {sets.wanted:.0%} of the true labels held {cell(sets.coverage)} of them, "
             f"with {sets.size.value:.2f} labels on average.",
         ]
+    if assessment.cases is not None:
+        lines += ["", *_by_case(assessment.cases, assessment.task.paired_scores)]
     if assessment.decision is not None:
         lines += ["", *_describe_decision(assessment.decision, assessment.task.exclusive)]
     return "\n".join([*lines, "", assessment.verdict.sentence])
+
+
+def _by_case(cases: CaseScores, shown: tuple[str, ...]) -> list[str]:
+    scores, constants = cases.scores, cases.constants
+    rows: list[tuple[str, ...]] = [(f"per {cases.rule.by}", "value", "interval", "clusters", *constants, "")]
+    for name in shown:
+        score, beside = scores.scores[name], [number(constant.scores[name].value) for constant in constants.values()]
+        rows.append((name, number(score.value), span(score), str(score.num_clusters), *beside, mark(score)))
+    return [cases.rule.sentence(cases.num_pictures, scores.num_images, len(cases.mixed)), *aligned(rows)]
 
 
 def _describe_decision(decision: DecisionScore, exclusive: bool) -> tuple[str, str]:

@@ -106,6 +106,11 @@ class Scores:
             "reliability": {name: bins.to_dict() for name, bins in self.reliability.items()},
         }
 
+    def overall(self) -> dict:
+        """Returns the scores over all classes and what they rest on, as `to_dict` does."""
+        whole = self.to_dict()
+        return {key: whole[key] for key in ("num_images", "num_clusters", "scores", "counts", "left_out")}
+
     def flat(self) -> dict[str, float]:
         """Returns `name`, `name_low` and `name_high` of each overall score, for one row of a results table."""
         row: dict[str, float] = {}

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from kmed import figures
 from kmed.evaluation import comparison as comparing
-from kmed.evaluation.comparison import Comparison, plot_scores
+from kmed.evaluation.comparison import Comparison, plot_scores, with_cases
 from kmed.evaluation.result_rows import append_results, check_table
 from kmed.metrics.intervals import FEW_CLUSTERS
 from kmed.progress import optional, say
 from kmed.report.page import Cited, inline_figure, render_page, words
 from kmed.runs import default_folder, judged
+from kmed.schemas.tables import CASE
 from kmed.tasks import LOWER_IS_BETTER
 
 _WIDE = 10.5
@@ -61,8 +62,13 @@ def write_comparison(comparison: Comparison, folder) -> pathlib.Path:
     """
     table = comparison.table.astype(object).where(comparison.table.notna(), None).to_dict("records")
     pairs = comparison.pairs.astype(object).where(comparison.pairs.notna(), None).to_dict("records")
-    scores = {run.name: run.scores for run in comparison.runs}
-    scores |= {f"constant: {name}": constant for name, constant in comparison.runs[0].constants.items()}
+    first, columns = comparison.runs[0], [*comparison.task.compared_scores]
+    scores = {run.name: run.shown for run in comparison.runs}
+    of_cases = {} if first.cases is None else first.cases.constants
+    for name, constant in first.constants.items():
+        scores[f"constant: {name}"] = with_cases(constant, of_cases.get(name))
+    if first.cases is not None:
+        columns += [f"{CASE}{name}" for name in comparison.task.paired_scores]
     curves = figures.plot_histories({run.name: run.history for run in comparison.runs})
     forest = plot_scores(comparison)
     for axes in forest.axes:
@@ -71,7 +77,7 @@ def write_comparison(comparison: Comparison, folder) -> pathlib.Path:
         pathlib.Path(folder) / "report.html",
         "comparison.html.j2",
         comparison=comparison,
-        columns=comparison.task.compared_scores,
+        columns=columns,
         table=Cited("comparison.csv", table),
         pairs=Cited("pairs.csv", pairs),
         reach=_reach(comparison.pairs[["low", "high"]].abs().max(axis=None)),

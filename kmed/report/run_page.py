@@ -11,6 +11,7 @@ from kmed import figures
 from kmed.data.splits import HELD_OUT
 from kmed.data.table import SPLITS, Table
 from kmed.errors import DataError, ModelError, RunError
+from kmed.evaluation.cases import CaseRule
 from kmed.evaluation.predictions import PROB, Predictions, stored_predictions
 from kmed.labels import negative_label
 from kmed.metrics.calibration import MIN_POSITIVES
@@ -60,6 +61,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         negative=negative_label(names),
         metrics=metrics,
         fitted=Cited(run.fitted.name, fitted),
+        cases_sentence=_describe_cases(assessed),
         choice=Thresholds.from_dict(fitted["thresholds"], names).choice,
         split=split,
         assessed=assessed,
@@ -83,6 +85,14 @@ def try_report(run: Run) -> None:
     with optional(f"The page {run.report}", f"Draw it again with: kmed report {shlex.quote(str(run.folder))}"):
         run.report.unlink(missing_ok=True)  # an older page would show other scores
         write_report(run)
+
+
+def _describe_cases(assessed: Cited) -> str:
+    if "cases" not in assessed:
+        return ""
+    fields = assessed["cases"].raw
+    rule = CaseRule(*(fields[name] for name in ("by", "pooling", "tried")))
+    return rule.sentence(fields["num_pictures"], fields["num_images"], len(fields["mixed"]))
 
 
 def score_sections(task: Task, assessed: Cited) -> list[tuple[str, list]]:

@@ -3,7 +3,7 @@
 `kmed report` shows these numbers and `kmed export` passes them on, so a number that cannot be a score is an error.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -166,6 +166,17 @@ class DecisionRecord(Record):
     gain: ScoreRecord
 
 
+class CasesRecord(Overall):
+    """A `kmed.evaluation.cases.CaseScores`; `num_images` counts cases."""
+
+    by: Name
+    pooling: Literal["mean", "largest"]
+    tried: dict[Literal["mean", "largest"], Share]
+    num_pictures: Count
+    mixed: list[Name]
+    constants: Annotated[dict[str, Overall], Field(min_length=1)]
+
+
 class SplitRecord(Overall):
     """The assessment of one split."""
 
@@ -183,6 +194,7 @@ class SplitRecord(Overall):
     prediction_sets: SetsScores | None
     subgroups: dict[str, dict[str, Overall]]
     subgroups_too_small: list[str]
+    cases: CasesRecord | None = None
 
     @model_validator(mode="after")
     def _complete(self):
@@ -196,6 +208,10 @@ class SplitRecord(Overall):
         for constant, scored in self.constants.items():
             require_names(f"constants.{constant}.scores", scored.scores, sorted(plain))
         task = get_task(self.task)
+        if self.cases is not None:
+            require_all("cases.scores", self.cases.scores, task.paired_scores)
+            for constant, scored in self.cases.constants.items():
+                require_all(f"cases.constants.{constant}.scores", scored.scores, task.paired_scores)
         require_all("scores", self.scores, (*task.headline_scores, *task.exported_scores))
         for column, values in self.subgroups.items():
             for value, scored in values.items():

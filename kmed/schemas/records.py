@@ -175,12 +175,21 @@ class SetsRecord(Record):
     values: dict[str, Share]
 
 
+class CaseRuleRecord(Record):
+    """A `kmed.evaluation.cases.CaseRule`."""
+
+    by: Name
+    pooling: Literal["mean", "largest"]
+    tried: dict[Literal["mean", "largest"], Share]
+
+
 class FittedFile(File):
     """calibration.json: what was fitted on the validation split."""
 
     calibration: CalibrationRecord
     thresholds: ThresholdsRecord
     prediction_sets: SetsRecord
+    cases: CaseRuleRecord | None = None
 
     @property
     def class_names(self) -> list[str]:

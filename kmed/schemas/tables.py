@@ -10,7 +10,7 @@ from kmed.schemas.metrics import largest_value
 from kmed.schemas.records import ROUNDING
 from kmed.tasks import Task
 
-LABEL, PROB, SUBGROUP = "label_", "prob_", "subgroup_"  # before the names of classes and of metadata
+LABEL, PROB, SUBGROUP, CASE = "label_", "prob_", "subgroup_", "case_"  # before the names of classes and of metadata
 FIRST = ("path", "split", "group", "cluster")  # of predictions.csv
 PART = ("repeat", "fold")  # of the predictions.csv of a cross-validation: which of its runs judged the picture
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")  # of splits.csv, which may also have a column fold
@@ -26,8 +26,8 @@ def read_predictions(path, class_names, task: Task) -> tuple[pd.DataFrame, np.nd
     """Returns (rows, labels float64 (N, K), probs float64 (N, K)) of a predictions.csv.
 
     Its columns are path, split, group, cluster, label and predicted (names joined by "|"), then label_NAME (0, 1, or
-    empty if unknown) and prob_NAME (0 to 1) for each class in the order of classes.json, any subgroup_NAME, and repeat
-    and fold in a cross-validation.
+    empty if unknown) and prob_NAME (0 to 1) for each class in the order of classes.json, any subgroup_NAME and
+    case_NAME, and repeat and fold in a cross-validation.
 
     Args:
       path: the file.
@@ -44,14 +44,14 @@ def read_predictions(path, class_names, task: Task) -> tuple[pd.DataFrame, np.nd
     if task.exclusive:
         _check_exclusive(path, labels, probs)
     _check_words(path, frame, names, labels, probs, task)
-    kept = [*FIRST, *(name for name in frame.columns if name in PART or name.startswith(SUBGROUP))]
+    kept = [*FIRST, *(name for name in frame.columns if name in PART or name.startswith((SUBGROUP, CASE)))]
     return frame[kept].astype(str), labels, probs
 
 
 def _check_columns(path, frame: pd.DataFrame, names: list[str]) -> None:
     """Raises RunError unless the columns are those of these classes, in their order."""
     needed = [*FIRST, "label", "predicted", *(f"{LABEL}{name}" for name in names), *(f"{PROB}{name}" for name in names)]
-    found = [name for name in frame.columns if name not in PART and not name.startswith(SUBGROUP)]
+    found = [name for name in frame.columns if name not in PART and not name.startswith((SUBGROUP, CASE))]
     reason = ""
     if missing := [name for name in needed if name not in found]:
         reason = f"there is no column {shorten(missing[0])}"

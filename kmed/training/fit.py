@@ -13,6 +13,7 @@ from kmed.data.splits import check_same_labels, write_splits
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError, suggest
 from kmed.evaluation import run_evaluation
+from kmed.evaluation.cases import check_columns
 from kmed.evaluation.inference import run_table
 from kmed.files import write_json
 from kmed.models.build import check_model
@@ -91,6 +92,7 @@ def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
     point_latest(run.folder)
     table, unreadable = prepare_table(table, config)
     check_monitor(config, table)
+    check_columns(table.rows, config.evaluate)
     config = with_range(config, table)
     check_lessons(config, table)
     print_counts(table)

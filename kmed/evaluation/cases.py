@@ -1,0 +1,164 @@
+"""Scores per case beside scores per picture: the pictures of a photograph, study or patient give one answer."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from kmed.errors import ConfigError, ScoreError, suggest
+from kmed.evaluation.predictions import Predictions
+from kmed.evaluation.subgroups import CASE_ROWS, case_values, choose_columns, subgroup_values
+from kmed.metrics.baselines import Prior, constant_scores
+from kmed.metrics.calibration import Calibration
+from kmed.metrics.cases import choose_pooling, pool_labels, pool_probs
+from kmed.metrics.intervals import MIN_CLUSTERS, Bootstrap
+from kmed.metrics.scores import Scores
+from kmed.schemas.tables import CASE
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseRule:
+    """How pictures become cases; fitted on the validation split.
+
+    Attributes:
+      by: "cluster", "group", or a column of the data.
+      pooling: one of `kmed.metrics.cases.POOLINGS`.
+      tried: pooling -> macro AUROC of the findings over validation cases; {} where there was nothing to choose.
+    """
+
+    by: str
+    pooling: str
+    tried: dict[str, float]
+
+    def to_dict(self) -> dict:
+        """Returns the fields, for `kmed.files.write_json`."""
+        return dataclasses.asdict(self)
+
+    def sentence(self, num_pictures: int, num_cases: int, num_mixed: int) -> str:
+        """Returns how many pictures were pooled, how, and how many cases were left out."""
+        how = {"mean": "the mean", "largest": "the largest (for 'No Finding' the smallest)"}[self.pooling]
+        why = ", which ranks the validation cases better" if len(self.tried) > 1 else ""
+        left_out = f" {num_mixed} are left out, because their pictures have different classes." if num_mixed else ""
+        return (
+            f"{num_pictures} pictures of {num_cases + num_mixed} cases ({self.by}): the answer for a case is {how} of "
+            f"its pictures' calibrated logits{why}.{left_out}"
+        )
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "CaseRule":
+        """Returns the CaseRule whose `to_dict` gave `fields`."""
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseScores:
+    """The scores of a split per case.
+
+    Attributes:
+      rule: the CaseRule.
+      scores: the Scores over cases; `num_images` counts cases.
+      constants: name -> Scores of the constant predictors over the same cases.
+      num_pictures: how many pictures were pooled.
+      mixed: names of the cases that are left out, because their pictures have different classes.
+    """
+
+    rule: CaseRule
+    scores: Scores
+    constants: dict[str, Scores]
+    num_pictures: int
+    mixed: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Returns the fields, for `kmed.files.write_json`."""
+        parts = {name: scores.overall() for name, scores in self.constants.items()}
+        more = {"num_pictures": self.num_pictures, "mixed": list(self.mixed), "constants": parts}
+        return self.rule.to_dict() | self.scores.overall() | more
+
+
+def case_names(rows: pd.DataFrame, by: str) -> np.ndarray:
+    """Returns (N,), the case of each row of predictions. Raises ConfigError if they do not hold the column."""
+    column = by if by in CASE_ROWS else f"{CASE}{by}"
+    if column not in rows.columns:
+        held = [*CASE_ROWS, *(name.removeprefix(CASE) for name in rows.columns if name.startswith(CASE))]
+        raise ConfigError(
+            f"evaluate.case is {by!r}, but the stored predictions can be pooled by {' or '.join(held)}."
+            + suggest(by, held)
+        )
+    return rows[column].to_numpy()
+
+
+def check_columns(rows: pd.DataFrame, settings) -> None:
+    """Raises ConfigError or ScoreError if the data lack what `evaluate` names. Checked before hours of training.
+
+    Args:
+      rows: those of a kmed.data.table.Table.
+      settings: kmed.config.EvaluateConfig.
+    """
+    subgroup_values(rows, choose_columns(rows, settings.subgroups))
+    if settings.case is not None:
+        check_inside_groups(
+            pd.concat([rows[["cluster", "group"]], case_values(rows, settings.case)], axis=1), settings.case
+        )
+
+
+def fit_cases(validation: Predictions, calibration: Calibration, by: str) -> CaseRule:
+    """Returns the CaseRule of the validation split.
+
+    Raises: ConfigError: the predictions do not hold the column. ScoreError: a case lies in several groups.
+    """
+    index = np.unique(case_names(validation.rows, by), return_inverse=True)[1]
+    check_inside_groups(validation.rows, by)
+    arrays = (validation.labels, calibration.apply(validation.probs), index, validation.class_names)
+    return CaseRule(by, *choose_pooling(*arrays, exclusive=validation.task.exclusive))
+
+
+def check_inside_groups(rows: pd.DataFrame, by: str) -> None:
+    """Raises ScoreError if a case lies in several groups, which a split may have cut."""
+    groups = rows.assign(case=case_names(rows, by)).groupby("case")["group"].nunique()
+    wide = groups[groups > 1]
+    if len(wide):
+        raise ScoreError(
+            f"A case must lie inside one group, but {len(wide)} of evaluate.case={by} lie in several, such as "
+            f"{wide.index[0]!r}. Group the data by this column (data.group), or give a finer case."
+        )
+
+
+def pool_cases(predictions: Predictions, calibration: Calibration, rule: CaseRule) -> tuple[Predictions, np.ndarray]:
+    """Returns (one row per case, with calibrated probabilities; bool (C,), which have pictures of several classes).
+
+    A case is resampled with its cluster if each case lies inside one, and else with its group.
+    """
+    task, names = predictions.task, predictions.class_names
+    cases, first, index = np.unique(case_names(predictions.rows, rule.by), return_index=True, return_inverse=True)
+    check_inside_groups(predictions.rows, rule.by)
+    rows = predictions.rows.iloc[first].reset_index(drop=True)[["path", "split", "group", "cluster"]]
+    rows["path"] = cases
+    if pd.Series(predictions.rows["cluster"].to_numpy()).groupby(index).nunique().max() > 1:
+        rows["cluster"] = rows["group"]
+    labels = pool_labels(predictions.labels, index, names, exclusive=task.exclusive)
+    calibrated = calibration.apply(predictions.probs)
+    probs = pool_probs(calibrated, index, names, rule.pooling, exclusive=task.exclusive)
+    mixed = np.isnan(labels).all(axis=1) if task.exclusive else np.zeros(len(labels), bool)
+    return Predictions(rows, labels, probs, names, task), mixed
+
+
+def score_cases(
+    predictions: Predictions, calibration: Calibration, rule: CaseRule, prior: Prior, bootstrap: Bootstrap
+) -> CaseScores | None:
+    """Returns the CaseScores of a split; None if its cases lie in fewer than two clusters.
+
+    Args:
+      predictions: those of the split, and no others.
+      calibration: that of the run.
+      rule: from `fit_cases`.
+      prior: the Prior of the training labels.
+      bootstrap: the settings of the intervals.
+    """
+    cases, mixed = pool_cases(predictions, calibration, rule)
+    kept = cases.take(~mixed & ~np.isnan(cases.labels).all(axis=1))
+    if len(set(kept.clusters)) < MIN_CLUSTERS:
+        return None
+    arrays = (kept.labels, kept.clusters, kept.class_names)
+    scores = kept.task.score(kept.labels, kept.probs, kept.clusters, kept.class_names, bootstrap=bootstrap)
+    constants = constant_scores(kept.task, prior, *arrays, bootstrap)
+    return CaseScores(rule, scores, constants, len(predictions), tuple(cases.rows["path"][mixed]))
