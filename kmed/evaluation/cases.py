@@ -13,6 +13,7 @@ from kmed.metrics.calibration import Calibration
 from kmed.metrics.cases import choose_pooling, pool_labels, pool_probs
 from kmed.metrics.intervals import MIN_CLUSTERS, Bootstrap
 from kmed.metrics.scores import Scores
+from kmed.progress import say
 from kmed.schemas.tables import CASE
 
 
@@ -156,7 +157,12 @@ def score_cases(
     """
     cases, mixed = pool_cases(predictions, calibration, rule)
     kept = cases.take(~mixed & ~np.isnan(cases.labels).all(axis=1))
-    if len(set(kept.clusters)) < MIN_CLUSTERS:
+    if (num_clusters := len(set(kept.clusters))) < MIN_CLUSTERS:
+        left_out = f"; {mixed.sum()} are left out, because their pictures have different classes" if mixed.any() else ""
+        say(
+            f"There are no scores per case ({rule.by}): {len(kept)} cases of {num_clusters} cluster(s) are too few"
+            f"{left_out}."
+        )
         return None
     arrays = (kept.labels, kept.clusters, kept.class_names)
     scores = kept.task.score(kept.labels, kept.probs, kept.clusters, kept.class_names, bootstrap=bootstrap)

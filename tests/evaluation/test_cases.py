@@ -90,16 +90,19 @@ def test_findings_per_patient_are_those_of_pandas_and_sklearn(tmp_path):
     assert "cases" not in run.read_json(run.metrics)["val"]
 
 
-def test_cases_of_several_classes_are_left_out_and_counted():
-    table, probs = draw_table()
+def test_cases_of_several_classes_are_left_out_and_counted(capsys):
+    table, probs = draw_table(960)
     found, test, fitted = assessed(table, probs, "group")
     cases, mixed = pool_cases(test, fitted.calibration, fitted.cases)
     classes = pd.Series(test.labels.argmax(axis=1)).groupby(test.rows["group"].to_numpy()).nunique()
     assert list(cases.rows["path"][mixed]) == list(classes.index[classes > 1]) == list(found.cases.mixed) != []
     assert found.cases.scores.num_images == (classes == 1).sum()
-    assert f"{mixed.sum()} are left out, because their pictures have different classes" in describe_assessment(
-        found, "test"
-    )
+    words = f"{mixed.sum()} are left out, because their pictures have different classes"
+    assert words in describe_assessment(found, "test")
+    few = test.take(np.isin(test.rows["group"], classes.index[classes > 1]))
+    prior = count_prior(table.labels, table.class_names)
+    assert assess(few, prior, Bootstrap(50), fitted).cases is None
+    assert "There are no scores per case (group): " in "".join(capsys.readouterr())
 
 
 def test_a_case_over_several_clusters_is_drawn_with_its_group():
