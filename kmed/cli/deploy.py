@@ -67,6 +67,9 @@ def export(run_folder, format, quantize, **arguments):
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per image.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print a CSV table with one column per class.")
 @click.option("--out", metavar="FILE", type=PATH, help="Write to this file, whole or not at all.  [the terminal]")
+@click.option(
+    "--by", metavar="WHAT", help="One answer per case: folder, regex:...(...) or FILE.csv:COLUMN.  [one per image]"
+)
 @click.option("--explain", metavar="DIR", type=PATH, help="Write a PNG per image that shows what supports its class.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step.")
 def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **arguments):
@@ -77,12 +80,17 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
     blank, another kind of image), in which case the answer means nothing. A file that cannot be read is named, and
     the others are still classified; the exit code is then 1.
 
+    With --by, the images of a folder, of what a regular expression captures in their paths, or of a value in a table
+    (with a column path) give one answer: the mean of their calibrated logits or, for findings, the largest, as chosen
+    by evaluate.case.
+
     \b
     Examples:
       kmed predict saved_models/latest smear.jpeg
       kmed predict saved_models/blood incoming/ --csv --out incoming.csv
       kmed predict saved_models/xrays 'study/**/*.dcm' --json
       kmed predict saved_models/blood smear.jpeg --explain looked_at
+      kmed predict saved_models/xrays incoming/ --by incoming/list.csv:patient_id
       kmed predict saved_models/blood incoming/ --format tflite --quantize int8
     """
     with one_line_errors():
@@ -108,9 +116,9 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
 
 
 def _counted(stream, counts: dict):
-    """Yields the answers, counting them and those with an error."""
+    """Yields the answers, counting their pictures and those with an error."""
     for answer in stream:
-        counts["all"] += 1
+        counts["all"] += answer.pictures or 1
         counts["broken"] += bool(answer.error)
         yield answer
 

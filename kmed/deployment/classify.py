@@ -16,8 +16,9 @@ from PIL import Image
 
 from kmed.data.images import Resizing, read_image
 from kmed.data.readers.walk import is_hidden, is_image, repeated_note, walk
+from kmed.deployment import case_answers
 from kmed.errors import DataError, KmedError
-from kmed.evaluation.decisions import DecisionRule, decision_rule
+from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
 from kmed.evaluation.novelty import Novelty, feature_model, look, run_novelty
 from kmed.evaluation.predictor import open_model
 from kmed.files import replacing
@@ -42,6 +43,8 @@ class Answer:
       unlike_training: whether the distance is above the threshold; None likewise.
       overlay: a PNG that shows the evidence for the most probable class; None unless asked for.
       error: why there is no prediction, or "".
+      pictures: of an answer for a case, how many were pooled; None for a single picture. Such an answer has the case in
+        the place of the path, and no prediction set.
     """
 
     path: str
@@ -53,6 +56,7 @@ class Answer:
     unlike_training: bool | None = None
     overlay: str | None = None
     error: str = ""
+    pictures: int | None = None
 
 
 def find_pictures(sources: Iterable) -> list[str]:
@@ -101,9 +105,16 @@ def _in_glob(pattern: str) -> list[str]:
 
 
 def classify_files(
-    run_folder, sources, *, format: str = "keras", quantize: str = "none", explain=None, batch_size: int = 32
+    run_folder,
+    sources,
+    *,
+    format: str = "keras",
+    quantize: str = "none",
+    by: str | None = None,
+    explain=None,
+    batch_size: int = 32,
 ) -> Iterator[Answer]:
-    """Yields one Answer per picture, in order, with at most three batches of pictures in memory.
+    """Yields one Answer per picture, in order, with at most three batches of pictures in memory; or one per case.
 
     A file that cannot be read gives an Answer with its error, and the next ones follow. Pictures of the next batch
     are decoded while the model predicts the present one.
@@ -113,6 +124,8 @@ def classify_files(
       sources: files, folders or globs; see `find_pictures`.
       format, quantize: which of the run's files predicts; see `kmed.evaluation.predictor.open_model`. Only the Keras
         model can flag pictures unlike the training data.
+      by: what the pictures of a case share: "folder", "regex:...(...)" in their paths, or "FILE.csv:COLUMN"; see
+        `kmed.deployment.case_answers`. There is then one Answer per case, after those for unreadable pictures.
       explain: a folder for PNGs that show the evidence for each picture's most probable class; None: none are made.
       batch_size: pictures per step.
     Raises: RunError: there is no such run or export. DataError: there are no pictures. Both are raised at once, not
@@ -123,8 +136,13 @@ def classify_files(
     """
     run = finished_run(run_folder)
     paths = find_pictures(sources)
+    cases = None if by is None else case_answers.find_cases(paths, by)
     model = _Model(run, format, quantize, explain, paths, batch_size)
-    return _stream(paths, model, batch_size)
+    answers = _stream(paths, model, batch_size)
+    if cases is None:
+        return answers
+    pooling = case_answers.choose_rule(read_fitted(run), model.rule.task.exclusive)
+    return case_answers.pool_answers(answers, cases, model.rule, pooling)
 
 
 def _stream(paths: list[str], model: "_Model", batch_size: int) -> Iterator[Answer]:
@@ -235,7 +253,7 @@ def _names(class_names, mask) -> tuple[str, ...]:
     return tuple(name for name, held in zip(class_names, mask, strict=True) if held)
 
 
-_LAST_COLUMNS = ("distance", "threshold", "unlike_training", "overlay", "error")
+_LAST_COLUMNS = ("distance", "threshold", "unlike_training", "overlay", "error", "pictures")
 
 
 def as_text(answers: Iterator[Answer]) -> Iterator[str]:
@@ -247,7 +265,9 @@ def as_text(answers: Iterator[Answer]) -> Iterator[str]:
             continue
         found = ", ".join(f"{printable(name)} {answer.probs[name]:.3f}" for name in answer.found)
         notes = [found or "no finding over its threshold"]
-        if len(answer.prediction_set) > 1 or set(answer.prediction_set) != set(answer.found):
+        if answer.pictures is not None:
+            notes.append(f"{answer.pictures} pictures" if answer.pictures > 1 else "1 picture")
+        elif len(answer.prediction_set) > 1 or set(answer.prediction_set) != set(answer.found):
             notes.append(f"prediction set: {printable(', '.join(answer.prediction_set)) or 'empty'}")
         if answer.unlike_training:
             notes.append("UNLIKE THE TRAINING PICTURES: do not trust this")
@@ -265,7 +285,7 @@ def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
     """Yields a header and one line per picture; several classes of a picture are joined by "|".
 
     Columns: path, found, prob_NAME for each class, prediction_set, distance, threshold, unlike_training, overlay,
-    error.
+    error, pictures.
     """
     columns = [f"prob_{name}" for name in class_names]
     yield _csv_line(["path", "found", *columns, "prediction_set", *_LAST_COLUMNS])
