@@ -56,7 +56,8 @@ def _from_csv(paths: list[str], file: str, column: str) -> list[str | None]:
         if name not in frame.columns:
             names = ", ".join(frame.columns)
             raise DataError(f"{file} has no column {name!r}; it has {names}.{suggest(name, frame.columns)}")
-    folder, known = pathlib.Path(file).parent, {}
+    folder = pathlib.Path(file).parent
+    known: dict[pathlib.Path, str] = {}
     for path, case in zip(frame["path"].astype(str), frame[column].fillna("").astype(str), strict=True):
         place = (folder / path.strip()).resolve()
         if known.setdefault(place, case.strip()) != case.strip():

@@ -104,16 +104,19 @@ def read_again(run, predictions):
     positives=st.sampled_from([0.0, 0.5, 1.0]),
     splits=st.sampled_from([["val", "test"], ["val"]]),
     rule=st.sampled_from(["f1", "youden", "sensitivity", "exact_match", "hamming", "cost"]),
+    case=st.sampled_from(["none", "cluster"]),
 )
 def test_scores_of_few_pictures(
-    tmp_path_factory, seed, task, num_classes, kind, num_clusters, per_cluster, unknown, positives, splits, rule
+    tmp_path_factory, seed, task, num_classes, kind, num_clusters, per_cluster, unknown, positives, splits, rule, case
 ):
     names = ["a", "No Finding", "c", "d"][: max(num_classes, 2 if task == "multiclass" else 1)]
     predictions = draw_predictions(
         np.random.default_rng(seed), task, names, kind, num_clusters=num_clusters, per_cluster=per_cluster,
         unknown=unknown, positives=positives, splits=splits,
     )  # fmt: skip
-    run = write_run(tmp_path_factory.mktemp("run"), predictions, [f"evaluate.thresholds={rule}"])
+    run = write_run(
+        tmp_path_factory.mktemp("run"), predictions, [f"evaluate.thresholds={rule}", f"evaluate.case={case}"]
+    )
     read_again(run, predictions)
 
 
