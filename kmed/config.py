@@ -173,7 +173,7 @@ class EvaluateConfig(Section):
     sensitivity: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9  # the target, if thresholds is sensitivity
     cost_missed: Positive = 1.0  # the price of a missed finding, if thresholds is cost
     cost_false: Positive = 1.0  # the price of a finding that is not there, if thresholds is cost
-    case: Weights = None  # what is scored besides single images: cluster, group or a column of the data; none: nothing
+    case: Source = None  # what is scored besides single images: cluster, group or a column of the data; none: nothing
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9  # target coverage of the prediction sets
     novelty_false_alarms: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.01  # share of validation images flagged
     subgroups: list[str] | None = None  # columns of the data; none: sex, age and view, if present
