@@ -11,7 +11,7 @@ from kmed.evaluation.subgroups import CASE_ROWS, case_values, choose_columns, su
 from kmed.metrics.baselines import Prior, constant_scores
 from kmed.metrics.calibration import Calibration
 from kmed.metrics.cases import choose_pooling, pool_labels, pool_probs
-from kmed.metrics.intervals import MIN_CLUSTERS, Bootstrap
+from kmed.metrics.intervals import MIN_CLUSTERS, Bootstrap, Score
 from kmed.metrics.scores import Scores
 from kmed.progress import say
 from kmed.schemas.tables import CASE
@@ -59,6 +59,7 @@ class CaseScores:
       rule: the CaseRule.
       scores: the Scores over cases; `num_images` counts cases.
       constants: name -> Scores of the constant predictors over the same cases.
+      by_count: name -> Score of a ranking by the number of pictures alone: who is ill has more of them. {} for classes.
       num_pictures: how many pictures were pooled.
       mixed: names of the cases that are left out, because their pictures have different classes.
     """
@@ -66,13 +67,15 @@ class CaseScores:
     rule: CaseRule
     scores: Scores
     constants: dict[str, Scores]
+    by_count: dict[str, Score]
     num_pictures: int
     mixed: tuple[str, ...]
 
     def to_dict(self) -> dict:
         """Returns the fields, for `kmed.files.write_json`."""
         parts = {name: scores.overall() for name, scores in self.constants.items()}
-        more = {"num_pictures": self.num_pictures, "mixed": list(self.mixed), "constants": parts}
+        by_count = {name: score.to_dict() for name, score in self.by_count.items()}
+        more = {"by_count": by_count, "num_pictures": self.num_pictures, "mixed": list(self.mixed), "constants": parts}
         return self.rule.to_dict() | self.scores.overall() | more
 
 
@@ -167,4 +170,15 @@ def score_cases(
     arrays = (kept.labels, kept.clusters, kept.class_names)
     scores = kept.task.score(kept.labels, kept.probs, kept.clusters, kept.class_names, bootstrap=bootstrap)
     constants = constant_scores(kept.task, prior, *arrays, bootstrap)
-    return CaseScores(rule, scores, constants, len(predictions), tuple(cases.rows["path"][mixed]))
+    by_count = _rank_by_count(kept, case_names(predictions.rows, rule.by), bootstrap)
+    return CaseScores(rule, scores, constants, by_count, len(predictions), tuple(cases.rows["path"][mixed]))
+
+
+def _rank_by_count(cases: Predictions, names: np.ndarray, bootstrap: Bootstrap) -> dict[str, Score]:
+    """Returns the AUROCs of findings if cases are ranked by their number of pictures; `names` is the case of each."""
+    if cases.task.exclusive:
+        return {}
+    counts = pd.Series(names).value_counts()[cases.rows["path"]].to_numpy()
+    probs = np.tile((counts / (counts + 1))[:, None], (1, len(cases.class_names)))
+    ranked = cases.task.score(cases.labels, probs, cases.clusters, cases.class_names, bootstrap=bootstrap)
+    return {name: score for name, score in ranked.scores.items() if name.startswith("auroc")}

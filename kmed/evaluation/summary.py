@@ -55,7 +55,9 @@ def _by_case(cases: CaseScores, shown: tuple[str, ...]) -> list[str]:
     for name in shown:
         score, beside = scores.scores[name], [number(constant.scores[name].value) for constant in constants.values()]
         rows.append((name, number(score.value), span(score), str(score.num_clusters), *beside, mark(score)))
-    return [cases.rule.sentence(cases.num_pictures, scores.num_images, len(cases.mixed)), *aligned(rows)]
+    ranked = "; ".join(f"{name} {cell(score)}" for name, score in cases.by_count.items())
+    count = [f"Ranked by their number of pictures alone, the cases have {ranked}."] if ranked else []
+    return [cases.rule.sentence(cases.num_pictures, scores.num_images, len(cases.mixed)), *aligned(rows), *count]
 
 
 def _describe_decision(decision: DecisionScore, exclusive: bool) -> tuple[str, str]:

@@ -172,6 +172,7 @@ class CasesRecord(Overall):
     by: Name
     pooling: Literal["mean", "largest"]
     tried: dict[Literal["mean", "largest"], Share]
+    by_count: dict[str, ScoreRecord]
     num_pictures: Count
     mixed: list[Name]
     constants: Annotated[dict[str, Overall], Field(min_length=1)]

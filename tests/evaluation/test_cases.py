@@ -66,6 +66,7 @@ def test_the_scores_of_a_column_are_those_of_pandas_and_sklearn():
     assert found.cases.scores.num_clusters == len(set(test.clusters))  # photographs of a patient stay together
     majority = truth.value_counts().get(int(table.labels.sum(axis=0).argmax()), 0) / len(truth)
     assert found.cases.constants["majority class"].scores["accuracy"].value == pytest.approx(majority)
+    assert found.cases.by_count == {}
     assert found.cases.scores.scores["accuracy"].value > found.scores.scores["accuracy"].value
     assert "120 pictures of 30 cases (photo): the answer for a case is the mean of" in describe_assessment(
         found, "test"
@@ -84,6 +85,10 @@ def test_findings_per_patient_are_those_of_pandas_and_sklearn(tmp_path):
     assert scores["exact_match_ratio"] == pytest.approx(sklearn.metrics.accuracy_score(truth, pooled >= 0))
     assert scores["auroc_macro"] == pytest.approx(sklearn.metrics.roc_auc_score(truth[:, :2], pooled[:, :2]))
     assert (stored["by"], stored["num_images"], stored["num_pictures"]) == ("cluster", len(truth), len(test))
+    counts = pd.Series(test.clusters).groupby(test.clusters).size()
+    by_count = [sklearn.metrics.roc_auc_score(truth[:, k], counts) for k in range(2)]
+    assert stored["by_count"]["auroc_macro"]["value"] == pytest.approx(np.mean(by_count))
+    assert "Ranked by their number of pictures alone, the cases have auroc_macro" in run.summary.read_text()
     assert set(stored["tried"]) == {"mean", "largest"} and stored["tried"] == fitted.cases.tried
     row = run.read_result()
     assert row["case"] == "cluster" and float(row["case_auroc_macro"]) == pytest.approx(scores["auroc_macro"])
@@ -145,6 +150,7 @@ def test_the_page_shows_each_score_per_case(tmp_path):
     cases = json.loads(run.metrics.read_text())["test"]["cases"]
     for name in cases["scores"]:
         assert f'data-from="metrics.json#/test/cases/scores/{name}/value"' in page
+    assert 'data-from="metrics.json#/test/cases/by_count/auroc_macro/value"' in page
     assert 'href="#cases"' in page and "ranks the validation cases better" in page
     plain = write_report(make_run(tmp_path / "plain", "multilabel", 0.5, settings=[gone]))
     assert 'href="#cases"' not in plain.read_text(encoding="utf-8")
