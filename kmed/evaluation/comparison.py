@@ -12,6 +12,7 @@ from kmed.errors import RunError
 from kmed.evaluation.assessment import score_constants, score_predictions
 from kmed.evaluation.cases import CaseScores, score_cases
 from kmed.evaluation.decisions import read_fitted
+from kmed.evaluation.pooling import score_pooled_cases
 from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.result_rows import study_columns
 from kmed.evaluation.summary import cell
@@ -234,7 +235,9 @@ def _compared(runs, predictions, bootstrap) -> list[Compared]:
             scored.append((prior, predicted, constants))
         verdict = judge_against_constants(predicted.task, scores, constants, predicted.probs)
         cases = None
-        if fitted is not None and fitted.cases is not None:
+        if is_crossval(run.folder):
+            cases = score_pooled_cases(run, predicted, prior, bootstrap)
+        elif fitted is not None and fitted.cases is not None:
             cases = score_cases(predicted, fitted.calibration, fitted.cases, prior, bootstrap)
         compared.append(Compared(name, run, scores, constants, cases, verdict, _row(run), run.read_history()))
     if len({run.cases and run.cases.rule.by for run in compared}) > 1:

@@ -7,14 +7,19 @@ import pandas as pd
 
 from kmed.errors import RunError, shorten
 from kmed.evaluation.assessment import Assessment, assess
+from kmed.evaluation.cases import CaseRule, CaseScores, case_names, score_cases
+from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.result_rows import in_order, score_columns
 from kmed.evaluation.summary import aligned, describe_assessment, number
 from kmed.files import write_frame, write_json, write_text
 from kmed.metrics.baselines import Prior, count_prior
+from kmed.metrics.calibration import Calibration
+from kmed.metrics.cases import POOLINGS
 from kmed.metrics.intervals import Bootstrap
 from kmed.runs import Run, write_classes
 from kmed.schemas.records import stamped
+from kmed.schemas.tables import CASE
 from kmed.tasks import Task
 
 SPREAD = ("mean", "std", "min", "max")  # over the folds; columns of result.csv are NAME_folds_mean, ...
@@ -35,12 +40,17 @@ class Part:
     run: Run
 
 
+def part_name(repeat: int, fold: int, repeats: int) -> str:
+    """Returns the name of the folder of a run, in that of its cross-validation."""
+    return f"fold{fold}" if repeats == 1 else f"repeat{repeat}-fold{fold}"
+
+
 def write_pooled(pooled: Run, parts: list[Part], split: str, config) -> Assessment:
     """Writes the results of a cross-validation from those of its runs, and returns the Assessment of all pictures.
 
     The names and columns of the files are those of a run: classes.json, config.yaml, predictions.csv, metrics.json,
     history.csv (means over the runs), summary.txt and, last, result.csv. fold_scores.csv has the scores of each run.
-    There are no calibration and no thresholds, since each run has its own.
+    There are no calibration and no thresholds, since each run has its own; scores per case use those calibrations.
 
     Args:
       pooled: the folder to write to; it has environment.json.
@@ -52,10 +62,12 @@ def write_pooled(pooled: Run, parts: list[Part], split: str, config) -> Assessme
     predictions = pool(parts, split)
     first = predictions.take((predictions.rows["repeat"] == "0").to_numpy())
     prior = count_prior(first.labels, first.class_names, first.rows["group"].nunique())
-    assessment = assess(predictions, prior, Bootstrap.from_config(config))
-    table = fold_scores(parts, split, assessment)
     config.write(pooled.config)
     write_classes(pooled, config, predictions.class_names)
+    bootstrap = Bootstrap.from_config(config)
+    cases = score_pooled_cases(pooled, predictions, prior, bootstrap)
+    assessment = dataclasses.replace(assess(predictions, prior, bootstrap), cases=cases)
+    table = fold_scores(parts, split, assessment)
     write_frame(pooled.predictions, predictions.to_frame())
     write_frame(pooled.folder / "fold_scores.csv", table)
     write_frame(pooled.history, mean_history([part.run for part in parts]))
@@ -92,6 +104,37 @@ def pool(parts: list[Part], split: str) -> Predictions:
     labels = np.concatenate([each.labels for each in found])
     probs = np.concatenate([each.probs for each in found])
     return Predictions(rows, labels, probs, found[0].class_names, found[0].task)
+
+
+def score_pooled_cases(pooled: Run, predictions: Predictions, prior: Prior, bootstrap: Bootstrap) -> CaseScores | None:
+    """Returns the CaseScores of a cross-validation, or None if its settings name no case.
+
+    Each picture is calibrated as its run calibrates, and pooled as most runs have chosen on their validation pictures.
+    A case that several repeats judge is a case in each of them: their mean would be the score of an ensemble.
+
+    Args:
+      pooled: the folder, with its settings and runs.
+      predictions: all of its predictions.
+      prior, bootstrap: as for `kmed.evaluation.cases.score_cases`.
+    """
+    by = pooled.read_config().evaluate.case
+    if by is None:
+        return None
+    rows, names, exclusive = predictions.rows, predictions.class_names, predictions.task.exclusive
+    repeats = rows["repeat"].nunique()
+    probs, chosen = np.empty_like(predictions.probs), []
+    for (repeat, fold), part in rows.groupby(["repeat", "fold"]):
+        fitted = read_fitted(Run(pooled.folder / part_name(int(repeat), int(fold), repeats)))
+        probs[part.index] = fitted.calibration.apply(predictions.probs[part.index])
+        chosen += [fitted.cases.pooling] if fitted.cases is not None else []
+    if repeats > 1:
+        each = f"{by} in each repeat"
+        rows = rows.assign(**{f"{CASE}{each}": case_names(rows, by) + ", repeat " + rows["repeat"]})
+        by = each
+    pooling = max(POOLINGS, key=chosen.count)  # the mean, if both are chosen equally often
+    plain = Calibration("temperature" if exclusive else "platt", names, 1.0, (1.0,) * len(names), (0.0,) * len(names))
+    calibrated = dataclasses.replace(predictions, rows=rows, probs=probs)
+    return score_cases(calibrated, plain, CaseRule(by, pooling, {}), prior, bootstrap)
 
 
 def spread_scores(task: Task) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from kmed.metrics.intervals import FEW_CLUSTERS, Score
 from kmed.progress import optional
 from kmed.reading import numbers, read_csv
 from kmed.report.page import Cited, inline_figure, render_page, words
-from kmed.report.run_page import pick_headline, score_sections
+from kmed.report.run_page import describe_cases, pick_headline, score_sections
 from kmed.runs import Run, judged_split
 from kmed.tasks import LOWER_IS_BETTER, Task, get_task
 
@@ -40,6 +40,7 @@ def write_crossval_report(pooled: Run) -> pathlib.Path:
         result=result,
         numbers=Cited(pooled.result.name, {name: _number(text) for name, text in result.items()}),
         assessed=assessed,
+        cases_sentence=describe_cases(assessed),
         sections=score_sections(task, assessed),
         headline=pick_headline(task, assessed),
         meanings={name: row.meaning for name, row in task.make_scores().items() if row.meaning},

@@ -61,7 +61,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         negative=negative_label(names),
         metrics=metrics,
         fitted=Cited(run.fitted.name, fitted),
-        cases_sentence=_describe_cases(assessed),
+        cases_sentence=describe_cases(assessed),
         choice=Thresholds.from_dict(fitted["thresholds"], names).choice,
         split=split,
         assessed=assessed,
@@ -87,7 +87,8 @@ def try_report(run: Run) -> None:
         write_report(run)
 
 
-def _describe_cases(assessed: Cited) -> str:
+def describe_cases(assessed: Cited) -> str:
+    """Returns how the pictures of a split were pooled to cases; "" if they were not."""
     if "cases" not in assessed:
         return ""
     fields = assessed["cases"].raw

@@ -17,7 +17,7 @@ from kmed.data.prepare import open_table, prepare_folds
 from kmed.data.splits import check_same_labels, choose_fold, read_splits, write_splits
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError, shorten
-from kmed.evaluation.pooling import Part, write_pooled
+from kmed.evaluation.pooling import Part, part_name, write_pooled
 from kmed.files import clear_leftovers, exclusive, is_vacant, write_json
 from kmed.progress import format_time, say
 from kmed.reading import damaged, read_json
@@ -51,13 +51,10 @@ class Plan:
     def parts(self) -> list[Part]:
         """The runs, repeat by repeat."""
         return [
-            Part(repeat, fold, Run(self.folder / self._name(repeat, fold)))
+            Part(repeat, fold, Run(self.folder / part_name(repeat, fold, self.repeats)))
             for repeat in range(self.repeats)
             for fold in range(self.folds)
         ]
-
-    def _name(self, repeat: int, fold: int) -> str:
-        return f"fold{fold}" if self.repeats == 1 else f"repeat{repeat}-fold{fold}"
 
     def folds_file(self, repeat: int = 0) -> pathlib.Path:
         """Returns the splits file that has the folds of a repeat."""

@@ -9,9 +9,12 @@ import sklearn.metrics as oracle
 from drawn_runs import make_run
 
 from kmed.errors import RunError
-from kmed.evaluation.pooling import Part, pool, spread, write_pooled
+from kmed.evaluation.decisions import read_fitted
+from kmed.evaluation.pooling import Part, part_name, pool, score_pooled_cases, spread, write_pooled
 from kmed.evaluation.predictions import read_predictions, stored_predictions
 from kmed.files import write_frame, write_json
+from kmed.metrics.baselines import Prior
+from kmed.metrics.intervals import Bootstrap
 from kmed.report.crossval_page import write_crossval_report
 from kmed.runs import Run
 from kmed.schemas.records import stamped
@@ -24,7 +27,8 @@ def make_parts(folder, task, repeats=1):
     parts = []
     for repeat in range(repeats):
         for fold in range(FOLDS):
-            run = make_run(folder / f"repeat{repeat}-fold{fold}", task, seed=10 * repeat + fold)
+            name = part_name(repeat, fold, repeats)
+            run = make_run(folder / name, task, seed=10 * repeat + fold, settings=["evaluate.case=cluster"])
             frame = pd.read_csv(run.predictions)
             own = (frame["group"] + repeat) % FOLDS == fold
             write_frame(run.predictions, frame[own | (frame["split"] == "val")])
@@ -75,6 +79,39 @@ def test_scores_equal_scikit_learns_on_the_joined_arrays(pooled):
     stored = json.loads(run.metrics.read_text())["test"]
     assert stored["scores"]["auroc_macro"]["value"] == scores["auroc_macro"]
     assert stored["num_images"] == len(frame) and stored["num_clusters"] == frame["cluster"].nunique()
+
+
+def test_scores_per_case_pool_what_each_run_has_calibrated(pooled):
+    run, parts, assessment = pooled
+    truth, right, exclusive = [], [], assessment.task.exclusive
+    for part in parts:
+        own, fitted = stored_predictions(part.run).split("test"), read_fitted(part.run)
+        logits = np.log(np.maximum(fitted.calibration.apply(own.probs), 1e-30))
+        for cluster in set(own.clusters):
+            rows = own.clusters == cluster
+            if exclusive and len(set(own.labels[rows].argmax(axis=1))) > 1:
+                continue
+            truth.append(cluster)
+            if exclusive:
+                right.append(logits[rows].mean(axis=0).argmax() == own.labels[rows][0].argmax())
+    scored = json.loads(run.metrics.read_text())["test"]["cases"]
+    assert scored["num_images"] == len(truth) and scored["num_clusters"] == len(set(truth))
+    assert scored["pooling"] in {fitted_pooling(part.run) for part in parts}
+    if exclusive:
+        assert scored["scores"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+    else:
+        assert scored["by"] == "cluster in each repeat"
+    assert pd.read_csv(run.result)["case_auroc_macro"].iloc[0] == scored["scores"]["auroc_macro"]["value"]
+    predictions = read_predictions(run.predictions, assessment.scores.per_class.keys(), assessment.task)
+    again = score_pooled_cases(
+        run, predictions, Prior.from_dict(json.loads(run.metrics.read_text())["training"]), Bootstrap(100)
+    )
+    assert again.scores.scores["auroc_macro"].value == pytest.approx(scored["scores"]["auroc_macro"]["value"])
+    assert 'id="cases"' in write_crossval_report(run).read_text()
+
+
+def fitted_pooling(run):
+    return read_fitted(run).cases.pooling
 
 
 def test_predictions_have_a_runs_columns_and_the_fold(pooled):
