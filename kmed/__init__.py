@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.models.keras_file import load_model
     from kmed.models.layers import freeze_batch_norm
     from kmed.report.comparison_page import compare
+    from kmed.report.ensemble import ensemble
     from kmed.report.explain_sheet import explain_run
     from kmed.report.label_sheet import find_label_errors
     from kmed.report.run_page import write_report
@@ -44,6 +45,7 @@ _EXPORTS = {
     "train": "kmed.training.recipe",
     "sweep": "kmed.training.recipe",
     "crossval": "kmed.training.crossval",
+    "ensemble": "kmed.report.ensemble",
     "evaluate": "kmed.report.scoring",
     "write_report": "kmed.report.run_page",
     "compare": "kmed.report.comparison_page",
@@ -85,6 +87,7 @@ __all__ = [
     "train",
     "sweep",
     "crossval",
+    "ensemble",
     "evaluate",
     "write_report",
     "compare",

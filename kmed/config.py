@@ -166,6 +166,8 @@ class EvaluateConfig(Section):
     """How the finished model is evaluated."""
 
     batch_size: BatchSize = 64  # images per step
+    # views whose mean is predicted: flips adds the mirror image, dihedral all turns and flips that keep the size
+    views: Literal["none", "flips", "dihedral"] = "none"
     num_resamples: Annotated[int, pydantic.Field(ge=10, le=100_000)] = 1000  # bootstrap resamples per interval
     level: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.95  # nominal coverage of the intervals
     # what decisions are tuned for on validation: each label by itself, or (the last three) all labels together
@@ -193,6 +195,13 @@ class Config(Section):
     def dump(self) -> str:
         """Returns the resolved settings as YAML that `load_config` reads back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def flat(self) -> dict[str, Any]:
+        """Returns {"section.key": value} of all settings, as YAML has them."""
+        sections = self.model_dump(mode="json")
+        own = {name: value for name, value in sections.items() if not isinstance(value, dict)}
+        nested = {name: value for name, value in sections.items() if isinstance(value, dict)}
+        return own | {f"{name}.{key}": value for name, section in nested.items() for key, value in section.items()}
 
     def write(self, path) -> None:
         """Writes `dump()` to `path`, whole or not at all."""

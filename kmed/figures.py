@@ -171,11 +171,13 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
     """Returns the losses of several runs over the epochs: training thin and dashed, validation thick.
 
     Args:
-      histories: {name: history with the columns epoch, loss and val_loss}.
+      histories: {name: history with the columns epoch, loss and val_loss}; one without epochs is not drawn.
     """
     figure = _figure(7.5, 4.2)
     axes = figure.subplots()
     for index, (name, history) in enumerate(histories.items()):
+        if not len(history):
+            continue
         color = _PALETTE[index % len(_PALETTE)]
         style: dict[str, Any] = {"color": color, "marker": "o" if len(history) == 1 else ""}
         axes.plot(history["epoch"], history["loss"], lw=1, ls="--", **style)
@@ -187,7 +189,8 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    if axes.lines:
+        axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -15,7 +15,7 @@ from kmed.errors import RunError, shorten
 from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_json
 from kmed.reading import damaged, read_csv, read_json
 from kmed.schemas.metrics import MetricsFile
-from kmed.schemas.records import Classes, Environment, File, FittedFile, check, stamped
+from kmed.schemas.records import Classes, EnsembleFile, Environment, File, FittedFile, check, stamped
 from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
@@ -25,6 +25,7 @@ SCHEMAS: dict[str, type[File]] = {
     "calibration.json": FittedFile,
     "metrics.json": MetricsFile,
     "environment.json": Environment,
+    "ensemble.json": EnsembleFile,
 }
 
 
@@ -68,6 +69,11 @@ class Run:
     def model(self) -> pathlib.Path:
         """The trained Keras model; its presence means that training has ended."""
         return self.folder / "model.keras"
+
+    @property
+    def ensemble(self) -> pathlib.Path:
+        """The members of an ensemble and how they are averaged; a run of one model has none."""
+        return self.folder / "ensemble.json"
 
     @property
     def fitted(self) -> pathlib.Path:
@@ -184,7 +190,12 @@ class Run:
         return row
 
     def read_history(self) -> pd.DataFrame:
-        """Returns the numbers of history.csv, one row per epoch. Raises RunError if it is damaged."""
+        """Returns the numbers of history.csv, one row per epoch. Raises RunError if it is damaged.
+
+        An ensemble has no epochs of its own, and gives no rows.
+        """
+        if self.ensemble.exists():
+            return pd.DataFrame({"epoch": [], "loss": [], "val_loss": []})
         return read_history(self.history)
 
     def read_splits(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The commands that evaluate finished runs: evaluate, report, compare and explain."""
+"""The commands that evaluate finished runs: evaluate, report, compare, ensemble and explain."""
 
 import click
 
@@ -104,6 +104,44 @@ def compare(runs, append, **arguments):
 
         _, files = comparison_page.compare(runs, append=append, **arguments)
         print_comparison(files)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
+@click.option("--out", metavar="DIR", type=PATH, required=True, help="The output folder.")
+@click.option(
+    "--average",
+    default="auto",
+    show_default=True,
+    metavar="OF",
+    help="probabilities, logits, or auto: the one with the lower log loss on validation.",
+)
+@DATA
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of evaluate; repeatable.")
+@click.option("--append", metavar="CSV", help="Add the ensemble's row to a table of results.")
+def ensemble(runs, out, **arguments):
+    """Combine finished runs into one model that predicts their mean, and score it as a run of its own.
+
+    DIR is a run folder like any other; its model.keras holds all members. Every command for runs takes it.
+    The members must have the same task, classes, pictures and image size. Test images must be new to every member.
+    Validation images are judged by the members that were not trained on them, so the runs of a cross-validation are
+    calibrated out of fold. After an interruption, the same command begins again.
+
+    \b
+    Examples:
+      kmed ensemble saved_models/resnet18 saved_models/densenet121 saved_models/vit --out saved_models/three
+      kmed ensemble saved_models/fold-* --out saved_models/five --average logits
+      kmed ensemble saved_models/blood --set evaluate.views=flips --out saved_models/blood_flips
+    """
+    with one_line_errors():
+        for run in runs:
+            open_finished(run)
+        from kmed.report import ensemble as combining
+
+        made = combining.ensemble(runs, out, **arguments)
+        click.echo(made.summary.read_text(encoding="utf-8"))
+        click.echo(f"Run folder: {made.folder}")
+        print_report(made)
 
 
 @click.command()

@@ -31,6 +31,7 @@ for command in (
     evaluate.evaluate,
     evaluate.report,
     evaluate.compare,
+    evaluate.ensemble,
     evaluate.explain,
     train.models,
     deploy.export,

@@ -22,6 +22,8 @@ from kmed.files import write_frame
 SPLIT_COLUMNS = ("path", "group", "cluster", "split")
 LABEL = "label_"
 HELD_OUT = "held_out"  # the split of test pictures that the runs of a cross-validation must not see
+JUDGED_BY = "judged_by"  # in the splits of an ensemble: the members that may judge a picture, such as "1|3"
+_OPTIONAL = ("fold", JUDGED_BY)
 TRIES = 20
 GROUP_VISITS = 8_000  # limits the number of tries: one try with many groups is as good as twenty with few
 
@@ -137,14 +139,14 @@ def check_known(table: Table) -> None:
 
 
 def write_splits(table: Table, path, *, labels: bool = False) -> None:
-    """Writes path, group, cluster, split (and fold, if there are folds) of each row as a CSV.
+    """Writes path, group, cluster, split (and fold and judged_by, where they are known) of each row as a CSV.
 
     Args:
       table: rows with their splits.
       path: the file.
       labels: whether to add a column label_NAME per class, which `check_same_labels` reads: 1, 0, or empty if unknown.
     """
-    columns = [*SPLIT_COLUMNS, *(["fold"] if "fold" in table.rows.columns else [])]
+    columns = [*SPLIT_COLUMNS, *(name for name in _OPTIONAL if name in table.rows.columns)]
     frame = table.rows[columns]
     if labels:
         names = [f"{LABEL}{name}" for name in table.class_names]
@@ -199,7 +201,7 @@ def read_splits(table: Table, path, fold: int | None = None) -> Table:
     chosen = frame.set_index("path").loc[table.rows["path"][listed]]
     columns = {name: chosen[name].map(plain).to_numpy(dtype=object) for name in frame.columns if name != "path"}
     table = table.take(listed).with_columns(
-        **{key: columns[key] for key in (*SPLIT_COLUMNS[1:], "fold") if key in columns}
+        **{key: columns[key] for key in (*SPLIT_COLUMNS[1:], *_OPTIONAL) if key in columns}
     )
     table = table.replace(grouped=bool((table.rows["group"] != table.rows["path"]).any()))
     if not listed.all():

@@ -19,6 +19,7 @@ from kmed.data.readers.walk import is_hidden, is_image, repeated_note, walk
 from kmed.deployment import case_answers
 from kmed.errors import DataError, KmedError
 from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
+from kmed.evaluation.members import disagreement
 from kmed.evaluation.novelty import Novelty, feature_model, look, run_novelty
 from kmed.evaluation.predictor import open_model
 from kmed.files import replacing
@@ -27,6 +28,8 @@ from kmed.models.heatmaps import explain_and_overlay
 from kmed.models.keras_file import load_run_model
 from kmed.progress import say, track
 from kmed.runs import finished_run, judged_split
+
+NOTED = 0.1  # a disagreement of members that is worth a remark in a line of text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Answer:
       found: the most probable class, or the findings over their thresholds.
       probs: class name -> calibrated probability.
       prediction_set: the classes in the conformal prediction set.
+      disagreement: of an ensemble's members, from 0 to 0.5, see `kmed.evaluation.members.disagreement`; None if the run
+        or the format has no members.
       distance: to the training pictures, see `kmed.evaluation.novelty`; None if the run or the format has none.
       threshold: of the distance; None likewise.
       unlike_training: whether the distance is above the threshold; None likewise.
@@ -51,6 +56,7 @@ class Answer:
     found: tuple[str, ...] = ()
     probs: dict[str, float] = dataclasses.field(default_factory=dict)
     prediction_set: tuple[str, ...] = ()
+    disagreement: float | None = None
     distance: float | None = None
     threshold: float | None = None
     unlike_training: bool | None = None
@@ -170,15 +176,18 @@ class _Model:
             say(self.rule.constant.sentence(self.rule.task.exclusive))
         self.predictor = open_model(run, format, quantize)
         self.novelty: Novelty | None = None
-        if self.predictor.keras_model is None:
-            say(f"{format} gives only probabilities: pictures unlike the training data are not flagged.")
+        self.both = None
+        if self.predictor.keras_model is not None:
+            self.both = feature_model(self.predictor.keras_model)
+        if self.both is None:
+            lost = ", and the members' disagreement is not known" if run.ensemble.exists() else ""
+            say(f"{format} gives only probabilities: pictures unlike the training data are not flagged{lost}.")
         elif not run.novelty.exists():
             say(
                 f"{run.folder} has no {run.novelty.name}: pictures unlike its training data are not flagged. Add it in "
                 f"Python with: kmed.fit_novelty({str(run.folder)!r})"
             )
         else:
-            self.both = feature_model(self.predictor.keras_model)
             self.novelty, shares = run_novelty(run, self.both)
             split = judged_split(shares)
             of_split = f"; {shares[split]['value']:.1%} of its {split} pictures were flagged" if split in shares else ""
@@ -210,13 +219,17 @@ class _Model:
         yield from (answers[row] for row in range(len(read)))
 
     def _predict(self, images: np.ndarray, paths: list[str]) -> list[Answer]:
-        if self.novelty is not None:
-            features, raw = look(self.both, images, self.batch_size)
-            probs, away = self.rule.calibration.apply(raw), self.novelty.distances(images, features)
-            distances, unlike = away.tolist(), self.novelty.flags(away).tolist()
-        else:
+        distances = unlike = apart = [None] * len(images)
+        if self.both is None:
             probs = self.predictor.predict(images)
-            distances = unlike = [None] * len(images)
+        else:
+            features, raw, *logits = look(self.both, images, self.batch_size)
+            probs = self.rule.calibration.apply(raw)
+            if logits:
+                apart = disagreement(logits[0], self.rule.task).tolist()
+            if self.novelty is not None:
+                away = self.novelty.distances(images, features)
+                distances, unlike = away.tolist(), self.novelty.flags(away).tolist()
         found, sets = self.rule.decide(probs), self.rule.prediction_sets(probs)
         overlays = self._overlays(images, probs, paths) if self.explained is not None else [None] * len(images)
         names = self.rule.class_names
@@ -226,6 +239,7 @@ class _Model:
                 found=_names(names, found[row]),
                 probs=dict(zip(names, probs[row].astype(float).tolist(), strict=True)),
                 prediction_set=_names(names, sets[row]),
+                disagreement=apart[row],
                 distance=distances[row],
                 threshold=None if self.novelty is None else self.novelty.threshold,
                 unlike_training=unlike[row],
@@ -253,7 +267,7 @@ def _names(class_names, mask) -> tuple[str, ...]:
     return tuple(name for name, held in zip(class_names, mask, strict=True) if held)
 
 
-_LAST_COLUMNS = ("distance", "threshold", "unlike_training", "overlay", "error", "pictures")
+_LAST_COLUMNS = ("disagreement", "distance", "threshold", "unlike_training", "overlay", "error", "pictures")
 
 
 def as_text(answers: Iterator[Answer]) -> Iterator[str]:
@@ -269,6 +283,8 @@ def as_text(answers: Iterator[Answer]) -> Iterator[str]:
             notes.append(f"{answer.pictures} pictures" if answer.pictures > 1 else "1 picture")
         elif len(answer.prediction_set) > 1 or set(answer.prediction_set) != set(answer.found):
             notes.append(f"prediction set: {printable(', '.join(answer.prediction_set)) or 'empty'}")
+        if answer.disagreement is not None and answer.disagreement >= NOTED:
+            notes.append(f"the members disagree by {answer.disagreement:.2f}")
         if answer.unlike_training:
             notes.append("UNLIKE THE TRAINING PICTURES: do not trust this")
         yield f"{name}: {'; '.join(notes)}"
@@ -284,8 +300,8 @@ def as_json(answers: Iterator[Answer]) -> Iterator[str]:
 def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
     """Yields a header and one line per picture; several classes of a picture are joined by "|".
 
-    Columns: path, found, prob_NAME for each class, prediction_set, distance, threshold, unlike_training, overlay,
-    error, pictures.
+    Columns: path, found, prob_NAME for each class, prediction_set, disagreement (empty unless the run is an ensemble),
+    distance, threshold, unlike_training, overlay, error, pictures.
     """
     columns = [f"prob_{name}" for name in class_names]
     yield _csv_line(["path", "found", *columns, "prediction_set", *_LAST_COLUMNS])

@@ -117,10 +117,11 @@ def _content(description: dict, title: str, level: float, size: int) -> dict:
     """Returns the values that index.html is filled with."""
     exclusive, names = get_task(description["task"]).exclusive, description["class_names"]
     kind = "tells which of {} classes a picture shows" if exclusive else "looks for {} findings in a picture"
+    model = f"{_article(description['model'])} {description['model']}"
     packages = json.loads((WEBAPP / "litert" / "VERSION").read_text(encoding="utf-8"))["packages"]
     return {
         "title": title,
-        "summary": f"A {description['model']} that {kind.format(len(names))}, and runs on this device.",
+        "summary": f"{model} that {kind.format(len(names))}, and runs on this device.",
         "description": description,
         "multiclass": exclusive,
         "verdict": description["verdict"],
@@ -129,6 +130,10 @@ def _content(description: dict, title: str, level: float, size: int) -> dict:
         "size": f"{size / 1e6:,.1f} MB",
         "litert": packages["@litertjs/core"]["version"],
     }
+
+
+def _article(name: str) -> str:
+    return "An" if name[0] in "aeio" else "A"
 
 
 def _describe_score(score: dict, level: float) -> dict:

@@ -15,7 +15,14 @@ from kmed.deployment.latency import measure_latency
 from kmed.errors import ConfigError, DataError, KmedError, RunError
 from kmed.evaluation.assessment import score_predictions
 from kmed.evaluation.decisions import decision_rule, read_fitted
-from kmed.evaluation.inference import draw_training_pictures, open_run_table, predict_calibrated
+from kmed.evaluation.inference import (
+    draw_training_pictures,
+    open_run_table,
+    predict,
+    predict_calibrated,
+    training_rows,
+)
+from kmed.evaluation.members import all_judge
 from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.predictor import describe_run, export_path, open_exported
 from kmed.files import replacing, size_of, temporary_folder, write_json
@@ -86,7 +93,8 @@ def export(
 
     Preprocessing and calibration are part of the file: it takes raw pixels and returns calibrated probabilities. The
     file is loaded back and predicts the run's test pictures (its validation pictures if it has no test split). Its
-    probabilities are compared with those that the Keras model gave when the run was scored. The file is kept in
+    probabilities are compared with those that the Keras model gave when the run was scored (or gives now, if it is an
+    ensemble of folds without a test split, which was scored fold by fold). The file is kept in
     RUN/export, with a JSON of the comparison beside it, unless the main score falls by more than the tolerance or, if
     nothing was quantized, a probability changes by more than 0.001.
 
@@ -147,7 +155,7 @@ def _open(run: Run, data, calibrated: str, tolerance: float, num_pictures: int, 
             else "An export is checked on the run's test pictures"
         )
         raise DataError(f"{purpose}, which cannot be read: {error}") from None
-    if calibrated and not (table.rows["split"] == "train").any():
+    if calibrated and not training_rows(table).any():
         raise DataError(
             f"{calibrated} is calibrated on training pictures, but {run.splits} names none. Choose another "
             "quantization."
@@ -159,15 +167,20 @@ def _open(run: Run, data, calibrated: str, tolerance: float, num_pictures: int, 
     if missing := [path for path in compared.rows["path"] if path not in row_of]:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise DataError(f"{run.predictions} holds no predictions for {missing[0]}{others}.")
+    predictions = stored.take(np.array([row_of[path] for path in compared.rows["path"]], np.int64))
+    model = load_run_model(run)
+    if not all_judge(run, compared):  # each picture was scored without the members that had been trained on it
+        probs = predict(model, compared, config)
+        predictions = dataclasses.replace(predictions, probs=np.asarray(probs, np.float64))
     return _Original(
         run=run,
         config=config,
-        model=load_run_model(run),
+        model=model,
         calibration=read_fitted(run).calibration,
         description=describe_run(run),
         table=table,
         compared=compared,
-        predictions=stored.take(np.array([row_of[path] for path in compared.rows["path"]], np.int64)),
+        predictions=predictions,
         tolerance=tolerance,
         num_pictures=num_pictures,
         threads=threads,
@@ -184,7 +197,7 @@ def _write_and_compare(original: _Original, format: str, quantize: str, path: pa
     say(f"Comparing it with the Keras model on {len(original.compared)} {split} pictures ...")
     probs = predict_calibrated(predictor, original.compared, original.config)
     latency = measure_latency(predictor, original.config.data.image_size)
-    row, num_training = FORMATS[format], len(original.table.split("train"))
+    row, num_training = FORMATS[format], int(training_rows(original.table).sum())
     return {
         "format": format,
         "quantize": quantize,

@@ -6,7 +6,7 @@ from kmed.data.images import Resizing
 from kmed.data.pictures import Pictures
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
-from kmed.data.splits import read_splits
+from kmed.data.splits import JUDGED_BY, read_splits
 from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.evaluation.novelty import NUM_REFERENCE, Novelty, fit_reference, look, picture_statistics
@@ -47,8 +47,10 @@ def predict_calibrated(predictor: Predictor, table: Table, config) -> np.ndarray
         return np.concatenate([predictor.predict(np.asarray(images)) for images, *_ in batches])
 
 
-def predict_with_distances(both, table: Table, config, novelty: Novelty) -> tuple[np.ndarray, np.ndarray]:
+def predict_with_distances(both, table: Table, config, novelty: Novelty) -> tuple[np.ndarray, ...]:
     """Returns (probs float32 (N, K), distances float64 (N,)) from one pass over the pictures.
+
+    Of an ensemble, the logits float32 (N, M, K) of its members come third.
 
     Args:
       both: what `kmed.evaluation.novelty.feature_model` returned.
@@ -56,13 +58,24 @@ def predict_with_distances(both, table: Table, config, novelty: Novelty) -> tupl
       novelty: the Novelty of the training images.
     """
     pipeline = evaluation_pipeline(table, config, cache="none")
-    probs, distances = [], []
+    batches = []
     with pipeline.clear_errors():
         for images, *_ in track(pipeline.evaluation(), "Predicting", -(-len(table) // pipeline.batch_size)):
-            features, batch = look(both, images, pipeline.batch_size)
-            probs.append(batch)
-            distances.append(novelty.distances(np.asarray(images), features))
-    return np.concatenate(probs), np.concatenate(distances)
+            features, probs, *logits = look(both, images, pipeline.batch_size)
+            batches.append((probs, novelty.distances(np.asarray(images), features), *logits))
+    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+
+
+def predict_members(both, table: Table, config) -> np.ndarray:
+    """Returns float32 (N, M, K), the logits of an ensemble's members for a table's pictures, in its order.
+
+    Args:
+      both: what `kmed.evaluation.novelty.feature_model` returned for an ensemble of several members.
+      table, config: as for `predict`.
+    """
+    pipeline = evaluation_pipeline(table, config, cache="none")
+    with pipeline.clear_errors():
+        return np.concatenate([look(both, images, pipeline.batch_size)[2] for images, *_ in pipeline.evaluation()])
 
 
 def novelty_reference(both, table: Table, config) -> Novelty:
@@ -88,8 +101,17 @@ def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarra
     return Pictures(part, Resizing.from_settings(config.data), cache="none").gather(np.arange(len(part)))
 
 
+def training_rows(table: Table) -> np.ndarray:
+    """Returns bool (N,), the training split; in an ensemble of folds, which has none, what some members trained on."""
+    splits = table.rows["split"]
+    training = (splits == "train").to_numpy()
+    if JUDGED_BY in table.rows.columns and not training.any():
+        return (splits == "val").to_numpy()
+    return training
+
+
 def _drawn(table: Table, config, num_pictures: int) -> Table:
-    training = table.split("train")
+    training = table.take(training_rows(table))
     count = min(num_pictures, len(training))
     rows = np.random.default_rng(config.seed).choice(len(training), count, replace=False)
     return training.take(np.sort(rows))

@@ -10,6 +10,7 @@ import numpy as np
 from kmed.errors import RunError, shorten
 from kmed.files import replacing
 from kmed.metrics.intervals import Bootstrap, Score, draw_resamples, mean_score
+from kmed.models.combined import MEMBERS
 from kmed.reading import damaged, read_arrays
 from kmed.runs import Run
 
@@ -126,16 +127,22 @@ def run_novelty(run: Run, both: keras.Model) -> tuple[Novelty, dict]:
 
 
 def feature_model(model: keras.Model) -> keras.Model:
-    """Returns a model with two outputs from one pass: features float32 (N, D) before the head, and probabilities.
+    """Returns a model with several outputs from one pass: features float32 (N, D) before the head, and probabilities.
+
+    A third output of an ensemble are the logits (N, M, K) of its members.
 
     Args:
-      model: a keras.Model from `kmed.build_model`.
+      model: a keras.Model from `kmed.build_model` or `kmed.models.combined.combine`.
     """
-    return keras.Model(model.inputs, [model.get_layer(LAYER).output, model.output])
+    outputs = [model.get_layer(LAYER).output, model.output]
+    outputs += [layer.output for layer in model.layers if layer.name == MEMBERS]
+    return keras.Model(model.inputs, outputs)
 
 
-def look(both: keras.Model, images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def look(both: keras.Model, images: np.ndarray, batch_size: int) -> tuple[np.ndarray, ...]:
     """Returns (features float32 (N, D), probs float32 (N, K)) of N <= batch_size pictures.
+
+    Of an ensemble, the logits float32 (N, M, K) of its members come third.
 
     A smaller batch is filled up with black pictures, since the model would be compiled again for every new size.
 
@@ -147,8 +154,7 @@ def look(both: keras.Model, images: np.ndarray, batch_size: int) -> tuple[np.nda
     images = np.asarray(images)
     missing = batch_size - len(images)
     filled = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
-    features, probs = both.predict_on_batch(filled)
-    return np.asarray(features)[: len(images)], np.asarray(probs, np.float32)[: len(images)]
+    return tuple(np.asarray(output, np.float32)[: len(images)] for output in both.predict_on_batch(filled))
 
 
 def fit_reference(features: np.ndarray, statistics: np.ndarray) -> Novelty:

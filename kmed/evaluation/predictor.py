@@ -16,7 +16,7 @@ from kmed.errors import DataError, RunError
 from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
 from kmed.formats.registry import FORMATS, check_format, open_file
 from kmed.models.keras_file import load_run_model
-from kmed.models.registry import resolve_name
+from kmed.models.registry import ENSEMBLE, resolve_name
 from kmed.runs import Run, judged_split
 from kmed.schemas.records import stamped
 
@@ -111,7 +111,8 @@ def export_path(run: Run, format: str, quantize: str = "none") -> pathlib.Path:
     """
     check_format(format, quantize)
     model = run.read_config().model.name
-    resolve_name(model)  # it becomes part of a path
+    if model != ENSEMBLE:
+        resolve_name(model)  # it becomes part of a path
     stem = model if quantize == "none" else f"{model}-{quantize}"
     return run.exports / f"{stem}{FORMATS[format].suffix}" if FORMATS[format].exported else run.model
 

@@ -14,7 +14,8 @@ from kmed.errors import ConfigError, RunError
 from kmed.evaluation import inference
 from kmed.evaluation.assessment import Assessment, assess
 from kmed.evaluation.decisions import Fitted, fit_on_validation, read_fitted
-from kmed.evaluation.inference import open_run_table, predict, predict_calibrated, training_prior
+from kmed.evaluation.inference import open_run_table, predict_calibrated, training_prior
+from kmed.evaluation.members import all_judge, predict_judged
 from kmed.evaluation.novelty import false_alarms, feature_model
 from kmed.evaluation.predictions import Predictions, make_predictions, stored_predictions
 from kmed.evaluation.predictor import open_model
@@ -24,12 +25,14 @@ from kmed.files import write_frame, write_json, write_text
 from kmed.formats.registry import check_format
 from kmed.metrics.baselines import Prior
 from kmed.metrics.intervals import Bootstrap, check_clusters
+from kmed.models.combined import with_views
 from kmed.models.keras_file import load_run_model
 from kmed.progress import optional, say
 from kmed.reading import read_text
 from kmed.runs import Run, finished_run, judged_run, judged_split
 from kmed.schemas.records import stamped
 from kmed.schemas.tables import CASE, PREDICTED
+from kmed.tasks import get_task
 
 FITTED_BY = (
     "thresholds",
@@ -57,7 +60,7 @@ def write_evaluation(run: Run, config, table: Table, model, state) -> None:
         held_out = HELD_OUT in set(table.rows["split"])
         say(f"The {'test pictures are held out' if held_out else 'data have no test split'}: there are no test scores.")
     parts = table.take(table.rows["split"].isin(present).to_numpy())
-    both = feature_model(model)
+    both = feature_model(with_views(model, get_task(config.task).activation, config.evaluate.views))
     novelty = inference.novelty_reference(both, table, config)
     probs, distances = inference.predict_with_distances(both, parts, config, novelty)
     predictions = make_predictions(parts, probs, config.evaluate.subgroups, config.evaluate.case)
@@ -111,7 +114,7 @@ def fit_novelty(run_folder, *, data=None) -> Run:
     metrics, summary = run.read_json(run.metrics), read_text(run.summary)
     both = feature_model(load_run_model(run))
     novelty = inference.novelty_reference(both, table, config)
-    _, distances = inference.predict_with_distances(both, parts, config, novelty)
+    distances = inference.predict_with_distances(both, parts, config, novelty)[1]
     record = write_novelty(run, config, parts.rows, novelty, distances)
     write_json(run.metrics, stamped(metrics | {"novelty": record}))
     lines = summary.splitlines(keepends=True)
@@ -191,6 +194,11 @@ def rescore_split(run_folder, settings=()) -> Assessment:
             raise ConfigError(f"Scoring again takes only settings of evaluate. Received: {setting!r}.")
         if str(setting).startswith("evaluate.novelty"):
             raise ConfigError(f"Distances are not stored, so scoring again cannot change {setting!r}. Train again.")
+        if str(setting).startswith("evaluate.views"):
+            raise ConfigError(
+                f"Scoring again reads no pictures, so it cannot change {setting!r}. Make a run with these views: "
+                f"kmed ensemble {shlex.quote(str(run.folder))} --set {setting} --out DIR"
+            )
     config, metrics, old = load_config(run.config, settings), run.read_json(run.metrics), run.read_result(LAST)
     predictions = stored_predictions(run)
     fitted = _fit_again(run, config, predictions)
@@ -289,12 +297,17 @@ def evaluate_split(
     say(f"Scoring {len(part)} pictures of split {split!r} ...")
     fitted = read_fitted(run)
     if predictor.keras_model is not None:
-        probs = predict(predictor.keras_model, part, config)
+        probs = predict_judged(run, predictor.keras_model, part, config)
     else:
+        if not all_judge(run, part):
+            raise RunError(
+                f"Members of {run.folder} were trained on some of these pictures, and an exported file cannot leave "
+                "these members out. Score the Keras model (--format keras), or another split."
+            )
         probs = fitted.calibration.invert(predict_calibrated(predictor, part, config))
         lost = [name for name, same in zip(part.class_names, fitted.calibration.constant) if same]
         if lost:
             say(f"Calibration made {', '.join(lost)} constant, so an exported file does not rank the pictures by it.")
     predictions = make_predictions(part, probs, config.evaluate.subgroups, config.evaluate.case)
-    prior, bootstrap = training_prior(table), Bootstrap.from_config(config)
+    prior, bootstrap = Prior.from_dict(run.read_json(run.metrics)["training"]), Bootstrap.from_config(config)
     return assess(predictions, prior, bootstrap, None if split == "val" else fitted)

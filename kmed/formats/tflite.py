@@ -13,7 +13,8 @@ from kmed.formats.tflite_metadata import append_files, with_metadata
 from kmed.metrics.calibration import Calibration
 from kmed.runtime import captured_stderr, num_cores
 
-_POOL = re.compile(r"^[^/]+/pool(_\d+)?/")  # the model's own layer of that name, not one in its backbone
+# The model's own layer of that name, or that of a member of an ensemble, but not one in a backbone.
+_POOL = re.compile(r"^[^/]+/(member\d+_[^/]+/)?pool(_\d+)?/")
 
 
 def write(
@@ -81,15 +82,19 @@ def _convert(folder: str, quantize: str, pictures) -> bytes:
 
 
 def _head_tensors(model: bytes) -> list[str]:
-    """Returns the names of the tensors computed from the layer "pool" on, in order of computation."""
+    """Returns the names of the tensors that the layer "pool" gives and all that is computed from them."""
     from tensorflow.lite.tools import flatbuffer_utils
 
     graph = flatbuffer_utils.convert_bytearray_to_object(bytearray(model)).subgraphs[0]
-    names = [graph.tensors[index].name.decode() for operator in graph.operators for index in operator.outputs]
-    first = next((row for row, name in enumerate(names) if _POOL.search(name)), None)
-    if first is None:
+    names: dict[int, str] = {}  # in order of computation
+    for operator in graph.operators:
+        for index in operator.outputs:
+            name = graph.tensors[index].name.decode()
+            if _POOL.search(name) or names.keys() & set(operator.inputs.tolist()):
+                names[index] = name
+    if not names:
         raise RunError("The converted model has no layer named pool, so its head cannot be kept in float32.")
-    return names[first:]
+    return list(names.values())
 
 
 def open(path: pathlib.Path, threads: int | None):

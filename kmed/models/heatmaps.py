@@ -6,8 +6,9 @@ import numpy as np
 from keras import ops
 
 from kmed.errors import DataError, ModelError
+from kmed.models.combined import members_of
 from kmed.models.layers import Attention, Tokens
-from kmed.models.registry import MODELS, Family, family_of
+from kmed.models.registry import MODELS, family_of
 
 COLOR_MAP = "inferno"  # its brightness increases evenly, so it is readable with any colour vision
 DIMMED = 0.6  # brightness of the picture below, so that hot areas are the brightest even in bright pictures
@@ -33,11 +34,14 @@ def explain(model: keras.Model, images, class_indices=None) -> np.ndarray:
     seems to: an EfficientNet trained for few steps gave such maps, perhaps because squeeze-and-excitation
     spreads information over the whole picture.
 
+    Of an ensemble, the maps of its members for the class are averaged, each divided by its largest value first, since
+    the members' logits have different scales. With views of a picture, it is explained as it is.
+
     Pictures are explained a few at a time. A vit needs the most memory: about 3 GB for one picture of
     1,201 tokens (240x320) with 6 blocks of 16 heads, and a sixteenth of that at half the side.
 
     Args:
-      model: a keras.Model of `build_model`, new, trained, or loaded from its .keras file.
+      model: a keras.Model of `build_model`, new, trained, or loaded from its .keras file; or that of an ensemble.
       images: uint8 or float (N, H, W, 3), raw pixels in [0, 255], in the model's size.
       class_indices: (N,) integers in [0, K), or one for all pictures; None: the most probable class of each.
     Raises: DataError: pictures of another shape or range. ModelError: a model that kmed did not build, a
@@ -46,9 +50,23 @@ def explain(model: keras.Model, images, class_indices=None) -> np.ndarray:
       >>> heat = explain(model, images)
       >>> picture = overlay(images[0], heat[0])
     """
-    family = _check_model(model)
+    members = members_of(model)
+    for member in members:
+        _check_model(member)
     images = _check_images(images, model.input_shape[1:])
     class_indices = _check_classes(class_indices, len(images), model.output_shape[-1])
+    if members == [model]:
+        return _explain_member(model, images, class_indices)
+    if class_indices is None:
+        logits_of = keras.Model(model.inputs, model.get_layer("head").output)
+        class_indices = _most_probable(np.concatenate([logits_of.predict_on_batch(image[None]) for image in images]))
+    maps = [_explain_member(member, images, class_indices) for member in members]
+    return _to_unit(np.mean(maps, axis=0))
+
+
+def _explain_member(model, images, class_indices) -> np.ndarray:
+    """Returns what `explain` returns for a model of `build_model`; the arguments have been checked."""
+    family = family_of(model.name)
     explainer, batch_size = _EXPLAINERS[family.explained_by]
     maps_of, size = explainer(model), batch_size(model)
     heat = np.zeros(images.shape[:3], np.float32)
@@ -241,8 +259,8 @@ def _to_unit(heat):
 # ----- checks -----
 
 
-def _check_model(model) -> Family:
-    """Returns the family of a model. Raises ModelError unless kmed built it."""
+def _check_model(model) -> None:
+    """Raises ModelError unless kmed built the model."""
     wanted = ("normalize", "backbone", "pool", "head")
     present = [layer.name for layer in getattr(model, "layers", [])]
     if missing := [name for name in wanted if name not in present]:
@@ -252,7 +270,6 @@ def _check_model(model) -> Family:
         )
     if model.name not in MODELS:
         raise ModelError(f"explain needs a model made by kmed.build_model. Received: one named {model.name!r}.")
-    return family_of(model.name)
 
 
 def _check_images(images, shape):

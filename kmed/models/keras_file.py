@@ -14,6 +14,7 @@ from kmed.tasks import get_task
 # The modules from which a model's classes may come. Any other would be code that the file has imported.
 _KNOWN_MODULES = ("keras", "keras_hub", "kmed", "builtins")
 _LAYERS = ("normalize", "backbone", "pool", "head", "probs")  # of every model that `build_model` makes
+_COMBINED = ("pool", "head", "probs")  # of a model that `kmed.models.combined.combine` makes
 
 
 def save_model(model, path) -> None:
@@ -32,7 +33,8 @@ def load_model(path):
     """
     import keras
 
-    import kmed.models.layers  # noqa: F401 - registers the layers that the file names
+    import kmed.models.combined  # noqa: F401 - registers the layers that the file names
+    import kmed.models.layers  # noqa: F401
 
     path = pathlib.Path(path)
     if not path.exists():
@@ -84,12 +86,25 @@ def read_settings(path) -> dict:
 
 
 def load_run_model(run: Run):
-    """Returns a run's keras.Model.
+    """Returns a run's keras.Model, which averages over the views of a picture that `evaluate.views` names.
+
+    Raises: RunError: as `load_plain_model` does.
+    """
+    from kmed.models.combined import with_views
+
+    config = run.read_config()
+    return with_views(load_plain_model(run), get_task(config.task).activation, config.evaluate.views)
+
+
+def load_plain_model(run: Run):
+    """Returns a run's keras.Model as it is stored, which sees a picture only as it is.
 
     Raises: RunError: as `load_model` does; or the model does not take pictures of the run's size, does not give one
       probability per class, lacks one of the layers of kmed's models, or has weights that are not finite numbers.
     """
     import numpy as np
+
+    from kmed.models.combined import is_combined
 
     model, classes = load_model(run.model), run.read_classes()
     expected = {"input": (None, *classes.image_size, 3), "output": (None, len(classes.class_names))}
@@ -98,7 +113,7 @@ def load_run_model(run: Run):
         if found != shape:
             raise RunError(f"{run.model} has an {side} of shape {found}, but {run.classes} asks for {shape}.")
     layers = {layer.name: layer for layer in model.layers}
-    if missing := [name for name in _LAYERS if name not in layers]:
+    if missing := [name for name in (_COMBINED if is_combined(model) else _LAYERS) if name not in layers]:
         raise RunError(f"{run.model} is not a model of kmed: it has no layer {missing[0]!r}.")
     activation = get_task(classes.task).activation
     if getattr(getattr(layers["probs"], "activation", None), "__name__", None) != activation:

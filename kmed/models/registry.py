@@ -12,6 +12,8 @@ from types import ModuleType
 from kmed import runtime
 from kmed.errors import ModelError, suggest
 
+ENSEMBLE = "ensemble"  # stands in the place of a model's name where several models are combined
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:

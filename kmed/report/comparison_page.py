@@ -100,5 +100,8 @@ def _forest_words(comparison) -> str:
 
 
 def _losses_words(comparison) -> str:
-    lowest = ", ".join(f"{run.name} {run.history['val_loss'].min():.3f}" for run in comparison.runs)
+    trained = [run for run in comparison.runs if len(run.history)]  # an ensemble has no epochs
+    if not trained:
+        return "No losses: none of the runs has epochs of its own."
+    lowest = ", ".join(f"{run.name} {run.history['val_loss'].min():.3f}" for run in trained)
     return f"Loss of each run over the epochs, training dashed and validation thick. Lowest validation loss: {lowest}."

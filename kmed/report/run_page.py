@@ -71,6 +71,7 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
         meanings={name: row.meaning for name, row in task.make_scores().items() if row.meaning},
         data=count_splits(run, metrics, names),
         held_out=run.splits.exists() and HELD_OUT in set(run.read_splits()["split"]),
+        ensemble=run.read_json(run.ensemble) if run.ensemble.exists() else None,
         history=_history(run),
         figures=_figures(run, assessed, int(float(result["best_epoch"]))),
         gallery=_gallery(run, stored_predictions(run).split(split), table, model, data),
@@ -147,13 +148,26 @@ def count_splits(run: Run, metrics: Cited, class_names) -> list[dict]:
 
 
 def _history(run: Run) -> Cited:
-    frame = run.read_history()
+    frame = run.read_history()  # of an ensemble, none
     frame = frame[[name for name in frame if name == "epoch" or name not in figures.NOT_PLOTTED]]
     return Cited(run.history.name, json.loads(frame.to_json(orient="records", double_precision=15)))
 
 
 def _figures(run: Run, assessed: Cited, best_epoch: int) -> dict:
-    """Returns the page's figures: "curves" (one per quantity), "reliability" and "risk"."""
+    """Returns the page's figures: "curves" (one per quantity; an ensemble has none), "reliability" and "risk"."""
+    bins = {name: Reliability(**_arrays(part.raw)) for name, part in assessed["reliability"].items()}
+    risk = dict(assessed["risk_coverage"].raw)
+    area: dict[str, typing.Any] = {key: np.nan if value is None else value for key, value in risk.pop("area").items()}
+    del area["few_clusters"]
+    curve = RiskCoverage(**_arrays(risk), area=Score(**area))
+    return {
+        "curves": _curves(run, best_epoch),
+        "reliability": inline_figure(figures.plot_reliability(bins), _reliability_words(bins), (4.0, 4.4)),
+        "risk": inline_figure(figures.plot_risk_coverage(curve), _risk_words(curve), _PANEL),
+    }
+
+
+def _curves(run: Run, best_epoch: int) -> list:
     history = run.read_history()
     if best_epoch > len(history):
         raise RunError(f"{run.result}: best_epoch is {best_epoch}, but {run.history} has {len(history)} epochs.")
@@ -165,16 +179,7 @@ def _figures(run: Run, assessed: Cited, best_epoch: int) -> dict:
             figure = figures.plot_history(history[["epoch", *columns]], best_epoch)
             figure.axes[0].set_title(words(name), fontsize=12)
             curves.append(inline_figure(figure, _curve_words(history, name, columns, best_epoch), _PANEL))
-    bins = {name: Reliability(**_arrays(part.raw)) for name, part in assessed["reliability"].items()}
-    risk = dict(assessed["risk_coverage"].raw)
-    area: dict[str, typing.Any] = {key: np.nan if value is None else value for key, value in risk.pop("area").items()}
-    del area["few_clusters"]
-    curve = RiskCoverage(**_arrays(risk), area=Score(**area))
-    return {
-        "curves": curves,
-        "reliability": inline_figure(figures.plot_reliability(bins), _reliability_words(bins), (4.0, 4.4)),
-        "risk": inline_figure(figures.plot_risk_coverage(curve), _risk_words(curve), _PANEL),
-    }
+    return curves
 
 
 def _arrays(fields: dict) -> dict:

@@ -107,6 +107,24 @@ class CrossvalFile(File):
     settings: dict[str, typing.Any]
 
 
+class MemberRecord(Record):
+    """One member of an ensemble."""
+
+    path: Name  # its run folder, from the ensemble's folder
+    model: Name
+    settings: dict[str, typing.Any]  # in which the members differ
+
+
+class EnsembleFile(File):
+    """ensemble.json: the members of an ensemble, and how their outputs are averaged."""
+
+    members: Annotated[list[MemberRecord], Field(min_length=1)]
+    requested: Literal["auto", "probabilities", "logits"]
+    average: Literal["probabilities", "logits"]
+    reason: str
+    validation_log_loss: dict[Literal["probabilities", "logits"], Annotated[float, Field(ge=0)]]
+
+
 # ---- calibration.json ------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from kmed.evaluation.cases import check_columns
 from kmed.evaluation.inference import run_table
 from kmed.files import write_json
 from kmed.models.build import check_model
+from kmed.models.combined import check_views
 from kmed.models.registry import resolve_name
 from kmed.models.weight_files import normalization_of
 from kmed.models.weights import check_weights
@@ -111,18 +112,9 @@ def find_begun(config: Config, out) -> Run | None:
     if out is None or not (run := Run(pathlib.Path(out))).config.exists():
         return None
     wanted = with_absolute_paths(with_recipe(config))
-    given, stored = (_flat(each.model_dump(mode="json")) for each in (wanted, run.read_config()))
+    given, stored = wanted.flat(), run.read_config().flat()
     same = all(value == stored[name] or (name, value) in RESOLVED for name, value in given.items())
     return run if same else None
-
-
-def _flat(settings: dict, prefix: str = "") -> dict:
-    """Returns {"section.key": value} of nested settings."""
-    found: dict = {}
-    for name, value in settings.items():
-        nested = isinstance(value, dict) and not prefix
-        found |= _flat(value, f"{name}.") if nested else {f"{prefix}{name}": value}
-    return found
 
 
 def resume(folder, *, table: Table | None = None) -> Run:
@@ -198,6 +190,7 @@ def check_settings(config: Config) -> None:
             f"model.options.{doubled[0]} has a setting of its own (for dropout it is model.dropout). Use that instead."
         )
     check_model(name, config.data.image_size, config.model.options)
+    check_views(config)
     for setting in ("freeze_epochs", "freeze_batch_norm"):
         if (value := getattr(config.train, setting)) and not config.model.weights:
             raise ConfigError(

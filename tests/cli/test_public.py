@@ -17,6 +17,7 @@ FUNCTIONS = {
     "evaluate": "evaluate",
     "report": "write_report",
     "compare": "compare",
+    "ensemble": "ensemble",
     "explain": "explain_run",
     "models": "model_facts",
     "export": "export",
