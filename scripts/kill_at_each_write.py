@@ -90,6 +90,11 @@ CASES = {
         ("compare", "run", "other", "--out", "comparison", *APPEND), ("data.npz", "run", "other"),
         same=("comparison/comparison.csv", "comparison/pairs.csv"), rows=(("rows.csv", 2),),
     ),
+    "ensemble": Case(
+        ("ensemble", "run", "other", "--out", "both", *APPEND), ("data.npz", "run", "other"),
+        same=("both/predictions.csv", "both/metrics.json", "both/calibration.json", "both/ensemble.json"),
+        rows=(("rows.csv", 1),),
+    ),
     "explain": Case(("explain", "run", "--out", "maps"), ("data.npz", "run")),
     "predict": Case(
         ("predict", "run", "picture.png", "--csv", "--out", "found.csv", "--explain", "maps"),

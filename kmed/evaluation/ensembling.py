@@ -194,8 +194,8 @@ def _ensemble_probs(model, logits: np.ndarray, judges: np.ndarray, average: str,
     Where all members may, they are computed by the layers of the model itself, so that they are the model's to the bit.
     """
     probs = mean_probs(logits, judges, average, task)
-    whole = judges.all(axis=1)
-    probs[whole] = np.asarray(model.get_layer("probs")(model.get_layer("head")(logits[whole])))
+    if (whole := judges.all(axis=1)).any():
+        probs[whole] = np.asarray(model.get_layer("probs")(model.get_layer("head")(logits[whole])))
     return probs
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 
 from kmed.config import FULL, Config, parse_range
-from kmed.data.splits import JUDGED_BY, check_same_labels
+from kmed.data.splits import HELD_OUT, JUDGED_BY, check_same_labels
 from kmed.data.table import Table
 from kmed.errors import DataError, RunError
 from kmed.evaluation.inference import predict, predict_members, run_table
@@ -132,7 +132,7 @@ def judge_pictures(runs: list[Run], table: Table) -> Judged:
     _check_unseen(runs, shown.take(held_out), trained[held_out], chosen[held_out])
     judges = ~trained
     new = np.where(judges.any(axis=1), "val", "train").astype(object)
-    new[held_out] = splits[held_out, 0]
+    new[held_out] = np.where(splits[held_out, 0] == HELD_OUT, "test", splits[held_out, 0])
     names = np.array(["|".join(str(member + 1) for member in np.flatnonzero(row)) for row in judges], dtype=object)
     learned = shown.take((splits == "train").any(axis=1))
     rows = shown.rows.drop(columns="fold", errors="ignore")

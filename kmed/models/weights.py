@@ -9,7 +9,7 @@ import numpy as np
 from kmed.errors import ModelError, RunError, WeightsError
 from kmed.models import torch_files, vit
 from kmed.models.keras_file import load_model
-from kmed.models.registry import MODELS, family_of, family_of_checkpoint, resolve_name
+from kmed.models.registry import ENSEMBLE, MODELS, family_of, family_of_checkpoint, resolve_name
 from kmed.models.weight_files import WeightSource, class_names_of, locate_weights, normalization_of, same_normalization
 
 # {last part of a Keras variable's path: last part of its name in PyTorch}
@@ -171,6 +171,8 @@ def _read_keras(found: WeightSource, model: keras.Model):
         other = load_model(found.path)
     except RunError as error:
         raise WeightsError(str(error)) from error
+    if other.name == ENSEMBLE:
+        raise WeightsError(f"{found.path} is an ensemble, from which no training can start. Give one of its members.")
     _check_family(MODELS[other.name].family if other.name in MODELS else None, model.name, found)
     arrays = {variable.path: keras.ops.convert_to_numpy(variable.value) for variable in other.weights}
     slots = [Slot(variable, variable.path, "keras") for variable in model.weights]

@@ -62,11 +62,11 @@ def ensemble(
     run = ensembling.find_made(plan)
     if run is None:
         run = ensembling.write_ensemble(plan)
+        point_latest(run.folder)
     else:
         say(f"{run.folder} already holds this ensemble. Choose another --out to make it again.")
     if append is not None:
         append_results([run], append)
-    point_latest(run.folder)
     if not run.report.exists():
         try_report(run)
     return run

@@ -1,4 +1,4 @@
-"""Which members may judge a picture: planted leaks are refused, folds are judged out of fold; and how they are averaged."""
+"""Which members may judge a picture (planted leaks are refused, folds are judged out of fold), and their mean."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 import scipy.special
 
 from kmed.config import load_config
-from kmed.data.splits import JUDGED_BY, assign_folds, choose_fold, write_splits
+from kmed.data.splits import HELD_OUT, JUDGED_BY, assign_folds, choose_fold, write_splits
 from kmed.data.table import Table
 from kmed.errors import DataError, RunError
 from kmed.evaluation import members
@@ -103,9 +103,12 @@ def test_folds_without_a_test_split_are_judged_out_of_fold(table, member):
         assert names.split("|") == sorted([str(int(fold) + 1), str((int(fold) - 1) % 4 + 1)])
 
 
-def test_folds_beside_a_test_split_leave_it_untouched(table, member):
+@pytest.mark.parametrize("name", ["test", HELD_OUT])
+def test_folds_beside_a_test_split_leave_it_untouched(table, member, name):
     folded = assign_folds(table, 3)
-    runs = [member(f"fold{fold}", choose_fold(folded, fold)) for fold in range(3)]
+    parts = [choose_fold(folded, fold) for fold in range(3)]
+    parts = [part.with_columns(split=part.rows["split"].replace("test", name).to_numpy(object)) for part in parts]
+    runs = [member(f"fold{fold}", part) for fold, part in enumerate(parts)]
     judged = members.judge_pictures(runs, table)
     of_test = judged.table.rows[judged.table.rows["split"] == "test"]
     assert set(of_test["path"]) == set(table.rows["path"][table.rows["split"] == "test"])
