@@ -80,7 +80,8 @@ def choose_rule(fitted: Fitted, exclusive: bool) -> str:
 def pool_answers(answers: Iterator, cases: list[str], rule: DecisionRule, pooling: str) -> Iterator:
     """Yields the answers for pictures that could not be read, as they come, then one for each case.
 
-    A case is unlike the training data if one of its pictures is. Its classes are the most probable one, or the findings
+    A case is unlike the training data if one of its pictures is, and the members of an ensemble disagree by as much as
+    they do on one of them. Its classes are the most probable one, or the findings
     with a probability of 0.5 or more, as in the scores per case.
 
     Args:
@@ -107,6 +108,7 @@ def pool_answers(answers: Iterator, cases: list[str], rule: DecisionRule, poolin
             found=tuple(name for name, held_by in zip(rule.class_names, found, strict=True) if held_by),
             probs=dict(zip(rule.class_names, pooled[0].tolist(), strict=True)),
             prediction_set=(),
+            disagreement=max((part.disagreement for part in parts if part.disagreement is not None), default=None),
             overlay=None,
             pictures=len(parts),
         )
