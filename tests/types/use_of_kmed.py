@@ -17,6 +17,8 @@ def commands(folder: pathlib.Path) -> None:
     print(scores.scores["accuracy"].low, scores.level)
     page: pathlib.Path = kmed.write_report(run.folder, data=folder)
     comparison, files = kmed.compare([run.folder, folder], out=folder, append=folder / "results.csv")
+    both = kmed.ensemble([run.folder, folder], folder / "both", average="logits", settings=["evaluate.views=flips"])
+    print(both.ensemble)
     print(comparison.conclusions, [file.name for file in files], page)
     maps: list[pathlib.Path] = kmed.explain_run(run.folder, class_name="MONOCYTE")
     print(maps, kmed.model_facts().columns)
