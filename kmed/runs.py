@@ -288,7 +288,10 @@ def open_run(folder) -> Run:
         raise RunError(f"The run folder {folder} does not exist.{hint}")
     if is_crossval(folder):
         first = next(iter(sorted(folder.glob("*fold0"))), folder / "fold0")
-        raise RunError(f"{folder} is a cross-validation, not a run. Give one of its runs, such as {first}.")
+        raise RunError(
+            f"{folder} is a cross-validation, not a run. Give one of its runs, such as {first}, or its ensemble, "
+            f"{folder / 'ensemble'}."
+        )
     if not (folder / "config.yaml").exists():
         if is_vacant(folder):
             raise RunError(f"{folder} is empty: no training has begun in it. Begin one with: kmed train --out {folder}")

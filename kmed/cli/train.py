@@ -134,7 +134,7 @@ def sweep(quiet, append, **arguments):
 @click.option("--all-splits", is_flag=True, help="The data's test pictures get a fold too; none are held out.")
 @click.option("--out", metavar="DIR", type=PATH, help="The folder.  [saved_models/DATA-MODEL-crossval-TIME]")
 @click.option("--resume", metavar="DIR", type=PATH, help="Continue an interrupted one with its own settings.")
-@click.option("--append", metavar="CSV", help="Add the row of all pictures to a table of results.")
+@click.option("--append", metavar="CSV", help="Add the rows of all pictures and of the ensemble to a table.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
 def crossval(quiet, **arguments):
     """Train one model per fold, and score all pictures, each by a model that has not seen it.
@@ -145,8 +145,9 @@ def crossval(quiet, **arguments):
     known in training.
 
     DIR holds one run folder per fold, folds.csv, and of all pictures together predictions.csv, metrics.json, result.csv
-    and report.html; fold_scores.csv has the scores of each fold. After an interruption, the same command or --resume
-    continues. `kmed compare` takes several such folders.
+    and report.html; fold_scores.csv has the scores of each fold. DIR/ensemble is a run folder: the mean of all models,
+    calibrated out of fold, which alone scores the held-out pictures, and does so once. After an interruption, the same
+    command or --resume continues. `kmed compare` takes several such folders.
 
     \b
     Examples:
@@ -161,6 +162,8 @@ def crossval(quiet, **arguments):
 
         result = validation.crossval(**arguments)
         click.echo(result.pooled.summary.read_text(encoding="utf-8"))
+        click.echo("Ensemble of all runs:")
+        click.echo(result.ensemble.summary.read_text(encoding="utf-8"))
         click.echo(f"Folder: {result.folder}")
         print_report(result.pooled)
 

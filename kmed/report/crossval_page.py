@@ -16,6 +16,7 @@ from kmed.runs import Run, judged_split
 from kmed.tasks import LOWER_IS_BETTER, Task, get_task
 
 _SHOWN = ("data", "folds", "repeats", "epochs", "parameters", "minutes", "device", "versions", "command")
+ENSEMBLE = "ensemble"  # the folder of the mean of all runs
 _FOLDS, _WIDE = ("repeat", "fold", "pictures", "clusters", "best_epoch", "minutes"), 10.5
 
 
@@ -49,10 +50,20 @@ def write_crossval_report(pooled: Run) -> pathlib.Path:
         spread_kinds=SPREAD,
         repeated=int(float(result["repeats"])) > 1,
         warning="" if split == "test" else chosen_on_fold(),
+        combined=_read_ensemble(pooled, task),
         forest=_draw(table, assessed, task),
         few=FEW_CLUSTERS,
         lower_is_better=LOWER_IS_BETTER,
     )
+
+
+def _read_ensemble(pooled: Run, task: Task):
+    """Returns (scores, score sections) of the ensemble on the held-out pictures; None if none were held out."""
+    combined = Run(pooled.folder / ENSEMBLE)
+    if not combined.result.exists():
+        return None
+    metrics = Cited(f"{ENSEMBLE}/{combined.metrics.name}", combined.read_json(combined.metrics))
+    return (metrics["test"], score_sections(task, metrics["test"])) if "test" in metrics else None
 
 
 def try_crossval_report(pooled: Run) -> None:

@@ -25,11 +25,13 @@ class Crossval:
       folder: in which each run has a folder.
       runs: the runs, fold by fold, those of the first repeat first.
       pooled: the scores of all pictures; its files have the names of a run's, but there is no model.
+      ensemble: the mean of all runs as one model, calibrated out of fold; held-out pictures are its test split.
     """
 
     folder: pathlib.Path
     runs: tuple[Run, ...]
     pooled: Run
+    ensemble: Run
 
 
 def crossval(
@@ -57,7 +59,8 @@ def crossval(
     The folds keep groups together and have about the same share of each class. Pictures of a test split are held out:
     no run sees them. Each run then chooses its best epoch on the fold that it judges. Without a test split, or with
     `all_splits`, it chooses the epoch on the next fold, and is trained on the others. The same call with the same
-    `out` continues an interrupted cross-validation.
+    `out` continues an interrupted cross-validation. At the end, the runs become an ensemble, which scores the held-out
+    pictures once.
 
     Args:
       model, task, data, config, epochs, batch_size, image_size, lr, seed, weights, settings: as for `train`.
@@ -67,8 +70,8 @@ def crossval(
       out: the folder; None: saved_models/DATA-MODEL-crossval-TIME.
       resume: the folder of an interrupted cross-validation, which is continued with its own settings. Of the other
         arguments, only `append` may be given with it.
-      append: a CSV table of results to which one row is added, that of all pictures.
-    Returns: Crossval, with the runs and the scores of all pictures.
+      append: a CSV table of results to which two rows are added: that of all pictures, and that of the ensemble.
+    Returns: Crossval, with the runs, the scores of all pictures, and the ensemble.
     Raises: ConfigError: bad settings, or settings given with `resume`. RunError: there is nothing to resume, or `out`
       or `append` holds something else. DataError: the data cannot be used, or have too few groups for the folds.
     Example:
@@ -101,12 +104,13 @@ def crossval(
         if not pooled.result.exists():
             fold_runs.train_all(plan)
             fold_runs.write_results(plan)
-        else:
+        elif fold_runs.is_combined(plan):
             say(f"{plan.folder} holds this cross-validation, which has already ended.")
+        combined = fold_runs.combine(plan)
         fold_runs.draw_missing_pages(plan)
-    if append is not None and not append_results([pooled], append):
-        say(f"{append} already holds this row.")
-    return Crossval(plan.folder, tuple(part.run for part in plan.parts), pooled)
+    if append is not None and not append_results([pooled, combined], append):
+        say(f"{append} already holds these rows.")
+    return Crossval(plan.folder, tuple(part.run for part in plan.parts), pooled, combined)
 
 
 def _check_counts(folds: int, repeats: int) -> None:

@@ -6,7 +6,6 @@ import functools
 import pathlib
 
 import keras
-import pandas as pd
 
 from kmed import runtime
 from kmed.config import Config, load_config
@@ -21,7 +20,8 @@ from kmed.evaluation.pooling import Part, part_name, write_pooled
 from kmed.files import clear_leftovers, exclusive, is_vacant, write_json
 from kmed.progress import format_time, say
 from kmed.reading import damaged, read_json
-from kmed.report.crossval_page import try_crossval_report
+from kmed.report.crossval_page import ENSEMBLE, try_crossval_report
+from kmed.report.ensemble import ensemble
 from kmed.report.run_page import try_report
 from kmed.runs import CROSSVAL, Run, has_ended
 from kmed.schemas import tables
@@ -91,8 +91,7 @@ def make_plan(folder, folds: int, repeats: int, all_splits: bool, config: Config
 def _difference(stored: Plan, plan: Plan) -> str:
     """Returns the first thing in which a stored cross-validation differs from another one; "" if it is the same."""
     before, after = (
-        {"folds": each.folds, "repeats": each.repeats, "all_splits": each.all_splits}
-        | pd.json_normalize(each.config.model_dump(mode="json"), max_level=1).iloc[0].to_dict()
+        {"folds": each.folds, "repeats": each.repeats, "all_splits": each.all_splits} | each.config.flat()
         for each in (stored, plan)
     )
     differing = (name for name, value in before.items() if value != after[name])
@@ -226,8 +225,24 @@ def write_results(plan: Plan) -> None:
     write_pooled(pooled, parts, read_judged_split(plan), own.model_copy(update={"data": data}))
 
 
+def is_combined(plan: Plan) -> bool:
+    """Returns whether the ensemble of all runs is there."""
+    return Run(plan.folder / ENSEMBLE).result.exists()
+
+
+def combine(plan: Plan) -> Run:
+    """Returns the ensemble of all runs, which is made if it is not there; held-out pictures are its test split."""
+    combined = Run(plan.folder / ENSEMBLE)
+    if not is_combined(plan):
+        keras.utils.clear_session()
+        ensemble([part.run.folder for part in plan.parts], combined.folder)
+    return combined
+
+
 def draw_missing_pages(plan: Plan) -> None:
     """Draws the pages that a killed process left out."""
+    if not (combined := Run(plan.folder / ENSEMBLE)).report.exists():
+        try_report(combined)
     for part in plan.parts:
         if not part.run.report.exists():
             try_report(part.run)

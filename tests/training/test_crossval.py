@@ -106,6 +106,19 @@ def test_the_test_split_stays_untouched(whole):
         assert "The test pictures are held out" in page and "have no test split" not in page
 
 
+def test_the_ensemble_alone_scores_the_held_out_pictures(whole):
+    folder, output = whole
+    predictions = pd.read_csv(folder / "ensemble" / "predictions.csv")
+    by_split = {name: set(part["path"]) for name, part in predictions.groupby("split")}
+    assert by_split == {"test": set(range(12)), "val": set(range(12, 48))}
+    pooled = pd.read_csv(folder / "predictions.csv").set_index("path").sort_index()
+    out_of_fold = predictions[predictions["split"] == "val"].set_index("path").sort_index()
+    np.testing.assert_allclose(out_of_fold["prob_red"], pooled["prob_red"], atol=1e-5)
+    scored = json.loads((folder / "ensemble" / "metrics.json").read_text())["test"]
+    assert scored["num_images"] == 12 and "Ensemble of all runs:\ntest split: 12 pictures" in output
+    assert 'data-from="ensemble/metrics.json#/test/scores/accuracy/value"' in (folder / "report.html").read_text()
+
+
 def test_the_folder_holds_pooled_results(whole):
     folder, output = whole
     run = Run(folder)
@@ -124,8 +137,8 @@ def test_killed_at_three_places_it_ends_with_the_same_results(whole, data, tmp_p
     command = arguments(data, "--out", folder)
     for place, there in (
         ("fold0/history.csv", "fold0/checkpoints"),
-        ("fold1/predictions.csv", "fold1/model.keras"),
         ("killed/result.csv", "predictions.csv"),
+        ("killed/ensemble", "result.csv"),
     ):
         killed = subprocess.run(
             [sys.executable, "-c", KILLER, place, *command], capture_output=True, text=True, check=False
@@ -133,7 +146,7 @@ def test_killed_at_three_places_it_ends_with_the_same_results(whole, data, tmp_p
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert (folder / there).exists() and not (folder / place).exists()
     assert f"[1/{FOLDS}] fold0: already finished." in finish(command)
-    for name in ("predictions.csv", "metrics.json", "folds.csv", "summary.txt", "fold1/predictions.csv"):
+    for name in ("predictions.csv", "metrics.json", "folds.csv", "summary.txt", "ensemble/predictions.csv"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), name
     times = ["minutes", "command"]
     tables = [pd.read_csv(path / "result.csv").drop(columns=times) for path in (whole[0], folder)]
@@ -146,7 +159,7 @@ def test_a_finished_one_is_not_trained_again_and_its_missing_page_is_drawn(whole
     folder = shutil.copytree(whole[0], tmp_path / "copy", symlinks=True)
     (folder / "report.html").unlink()
     (folder / "fold1" / "report.html").unlink()
-    for added in (1, 1):
+    for added in (2, 2):
         finish(["crossval", "--resume", str(folder), "--append", str(tmp_path / "rows.csv")])
         assert len(pd.read_csv(tmp_path / "rows.csv")) == added
     assert (folder / "report.html").exists() and (folder / "fold1" / "report.html").exists()
