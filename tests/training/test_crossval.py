@@ -60,7 +60,7 @@ def data(tmp_path_factory):
 
 def arguments(data, *more) -> list[str]:
     given = ["--model", "vit", "--image-size", "16x16", "--epochs", "2", "--batch-size", "12", "--folds", str(FOLDS)]
-    settings = ["train.dtype=float32", "train.tensorboard=false", "evaluate.num_resamples=20"]
+    settings = ["train.dtype=float32", "train.tensorboard=false", "evaluate.num_resamples=20", "evaluate.case=cluster"]
     settings += ["model.options={patch_size: 8, width: 8, depth: 1, num_heads: 2}"]
     return [
         "crossval", *given, "--data", str(data), *(f"--set={setting}" for setting in settings), *map(str, more),
