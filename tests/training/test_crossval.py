@@ -170,7 +170,9 @@ def test_cross_validations_are_compared(whole, tmp_path):
     other = shutil.copytree(whole[0], tmp_path / "other", symlinks=True)
     comparison, files = kmed.compare([whole[0], other], out=tmp_path / "compared", split="val")
     assert [run.name for run in comparison.runs] == ["whole", "other"]
-    assert (comparison.pairs["difference"] == 0).all() and len(comparison.pairs) == 3
+    scores = ["accuracy", "f1_macro", "auroc_macro"]
+    assert comparison.pairs["score"].tolist() == [*scores, *(f"case_{name}" for name in scores)]
+    assert (comparison.pairs["difference"] == 0).all()
     assert (tmp_path / "compared" / "report.html").exists()
     result = CliRunner().invoke(main, ["compare", str(whole[0]), str(other), "--out", str(tmp_path / "again")])
     assert result.exit_code == 1 and "It has those of val: choose them with --split val." in result.output
