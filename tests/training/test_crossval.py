@@ -145,7 +145,7 @@ def test_killed_at_three_places_it_ends_with_the_same_results(whole, data, tmp_p
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert (folder / there).exists() and not (folder / place).exists()
-    assert f"[1/{FOLDS}] fold0: already finished." in finish(command)
+    assert f"Ensemble of {FOLDS}: " in finish(command)
     for name in ("predictions.csv", "metrics.json", "folds.csv", "summary.txt", "ensemble/predictions.csv"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), name
     times = ["minutes", "command"]
