@@ -65,7 +65,7 @@ def _logits(features, heads, average: str, activation: str):
 
 def members_of(model: keras.Model) -> list[keras.Model]:
     """Returns the members of a model of `combine`, each as `build_model` made it up to its logits; else the model."""
-    matches = [(layer, _PART.fullmatch(layer.name)) for layer in model.layers]
+    matches = [(layer, _PART.fullmatch(layer.name)) for layer in getattr(model, "layers", ())]
     parts = [(layer, match[1]) for layer, match in matches if match]
     if not parts:
         return [model]

@@ -16,12 +16,14 @@ import kmed
 from kmed.cli.main import main
 from kmed.config import load_config
 from kmed.deployment.classify import as_csv
-from kmed.errors import ConfigError, RunError
+from kmed.errors import ConfigError, RunError, WeightsError
 from kmed.evaluation import ensembling
+from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.inference import draw_training_pictures, open_run_table
 from kmed.evaluation.members import mean_probs
 from kmed.evaluation.predictions import stored_predictions
 from kmed.files import write_json
+from kmed.models.build import build_model
 from kmed.models.combined import with_views
 from kmed.models.keras_file import load_plain_model, load_run_model, save_model
 from kmed.report import ensemble as combining
@@ -364,3 +366,27 @@ def test_views_are_predicted_scored_and_exported(members, images, tmp_path, shor
     np.testing.assert_allclose(
         mean_probs(np.stack(logits, axis=1)[:3], judges, "probabilities", task), expected[:3], atol=1e-6
     )
+
+
+def test_a_training_with_views_predicts_with_them(tiny, images, tmp_path):
+    config = load_config(overrides=[*tiny, "train.epochs=1", "train.tensorboard=false", "evaluate.views=flips"])
+    run = kmed.fit(config, out=tmp_path / "run")
+    sides = [np.log(load_plain_model(run).predict_on_batch(x)) for x in (images["test"], images["test"][:, :, ::-1])]
+    expected = scipy.special.softmax(np.mean(sides, axis=0), axis=1)
+    np.testing.assert_allclose(stored_predictions(run).split("test").probs, expected, atol=1e-5)
+    assert kmed.evaluate(run.folder).scores["brier"].value == pytest.approx(
+        json.loads(run.metrics.read_text())["test"]["scores"]["brier"]["value"], abs=1e-6
+    )
+    Image.fromarray(images["test"][0]).save(tmp_path / "picture.png")
+    answer = next(kmed.classify_files(run.folder, [tmp_path / "picture.png"]))
+    calibrated = read_fitted(run).calibration.apply(expected[:1])[0]
+    np.testing.assert_allclose(list(answer.probs.values()), calibrated, atol=1e-5)
+    with pytest.raises(ConfigError, match="they have a top"):
+        kmed.fit(load_config(overrides=[*tiny, "evaluate.views=dihedral"]), out=tmp_path / "other")
+
+
+def test_no_training_starts_from_an_ensemble(made):
+    with pytest.raises(
+        WeightsError, match=r"model.keras is an ensemble, from which no training can start. Give one of"
+    ):
+        build_model("vit", 3, (32, 40), weights=made.folder, width=16, depth=1, num_heads=2)
