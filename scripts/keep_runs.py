@@ -6,6 +6,7 @@
 So everyone who has the repository can compute every interval and comparison again without training anything.
 """
 
+import json
 import pathlib
 
 import click
@@ -44,12 +45,25 @@ def keep(run: Run, kept: Run) -> None:
     config = run.read_config()
     paths = {name: relative(getattr(config.data, name)) for name in PATHS}
     config = config.model_copy(update={"data": config.data.model_copy(update=paths)})
-    files = (run.classes, run.fitted, run.metrics, run.history, run.summary, run.result)
+    record = run.ensemble if run.ensemble.exists() else run.history  # an ensemble has no epochs
+    files = (run.classes, run.fitted, run.metrics, record, run.summary, run.result)
     texts = {path.name: path.read_text(encoding="utf-8") for path in files}  # all is read before writing
+    if run.ensemble.name in texts:
+        texts[run.ensemble.name] = with_relative_paths(texts[run.ensemble.name])
     write_frame(kept.predictions, tested)
     for name, text in texts.items():
         write_text(kept.folder / name, text)
     config.write(kept.config)
+
+
+def with_relative_paths(ensemble: str) -> str:
+    """Returns the text of an ensemble.json whose members' settings name files as `relative` does."""
+    fields = json.loads(ensemble)
+    for member in fields["members"]:
+        for name in PATHS:
+            if f"data.{name}" in member["settings"]:
+                member["settings"][f"data.{name}"] = relative(member["settings"][f"data.{name}"])
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def relative(path: str | None) -> str | None:

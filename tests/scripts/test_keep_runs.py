@@ -1,6 +1,7 @@
 """scripts/keep_runs.py, and the runs kept in results/, whose scores equal those of the tables."""
 
 import functools
+import json
 import pathlib
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from drawn_runs import make_run
 
+import kmed
 from kmed.evaluation import comparison
 from kmed.runs import Run
 
@@ -29,6 +31,23 @@ def contents(folder):
 @pytest.fixture
 def keep_runs(script):
     return script("keep_runs")
+
+
+def test_an_ensemble_is_kept_with_its_members_and_compares(keep_runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    member = {"path": "../one", "model": "vit", "settings": {"seed": 0, "data.splits": str(tmp_path / "splits.csv")}}
+    record = {"version": 2, "kmed_version": kmed.__version__, "members": [member], "requested": "auto"}
+    record |= {"average": "logits", "reason": "the lower log loss", "validation_log_loss": {"logits": 0.1}}
+    for name in ("one", "both"):
+        make_run(tmp_path / name)
+    (tmp_path / "both" / "history.csv").unlink()
+    (tmp_path / "both" / "ensemble.json").write_text(json.dumps(record))
+    outcome = CliRunner().invoke(keep_runs.main, ["kept", "one", "both"])
+    assert outcome.exit_code == 0, outcome.output
+    kept = Run(tmp_path / "kept" / "both")
+    assert not kept.history.exists()
+    assert kept.read_json(kept.ensemble)["members"][0]["settings"] == {"seed": 0, "data.splits": "splits.csv"}
+    assert [run.name for run in comparison.compare_runs(["kept/one", "kept/both"]).runs] == ["one", "both"]
 
 
 def test_what_is_kept_compares_as_the_runs_do(keep_runs, tmp_path, monkeypatch):
