@@ -77,7 +77,7 @@ CASES = {
     ),
     "crossval": Case(
         ("crossval", *TINY, "--data", "data.npz", "--folds", "2", "--out", "folds", *APPEND), ("data.npz",),
-        same=("folds/predictions.csv", "folds/metrics.json", "folds/folds.csv"), rows=(("rows.csv", 1),),
+        same=("folds/predictions.csv", "folds/metrics.json", "folds/folds.csv"), rows=(("rows.csv", 2),),
     ),
     "export": Case(("export", "run", "--format", "tflite"), ("data.npz", "run")),
     "export savedmodel": Case(("export", "run", "--format", "savedmodel", *APPEND), ("data.npz", "run")),
