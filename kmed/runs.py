@@ -15,17 +15,19 @@ from kmed.errors import RunError, shorten
 from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_json
 from kmed.reading import damaged, read_csv, read_json
 from kmed.schemas.metrics import MetricsFile
-from kmed.schemas.records import Classes, EnsembleFile, Environment, File, FittedFile, check, stamped
+from kmed.schemas.records import Classes, EnsembleFile, Environment, File, FittedFile, TeacherFile, check, stamped
 from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
 CROSSVAL = "crossval.json"  # marks the folder of a cross-validation
+COMBINED = "ensemble"  # in that folder: the ensemble of its runs
 SCHEMAS: dict[str, type[File]] = {
     "classes.json": Classes,
     "calibration.json": FittedFile,
     "metrics.json": MetricsFile,
     "environment.json": Environment,
     "ensemble.json": EnsembleFile,
+    "teacher.json": TeacherFile,
 }
 
 
@@ -290,7 +292,7 @@ def open_run(folder) -> Run:
         first = next(iter(sorted(folder.glob("*fold0"))), folder / "fold0")
         raise RunError(
             f"{folder} is a cross-validation, not a run. Give one of its runs, such as {first}, or its ensemble, "
-            f"{folder / 'ensemble'}."
+            f"{folder / COMBINED}."
         )
     if not (folder / "config.yaml").exists():
         if is_vacant(folder):

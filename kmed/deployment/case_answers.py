@@ -2,12 +2,12 @@
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from kmed.data.readers.csv_file import read_csv
+from kmed.data.readers.groups import compile_pattern
 from kmed.errors import DataError, suggest
 from kmed.evaluation.decisions import DecisionRule, Fitted
 from kmed.metrics.cases import pool_probs
@@ -40,12 +40,7 @@ def find_cases(paths: list[str], by: str) -> list[str]:
 
 
 def _from_pattern(paths: list[str], pattern: str) -> list[str | None]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"by is not a valid regular expression ({error}). Received: {pattern!r}.") from None
-    if compiled.groups != 1:
-        raise DataError(f"by needs one capture group (...), not {compiled.groups}. Received: {pattern!r}.")
+    compiled = compile_pattern(pattern, "by")
     matches = [compiled.search(path) for path in paths]
     return [None if match is None else match[1] for match in matches]
 

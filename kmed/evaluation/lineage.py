@@ -6,15 +6,13 @@ from collections.abc import Iterator
 import pandas as pd
 
 from kmed.errors import RunError
+from kmed.evaluation.members import read_members
 from kmed.models.weight_files import is_earlier_run
 from kmed.progress import warn
-from kmed.reading import read_json
 from kmed.runs import Run
 
-MEMBERS = "ensemble.json"
 
-
-def training_rows(run: Run) -> pd.DataFrame:
+def trained_pictures(run: Run) -> pd.DataFrame:
     """Returns the text columns path and group of the pictures that a run has trained on, each once.
 
     Those of the members of an ensemble, of a run's teacher and of the run that it started from count too. If a teacher
@@ -47,9 +45,9 @@ def _family(run: Run, seen: set[pathlib.Path]) -> Iterator[Run]:
 
 def _members(run: Run) -> list[Run]:
     """Returns the members of an ensemble; none if the run is no ensemble."""
-    if not (run.folder / MEMBERS).exists():
+    if not run.ensemble.exists():
         return []
-    members = [Run(run.folder / member["path"]) for member in read_json(run.folder / MEMBERS)["members"]]
+    members = [Run(run.folder / member.path) for member in read_members(run).members]
     if lost := [str(member.folder) for member in members if not member.splits.exists()]:
         raise RunError(
             f"{run.folder} is an ensemble whose member {lost[0]} is gone, so what it has trained on is not known. "

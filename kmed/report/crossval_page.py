@@ -12,11 +12,10 @@ from kmed.progress import optional
 from kmed.reading import numbers, read_csv
 from kmed.report.page import Cited, inline_figure, render_page, words
 from kmed.report.run_page import describe_cases, pick_headline, score_sections
-from kmed.runs import Run, judged_split
+from kmed.runs import COMBINED, Run, judged_split
 from kmed.tasks import LOWER_IS_BETTER, Task, get_task
 
 _SHOWN = ("data", "folds", "repeats", "epochs", "parameters", "minutes", "device", "versions", "command")
-ENSEMBLE = "ensemble"  # the folder of the mean of all runs
 _FOLDS, _WIDE = ("repeat", "fold", "pictures", "clusters", "best_epoch", "minutes"), 10.5
 
 
@@ -59,10 +58,10 @@ def write_crossval_report(pooled: Run) -> pathlib.Path:
 
 def _read_ensemble(pooled: Run, task: Task):
     """Returns (scores, score sections) of the ensemble on the held-out pictures; None if none were held out."""
-    combined = Run(pooled.folder / ENSEMBLE)
+    combined = Run(pooled.folder / COMBINED)
     if not combined.result.exists():
         return None
-    metrics = Cited(f"{ENSEMBLE}/{combined.metrics.name}", combined.read_json(combined.metrics))
+    metrics = Cited(f"{COMBINED}/{combined.metrics.name}", combined.read_json(combined.metrics))
     return (metrics["test"], score_sections(task, metrics["test"])) if "test" in metrics else None
 
 

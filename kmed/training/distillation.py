@@ -21,14 +21,13 @@ from kmed.data.pipeline import Pipeline
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation import inference
-from kmed.evaluation.lineage import training_rows
+from kmed.evaluation.lineage import trained_pictures
 from kmed.files import write_json
 from kmed.labels import describe_difference
 from kmed.models.keras_file import load_run_model
 from kmed.progress import format_time, say, warn
-from kmed.reading import read_json
 from kmed.runs import Run, finished_run
-from kmed.schemas.records import TeacherFile, check, stamped
+from kmed.schemas.records import stamped
 from kmed.training.memory import estimate_inference_memory
 
 # ---- Checks: before the images are read, and once they are --------------------------------------------
@@ -106,7 +105,7 @@ def check_lessons(config: Config, table: Table) -> None:
 
 def _check_unseen(run: Run, table: Table) -> None:
     """Raises RunError if a teacher has trained on images, or on other images of groups, that judge the student."""
-    rows, known = table.rows, training_rows(run)
+    rows, known = table.rows, trained_pictures(run)
     seen = (rows["path"].isin(known["path"]) | rows["group"].isin(known["group"])).to_numpy()
     if not seen.any():
         warn(
@@ -197,8 +196,7 @@ def check_same_teacher(run: Run, config: Config) -> None:
     """Raises RunError if the teacher of a run that continues is no longer the model that the run was started with."""
     if config.train.teacher is None:
         return
-    stored = check(TeacherFile, read_json(run.teacher), run.teacher)
-    if stored.sha256 != _describe_file(_teacher_run(config))["sha256"]:
+    if run.read_json(run.teacher)["sha256"] != _describe_file(_teacher_run(config))["sha256"]:
         raise RunError(
             f"The teacher {config.train.teacher} is another model than when this run was started. Restore it, or start "
             "a new run."

@@ -20,10 +20,10 @@ from kmed.evaluation.pooling import Part, part_name, write_pooled
 from kmed.files import clear_leftovers, exclusive, is_vacant, write_json
 from kmed.progress import format_time, say
 from kmed.reading import damaged, read_json
-from kmed.report.crossval_page import ENSEMBLE, try_crossval_report
+from kmed.report.crossval_page import try_crossval_report
 from kmed.report.ensemble import ensemble
 from kmed.report.run_page import try_report
-from kmed.runs import CROSSVAL, Run, has_ended
+from kmed.runs import COMBINED, CROSSVAL, Run, has_ended
 from kmed.schemas import tables
 from kmed.schemas.records import CrossvalFile, check, stamped
 from kmed.training import fit
@@ -227,12 +227,12 @@ def write_results(plan: Plan) -> None:
 
 def is_combined(plan: Plan) -> bool:
     """Returns whether the ensemble of all runs is there."""
-    return Run(plan.folder / ENSEMBLE).result.exists()
+    return Run(plan.folder / COMBINED).result.exists()
 
 
 def combine(plan: Plan) -> Run:
     """Returns the ensemble of all runs, which is made if it is not there; held-out pictures are its test split."""
-    combined = Run(plan.folder / ENSEMBLE)
+    combined = Run(plan.folder / COMBINED)
     if not is_combined(plan):
         keras.utils.clear_session()
         ensemble([part.run.folder for part in plan.parts], combined.folder)
@@ -241,7 +241,7 @@ def combine(plan: Plan) -> Run:
 
 def draw_missing_pages(plan: Plan) -> None:
     """Draws the pages that a killed process left out."""
-    if not (combined := Run(plan.folder / ENSEMBLE)).report.exists():
+    if not (combined := Run(plan.folder / COMBINED)).report.exists():
         try_report(combined)
     for part in plan.parts:
         if not part.run.report.exists():

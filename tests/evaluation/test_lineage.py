@@ -1,6 +1,5 @@
 """Which pictures a run has trained on: its own, its members', and those of whatever it learnt from."""
 
-import json
 import logging
 
 import pandas as pd
@@ -8,8 +7,10 @@ import pytest
 
 from kmed.config import load_config
 from kmed.errors import RunError
-from kmed.evaluation.lineage import training_rows
-from kmed.runs import Run
+from kmed.evaluation.lineage import trained_pictures
+from kmed.files import write_json
+from kmed.runs import Run, write_classes
+from kmed.schemas.records import stamped
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def make_run(tmp_path):
 
 
 def names(run):
-    rows = training_rows(run)
+    rows = trained_pictures(run)
     assert list(rows.columns) == ["path", "group"] and (rows["group"] == rows["path"].str[0]).all()
     return sorted(rows["path"])
 
@@ -43,13 +44,18 @@ def test_only_the_training_split_counts(make_run):
 @pytest.mark.parametrize("relative", [False, True])
 def test_an_ensemble_has_trained_on_what_its_members_have(make_run, relative):
     first, second = make_run("one", {"a1": "train", "b1": "val"}), make_run("two", {"a1": "val", "b1": "train"})
-    both = make_run("both", {"a1": "val", "b1": "val", "c1": "train"})  # a fold's pictures are its validation pictures
+    both = make_run(
+        "both", {"a1": "val", "b1": "val", "c1": "train"}, task="multiclass"
+    )  # a fold's pictures are its validation pictures
     paths = [f"../{run.folder.name}" if relative else str(run.folder) for run in (first, second)]
-    (both.folder / "ensemble.json").write_text(json.dumps({"members": [{"path": path} for path in paths]}))
+    write_classes(both, both.read_config(), ("one", "two"))
+    members = [{"path": path, "model": "vit", "settings": {}} for path in paths]
+    record = {"members": members, "requested": "auto", "average": "logits", "reason": "", "validation_log_loss": {}}
+    write_json(both.ensemble, stamped(record))
     assert names(both) == ["a1", "b1"]
     first.splits.unlink()
     with pytest.raises(RunError, match="ensemble whose member .*one is gone, .*Restore the member") as raised:
-        training_rows(both)
+        trained_pictures(both)
     assert "\n" not in str(raised.value)
 
 

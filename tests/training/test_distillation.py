@@ -307,7 +307,7 @@ def test_a_refusal_is_one_line_and_leaves_nothing(settings, tmp_path, short_run)
 
 
 def test_a_run_that_continues_needs_the_same_teacher(config, short_run, tmp_path):
-    teacher, run = Run(shutil.copytree(short_run.folder, tmp_path / "teacher")), Run(tmp_path)
+    teacher, run = (Run(shutil.copytree(short_run.folder, tmp_path / name)) for name in ("teacher", "run"))
     own = config.model_copy(update={"train": config.train.model_copy(update={"teacher": str(teacher.folder)})})
     distillation.record_teacher(run, own)
     distillation.check_same_teacher(run, own)

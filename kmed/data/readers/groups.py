@@ -72,13 +72,19 @@ def _values(table, spec, columns, setting, notes):
     )
 
 
-def _from_pattern(table, pattern, setting):
+def compile_pattern(pattern: str, setting: str) -> re.Pattern:
+    """Returns a regular expression with one capture group. Raises DataError, which names `setting`, if it is none."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise DataError(f"{setting} is not a valid regular expression ({error}). Received: {pattern!r}.") from error
     if compiled.groups != 1:
         raise DataError(f"{setting} needs one capture group (...), not {compiled.groups}. Received: {pattern!r}.")
+    return compiled
+
+
+def _from_pattern(table, pattern, setting):
+    compiled = compile_pattern(pattern, setting)
     matches = [compiled.search(path) for path in table.rows["path"]]
     lost = [path for path, match in zip(table.rows["path"], matches) if match is None or not plain(match[1] or "")]
     if lost:
