@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from kmed.errors import ConfigError, suggest
+from kmed.files import clear_leftovers
 from kmed.progress import say
 from kmed.runs import Run, point_latest
 from kmed.runtime import load_backend
@@ -62,9 +63,10 @@ def ensemble(
     run = ensembling.find_made(plan)
     if run is None:
         run = ensembling.write_ensemble(plan)
-        point_latest(run.folder)
     else:
+        clear_leftovers(run.folder)  # a call that was interrupted may have left them, and the link unset
         say(f"{run.folder} already holds this ensemble. Choose another --out to make it again.")
+    point_latest(run.folder)
     if append is not None:
         append_results([run], append)
     if not run.report.exists():

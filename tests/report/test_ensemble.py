@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import kmed
+from kmed import files
 from kmed.cli.main import main
 from kmed.config import load_config
 from kmed.deployment.classify import as_csv
@@ -331,10 +332,14 @@ def test_an_interrupted_ensemble_leaves_nothing_and_is_made_by_the_same_call(mad
 def test_a_finished_ensemble_is_not_made_again(made, members, tmp_path, monkeypatch):
     copy = Run(shutil.copytree(made.folder, made.folder.with_name("copied")))
     copy.report.unlink()
+    left, latest = copy.folder / f".kmed-{files._host()}-0123abcd.tmp", copy.folder.with_name("latest")
+    left.mkdir()
+    latest.unlink(missing_ok=True)
     monkeypatch.setattr(ensembling, "write_ensemble", lambda plan: pytest.fail("it is made again"))
     folders = [run.folder for run in members]
     same = combining.ensemble(folders, copy.folder, average="probabilities", append=tmp_path / "rows.csv")
     assert same == copy and copy.report.exists() and len(pd.read_csv(tmp_path / "rows.csv")) == 1
+    assert not left.exists() and latest.resolve() == copy.folder.resolve()  # as a killed call leaves them, then mended
     monkeypatch.undo()
     for arguments in ({"average": "logits"}, {"average": "probabilities", "settings": ["evaluate.level=0.9"]}):
         with pytest.raises(RunError, match="holds another run"):
