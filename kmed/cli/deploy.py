@@ -71,6 +71,9 @@ def export(run_folder, format, quantize, **arguments):
     "--by", metavar="WHAT", help="One answer per case: folder, regex:...(...) or FILE.csv:COLUMN.  [one per image]"
 )
 @click.option("--explain", metavar="DIR", type=PATH, help="Write a PNG per image that shows what supports its class.")
+@click.option(
+    "--dicom-sr", metavar="DIR", type=PATH, help="Write a DICOM structured report per image, for DICOM files."
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step.")
 def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **arguments):
     """Classify images: files, folders with everything below them, or globs.
@@ -79,6 +82,9 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
     conformal prediction set, if it differs; and a warning if the image is unlike the training data (a photograph, a
     blank, another kind of image), in which case the answer means nothing. A file that cannot be read is named, and
     the others are still classified; the exit code is then 1.
+
+    With --dicom-sr, each report names the model, its version and the probability of each class, and belongs to the
+    patient and the study of the image (pip install kmed[dicom]). All images must be DICOM files.
 
     With --by, the images of a folder, of what a regular expression captures in their paths, or of a value in a table
     (with a column path) give one answer: the mean of their calibrated logits or, for findings, the largest, as chosen
@@ -90,6 +96,7 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
       kmed predict saved_models/blood incoming/ --csv --out incoming.csv
       kmed predict saved_models/xrays 'study/**/*.dcm' --json
       kmed predict saved_models/blood smear.jpeg --explain looked_at
+      kmed predict saved_models/xrays study/ --dicom-sr reports
       kmed predict saved_models/xrays incoming/ --by incoming/list.csv:patient_id
       kmed predict saved_models/blood incoming/ --format tflite --quantize int8
     """

@@ -105,5 +105,6 @@ def pool_answers(answers: Iterator, cases: list[str], rule: DecisionRule, poolin
             prediction_set=(),
             disagreement=max((part.disagreement for part in parts if part.disagreement is not None), default=None),
             overlay=None,
+            report=None,
             pictures=len(parts),
         )

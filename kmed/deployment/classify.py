@@ -17,6 +17,7 @@ from PIL import Image
 from kmed.data.images import Resizing, read_image
 from kmed.data.readers.walk import is_hidden, is_image, repeated_note, walk
 from kmed.deployment import case_answers
+from kmed.deployment.dicom_reports import DicomReports, name_model
 from kmed.errors import DataError, KmedError
 from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
 from kmed.evaluation.members import disagreement
@@ -48,6 +49,7 @@ class Answer:
       unlike_training: whether the distance is above the threshold; None likewise.
       overlay: a PNG that shows the evidence for the most probable class; None unless asked for.
       error: why there is no prediction, or "".
+      report: a DICOM structured report of this answer; None unless asked for.
       pictures: of an answer for a case, how many were pooled; None for a single picture. Such an answer has the case in
         the place of the path, and no prediction set.
     """
@@ -61,6 +63,7 @@ class Answer:
     threshold: float | None = None
     unlike_training: bool | None = None
     overlay: str | None = None
+    report: str | None = None
     error: str = ""
     pictures: int | None = None
 
@@ -118,6 +121,7 @@ def classify_files(
     quantize: str = "none",
     by: str | None = None,
     explain=None,
+    dicom_sr=None,
     batch_size: int = 32,
 ) -> Iterator[Answer]:
     """Yields one Answer per picture, in order, with at most three batches of pictures in memory; or one per case.
@@ -133,9 +137,11 @@ def classify_files(
       by: what the pictures of a case share: "folder", "regex:...(...)" in their paths, or "FILE.csv:COLUMN"; see
         `kmed.deployment.case_answers`. There is then one Answer per case, after those for unreadable pictures.
       explain: a folder for PNGs that show the evidence for each picture's most probable class; None: none are made.
+      dicom_sr: a folder for DICOM structured reports, one per picture, also with `by`; the pictures must then be DICOM
+        files. None: none are made. See `kmed.deployment.dicom_reports`.
       batch_size: pictures per step.
-    Raises: RunError: there is no such run or export. DataError: there are no pictures. Both are raised at once, not
-      at the first Answer.
+    Raises: RunError: there is no such run or export. DataError: there are no pictures, or with `dicom_sr` one that is
+      not DICOM. ConfigError: highdicom is not installed. All are raised at once, not at the first Answer.
     Example:
       >>> for answer in classify_files("saved_models/latest", ["smears"]):
       ...     print(answer.path, answer.found)
@@ -143,7 +149,7 @@ def classify_files(
     run = finished_run(run_folder)
     paths = find_pictures(sources)
     cases = None if by is None else case_answers.find_cases(paths, by)
-    model = _Model(run, format, quantize, explain, paths, batch_size)
+    model = _Model(run, format, quantize, explain, dicom_sr, paths, batch_size)
     answers = _stream(paths, model, batch_size)
     if cases is None:
         return answers
@@ -168,7 +174,7 @@ def _stream(paths: list[str], model: "_Model", batch_size: int) -> Iterator[Answ
 class _Model:
     """A run's model, and everything that an Answer holds besides its probabilities."""
 
-    def __init__(self, run, format: str, quantize: str, explain, paths: list[str], batch_size: int):
+    def __init__(self, run, format: str, quantize: str, explain, dicom_sr, paths: list[str], batch_size: int):
         config, self.batch_size = run.read_config(), batch_size
         self.resizing = Resizing.from_settings(config.data)
         self.rule: DecisionRule = decision_rule(run)
@@ -195,6 +201,9 @@ class _Model:
                 "A picture is flagged if it is farther from the training pictures than "
                 f"{1 - self.novelty.wanted:.0%} of the run's validation pictures{of_split}."
             )
+        self.reports = None
+        if dicom_sr is not None:
+            self.reports = DicomReports(dicom_sr, name_model(run, self.predictor), paths)
         self.explained = None
         if explain is not None:
             self.explained = self.predictor.keras_model or load_run_model(run)
@@ -204,6 +213,8 @@ class _Model:
     def read(self, path: str) -> np.ndarray | KmedError:
         """Returns the picture, uint8 (H, W, 3), or the error if it cannot be read."""
         try:
+            if self.reports is not None:
+                self.reports.check(path)
             return read_image(path, self.resizing)
         except KmedError as error:
             return error
@@ -233,7 +244,7 @@ class _Model:
         found, sets = self.rule.decide(probs), self.rule.prediction_sets(probs)
         overlays = self._overlays(images, probs, paths) if self.explained is not None else [None] * len(images)
         names = self.rule.class_names
-        return [
+        answers = [
             Answer(
                 path=path,
                 found=_names(names, found[row]),
@@ -247,6 +258,15 @@ class _Model:
             )
             for row, path in enumerate(paths)
         ]
+        return answers if self.reports is None else [self._reported(answer) for answer in answers]
+
+    def _reported(self, answer: Answer) -> Answer:
+        """Returns the answer with the path of its report, or with the reason why there is none."""
+        try:
+            report = self.reports.write(answer.path, answer.probs, answer.found, answer.unlike_training)
+        except DataError as error:
+            return Answer(answer.path, error=str(error))
+        return dataclasses.replace(answer, report=report)
 
     def _overlays(self, images: np.ndarray, probs: np.ndarray, paths: list[str]) -> list[str]:
         _, overlays = explain_and_overlay(self.explained, images, probs.argmax(axis=1))
@@ -267,7 +287,7 @@ def _names(class_names, mask) -> tuple[str, ...]:
     return tuple(name for name, held in zip(class_names, mask, strict=True) if held)
 
 
-_LAST_COLUMNS = ("disagreement", "distance", "threshold", "unlike_training", "overlay", "error", "pictures")
+_LAST_COLUMNS = ("disagreement", "distance", "threshold", "unlike_training", "overlay", "report", "error", "pictures")
 
 
 def as_text(answers: Iterator[Answer]) -> Iterator[str]:
@@ -301,7 +321,7 @@ def as_csv(answers: Iterator[Answer], class_names) -> Iterator[str]:
     """Yields a header and one line per picture; several classes of a picture are joined by "|".
 
     Columns: path, found, prob_NAME for each class, prediction_set, disagreement (empty unless the run is an ensemble),
-    distance, threshold, unlike_training, overlay, error, pictures.
+    distance, threshold, unlike_training, overlay, report, error, pictures.
     """
     columns = [f"prob_{name}" for name in class_names]
     yield _csv_line(["path", "found", *columns, "prediction_set", *_LAST_COLUMNS])
