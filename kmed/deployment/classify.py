@@ -258,15 +258,7 @@ class _Model:
             )
             for row, path in enumerate(paths)
         ]
-        return answers if self.reports is None else [self._reported(answer) for answer in answers]
-
-    def _reported(self, answer: Answer) -> Answer:
-        """Returns the answer with the path of its report, or with the reason why there is none."""
-        try:
-            report = self.reports.write(answer.path, answer.probs, answer.found, answer.unlike_training)
-        except DataError as error:
-            return Answer(answer.path, error=str(error))
-        return dataclasses.replace(answer, report=report)
+        return answers if self.reports is None else [_report(answer, self.reports) for answer in answers]
 
     def _overlays(self, images: np.ndarray, probs: np.ndarray, paths: list[str]) -> list[str]:
         _, overlays = explain_and_overlay(self.explained, images, probs.argmax(axis=1))
@@ -281,6 +273,15 @@ class _Model:
                 Image.fromarray(picture).save(temporary)
             made.append(str(file))
         return made
+
+
+def _report(answer: Answer, reports: DicomReports) -> Answer:
+    """Returns the answer with the path of its report, or with the reason why there is none."""
+    try:
+        report = reports.write(answer.path, answer.probs, answer.found, answer.unlike_training)
+    except DataError as error:
+        return Answer(answer.path, error=str(error))
+    return dataclasses.replace(answer, report=report)
 
 
 def _names(class_names, mask) -> tuple[str, ...]:
