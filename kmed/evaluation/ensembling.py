@@ -11,6 +11,7 @@ from kmed.config import Config, ModelConfig, load_config
 from kmed.data.prepare import open_table
 from kmed.data.splits import write_splits
 from kmed.errors import ConfigError
+from kmed.evaluation.cases import check_columns
 from kmed.evaluation.decisions import fit_on_validation
 from kmed.evaluation.inference import novelty_reference, predict_with_distances, run_table
 from kmed.evaluation.members import (
@@ -103,7 +104,9 @@ def write_ensemble(plan: Plan) -> Run:
     with exclusive(plan.out, taken=f"Another process is writing {plan.out}. Wait for it, or stop it first."):
         if Run(plan.out).config.exists():  # of a process that was faster
             check_vacant(plan.out)
-        judged = judge_pictures(list(plan.members), open_table(plan.config))
+        table = open_table(plan.config)
+        check_columns(table.rows, plan.config.evaluate)
+        judged = judge_pictures(list(plan.members), table)
         _describe(plan, judged)
         with replacing(plan.out) as temporary:
             temporary.mkdir()

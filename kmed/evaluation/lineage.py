@@ -3,27 +3,96 @@
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
+from kmed.config import Config
+from kmed.data.table import Table
 from kmed.errors import RunError
-from kmed.evaluation.members import read_members
 from kmed.models.weight_files import is_earlier_run
 from kmed.progress import warn
 from kmed.runs import Run
+from kmed.schemas.records import EnsembleFile
 
 
 def trained_pictures(run: Run) -> pd.DataFrame:
     """Returns the text columns path and group of the pictures that a run has trained on, each once.
 
-    Those of the members of an ensemble, of a run's teacher and of the run that it started from count too. If a teacher
-    or such a run is gone, a warning says that its pictures are not known.
+    Those of the members of an ensemble, of a run's teacher and of the run that it started from count too, unless these
+    are of other data. If a teacher or such a run is gone, a warning says that its pictures are not known.
 
     Raises: RunError: a splits.csv is missing or damaged, or a member of an ensemble is gone.
     """
     runs = {each.folder.resolve(): each for each in _family(run, set())}
-    frames = [each.read_splits() for each in runs.values()]
-    rows = pd.concat([frame[frame["split"] == "train"] for frame in frames])[["path", "group"]]
+    frames = [each.read_splits() for each in runs.values() if _is_of_same_data(run, each)]
+    rows = pd.concat([pd.DataFrame(columns=["path", "group", "split"]), *frames])
+    rows = rows.loc[rows["split"] == "train", ["path", "group"]]
     return rows.drop_duplicates().reset_index(drop=True)
+
+
+def are_known(rows: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
+    """Returns bool (N,), which rows are pictures of `known` (from `trained_pictures`), or others of their groups."""
+    return (rows["path"].isin(known["path"]) | rows["group"].isin(known["group"])).to_numpy()
+
+
+def describe_leak(source: Run, table: Table) -> str:
+    """Returns which images outside the training split a run has trained on, or on others of their groups; "" if none.
+
+    Args:
+      source: what another run learns from.
+      table: the images of that run with their splits.
+    """
+    rows = table.rows
+    leaked = are_known(rows, trained_pictures(source)) & (rows["split"] != "train").to_numpy()
+    if not leaked.any():
+        return ""
+    found = " and ".join(
+        f"{leaked[part].sum()} of {len(part)} images of {name}"
+        for name, part in rows.groupby("split").indices.items()
+        if leaked[part].any()
+    )
+    return f"{found}, or on images of their groups, such as {rows['path'][leaked].iloc[0]}"
+
+
+def leak_of_weights(config: Config, table: Table) -> str:
+    """Returns a sentence on the images outside the training split that the weights of a new run have seen; "" if none.
+
+    Args:
+      config: its settings.
+      table: its images with their splits.
+    """
+    source = _source_of_weights(config)
+    if source is None or not source.splits.exists():
+        return ""
+    same_place = source.read_config().data.path == config.data.path
+    if not same_place and set(source.read_classes().class_names) != set(table.class_names):
+        return ""  # other data, whose patients 1 to 100 are others
+    leak = describe_leak(source, table)
+    return leak and f"the weights come from {source.folder}, which has trained on {leak}."
+
+
+def _is_of_same_data(run: Run, source: Run) -> bool:
+    """Returns whether two runs are of the same data: of the same place, or of the same classes.
+
+    Patients 1 to 100 of other data are other patients. If other data have images of the same names, a warning says so.
+    """
+    if source.folder.resolve() == run.folder.resolve():
+        return True
+    if run.read_config().data.path == source.read_config().data.path:
+        return True
+    if set(run.read_classes().class_names) == set(source.read_classes().class_names):
+        return True
+    if shared := len(set(run.read_splits()["path"]) & set(source.read_splits()["path"])):
+        warn(
+            f"Warning: {run.folder} learnt from {source.folder}, which has other classes and other data, but {shared} "
+            "images of the same names. If they are the same images, the scores may be too good."
+        )
+    return False
+
+
+def read_members(run: Run) -> EnsembleFile:
+    """Returns the content of an ensemble's ensemble.json. Raises RunError if it is damaged."""
+    return EnsembleFile.model_validate(run.read_json(run.ensemble))
 
 
 def _family(run: Run, seen: set[pathlib.Path]) -> Iterator[Run]:
@@ -59,11 +128,20 @@ def _members(run: Run) -> list[Run]:
 def _sources(run: Run) -> list[Run]:
     """Returns the runs that a run names as its teacher and as the origin of its weights."""
     config = run.read_config()
-    named = [config.train.teacher] if config.train.teacher is not None else []
-    if config.model.weights is not None and _names_a_run(config.model.weights):
-        named.append(config.model.weights)
-    paths = [pathlib.Path(name) for name in named]
-    return [Run(path.parent if path.suffix == ".keras" else path) for path in paths]
+    teacher = None if config.train.teacher is None else _run_of(config.train.teacher)
+    return [source for source in (teacher, _source_of_weights(config)) if source is not None]
+
+
+def _source_of_weights(config: Config) -> Run | None:
+    """Returns the run that the weights come from; None if they come from elsewhere."""
+    if config.model.weights is None or not _names_a_run(config.model.weights):
+        return None
+    return _run_of(config.model.weights)
+
+
+def _run_of(name: str) -> Run:
+    path = pathlib.Path(name)
+    return Run(path.parent if path.suffix == ".keras" else path)
 
 
 def _names_a_run(weights: str) -> bool:

@@ -1,6 +1,7 @@
 """The members of an ensemble: which runs fit together, which of them may judge a picture, and how they are averaged.
 
-A picture is judged only by members that have not been trained on its group. Held-out pictures (the test split) must be
+A picture is judged only by members that have not been trained on its group, and have not learnt from a run (a teacher,
+or the start of the weights) that has. Held-out pictures (the test split) must be
 new to every member. Of the others, those that some members have not been trained on become the validation split, where
 each picture is judged by these members alone; so the runs of a cross-validation are judged out of fold.
 """
@@ -17,13 +18,13 @@ from kmed.data.splits import HELD_OUT, JUDGED_BY, check_same_labels
 from kmed.data.table import Table
 from kmed.errors import DataError, RunError
 from kmed.evaluation.inference import predict, predict_members, run_table
+from kmed.evaluation.lineage import are_known, read_members, trained_pictures
 from kmed.evaluation.novelty import feature_model
 from kmed.labels import describe_difference
 from kmed.metrics.baselines import Prior, count_prior
 from kmed.models.combined import AVERAGES
 from kmed.reading import damaged
 from kmed.runs import Run, finished_run, judged_run
-from kmed.schemas.records import EnsembleFile
 from kmed.tasks import Task, get_task
 
 
@@ -118,7 +119,7 @@ def judge_pictures(runs: list[Run], table: Table) -> Judged:
       runs: the members.
       table: the pictures, as they are read from the data.
     Raises: DataError: the members are of other pictures, labels or groups. RunError: a member has seen a held-out
-      picture.
+      picture, or all members have been trained on all others.
     """
     tables = [run_table(run, table) for run in runs]
     for run, own in zip(runs, tables, strict=True):
@@ -127,18 +128,24 @@ def judge_pictures(runs: list[Run], table: Table) -> Judged:
     shown = tables[0]
     splits = np.stack([own.rows["split"].to_numpy(str) for own in tables], axis=1)  # (N, M)
     folds = np.stack([own.rows.get("fold", shown.rows["split"].map(lambda _: "")) for own in tables], axis=1)
-    trained, chosen = (_by_group(shown, splits == name) for name in ("train", "val"))
+    known = np.stack([are_known(shown.rows, trained_pictures(run)) for run in runs], axis=1)
+    trained, chosen, learned = (_by_group(shown, seen) for seen in (splits == "train", splits == "val", known))
     held_out = (~np.isin(splits, ("train", "val")) & (folds == "")).any(axis=1)
-    _check_unseen(runs, shown.take(held_out), trained[held_out], chosen[held_out])
-    judges = ~trained
+    _check_unseen(runs, shown.take(held_out), trained[held_out], chosen[held_out], learned[held_out])
+    judges = ~(trained | learned)
     new = np.where(judges.any(axis=1), "val", "train").astype(object)
     new[held_out] = np.where(splits[held_out, 0] == HELD_OUT, "test", splits[held_out, 0])
+    if not (new == "val").any():
+        raise RunError(
+            "All members of this ensemble were trained on all of its validation pictures, or learnt from runs that "
+            "were, so it cannot be calibrated. Add a member that has not seen them."
+        )
     names = np.array(["|".join(str(member + 1) for member in np.flatnonzero(row)) for row in judges], dtype=object)
-    learned = shown.take((splits == "train").any(axis=1))
+    training = shown.take((splits == "train").any(axis=1))
     rows = shown.rows.drop(columns="fold", errors="ignore")
     return Judged(
         table=shown.replace(rows=rows.assign(**{"split": new, JUDGED_BY: names})),
-        prior=count_prior(learned.labels, shown.class_names, learned.rows["group"].nunique()),
+        prior=count_prior(training.labels, shown.class_names, training.rows["group"].nunique()),
         first=splits[:, 0],
     )
 
@@ -159,17 +166,28 @@ def _by_group(table: Table, seen: np.ndarray) -> np.ndarray:
     return np.stack([groups.isin(groups[column]).to_numpy() for column in seen.T], axis=1)
 
 
-def _check_unseen(runs: list[Run], held_out: Table, trained: np.ndarray, chosen: np.ndarray) -> None:
-    """Raises RunError if a member has seen a held-out picture, or another one of its group."""
-    for run, learned, looked in zip(runs, trained.T, chosen.T, strict=True):
-        seen = learned | looked
-        if seen.any():
-            parts = [(learned, "trained on {} of"), (looked & ~learned, "chose its epoch by {} of")]
-            does = " and ".join(text.format(mask.sum()) for mask, text in parts if mask.any())
+def _check_unseen(runs: list[Run], held_out: Table, *seen: np.ndarray) -> None:
+    """Raises RunError if a member has seen a held-out picture, or another one of its group.
+
+    Args:
+      runs: M members.
+      held_out: N pictures.
+      seen: bool (N, M) each: what the members were trained on, what they chose their epochs by, and what runs that they
+        learnt from were trained on.
+    """
+    for member, run in enumerate(runs):
+        trained, chosen, learned = (each[:, member] for each in seen)
+        parts = [
+            (trained, "was trained on {} of"),
+            (chosen & ~trained, "chose its epoch by {} of"),
+            (learned & ~trained & ~chosen, "learnt from runs that were trained on {} of"),
+        ]
+        if does := " and ".join(text.format(mask.sum()) for mask, text in parts if mask.any()):
+            first = (trained | chosen | learned).argmax()
             raise RunError(
-                f"{run.folder} {'was ' if learned.any() else ''}{does} the {len(held_out)} held-out pictures of this "
-                f"ensemble (or others of their groups), such as {held_out.rows['path'][seen].iloc[0]}: its scores "
-                "would be too good. Leave this member out, or train it on the splits of the others (data.splits)."
+                f"{run.folder} {does} the {len(held_out)} held-out pictures of this ensemble (or others of their "
+                f"groups), such as {held_out.rows['path'].iloc[first]}: its scores would be too good. Leave this "
+                "member out, or train it on the splits of the others (data.splits)."
             )
 
 
@@ -276,8 +294,3 @@ def disagreement(logits: np.ndarray, task: Task) -> np.ndarray:
       task: that of the members.
     """
     return _ACTIVATIONS[task.activation](np.asarray(logits, np.float64)).std(axis=1).max(axis=1)
-
-
-def read_members(run: Run) -> EnsembleFile:
-    """Returns the content of an ensemble's ensemble.json. Raises RunError if it is damaged."""
-    return EnsembleFile.model_validate(run.read_json(run.ensemble))

@@ -21,7 +21,7 @@ from kmed.data.pipeline import Pipeline
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation import inference
-from kmed.evaluation.lineage import trained_pictures
+from kmed.evaluation.lineage import are_known, describe_leak, trained_pictures
 from kmed.files import write_json
 from kmed.labels import describe_difference
 from kmed.models.keras_file import load_run_model
@@ -100,32 +100,27 @@ def check_lessons(config: Config, table: Table) -> None:
             f"The teacher {run.folder} was trained with data.range={low}-{high} and would see images of another "
             f"brightness. Received: {config.data.range}. Set data.range={low}-{high}."
         )
-    _check_unseen(run, table)
+    _check_unseen(run, table, config)
 
 
-def _check_unseen(run: Run, table: Table) -> None:
+def _check_unseen(run: Run, table: Table, config: Config) -> None:
     """Raises RunError if a teacher has trained on images, or on other images of groups, that judge the student."""
-    rows, known = table.rows, trained_pictures(run)
-    seen = (rows["path"].isin(known["path"]) | rows["group"].isin(known["group"])).to_numpy()
-    if not seen.any():
+    known = trained_pictures(run)
+    if not are_known(table.rows, known).any():
         warn(
             f"Warning: none of the {len(known)} images that the teacher has trained on is in these data by its name. "
             "If they are the same images under other names, the scores may be too good."
         )
-    judging = (rows["split"] != "train").to_numpy()
-    if not (leaked := seen & judging).any():
+    if not (leak := describe_leak(run, table)):
         return
-    found = " and ".join(
-        f"{leaked[part].sum()} of {len(part)} images of {name}"
-        for name, part in rows.groupby("split").indices.items()
-        if leaked[part].any()
-    )
     own = run.read_splits()
     clean = not own["path"][own["split"] != "train"].isin(known["path"]).any()  # not so if folds were put together
-    hint = f"Split the data as the teacher did, with --set data.splits={run.splits}, or take" if clean else "Take"
+    hint = "Take"
+    if clean and config.data.fold is None:
+        hint = f"Split the data as the teacher did, with --set data.splits={run.splits}, or take"
     raise RunError(
-        f"The teacher {run.folder} has trained on {found}, or on images of their groups, such as "
-        f"{rows['path'][leaked].iloc[0]}: the scores would be too good. {hint} a teacher that has not seen them."
+        f"The teacher {run.folder} has trained on {leak}: the scores would be too good. {hint} a teacher that has not "
+        "seen them."
     )
 
 

@@ -15,13 +15,14 @@ from kmed.errors import ConfigError, RunError, suggest
 from kmed.evaluation import run_evaluation
 from kmed.evaluation.cases import check_columns
 from kmed.evaluation.inference import run_table
+from kmed.evaluation.lineage import leak_of_weights
 from kmed.files import write_json
 from kmed.models.build import check_model
 from kmed.models.combined import check_views
 from kmed.models.registry import resolve_name
-from kmed.models.weight_files import normalization_of
+from kmed.models.weight_files import is_earlier_run, normalization_of
 from kmed.models.weights import check_weights
-from kmed.progress import say
+from kmed.progress import say, warn
 from kmed.reading import read_json
 from kmed.runs import (
     Run,
@@ -96,6 +97,10 @@ def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
     check_columns(table.rows, config.evaluate)
     config = with_range(config, table)
     check_lessons(config, table)
+    if leak := leak_of_weights(config, table):
+        warn(
+            f"Warning: {leak} If they are the same images, the scores will be too good, and no ensemble takes this run."
+        )
     print_counts(table)
     config.write(run.config)
     write_classes(run, config, table.class_names)
@@ -266,7 +271,10 @@ def with_range(config: Config, table: Table) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Returns the settings with absolute paths to the data and the teacher, so that a run resumes in any folder."""
+    """Returns the settings with absolute paths to the data, the teacher and an earlier run that the weights come from.
+
+    The run then resumes in any folder, and what it has learnt from is known for good.
+    """
     data = config.data
     given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv, "corrections": data.corrections}
     given |= {name: value for name, value in (("group", data.group), ("cluster", data.cluster)) if _is_file(value)}
@@ -275,6 +283,9 @@ def with_absolute_paths(config: Config) -> Config:
     if config.train.teacher is not None:  # saved_models/latest will soon be another run
         teacher = str(pathlib.Path(config.train.teacher).expanduser().resolve())
         changes["train"] = config.train.model_copy(update={"teacher": teacher})
+    if config.model.weights is not None and is_earlier_run(config.model.weights):
+        weights = str(pathlib.Path(config.model.weights).resolve())
+        changes["model"] = config.model.model_copy(update={"weights": weights})
     return config.model_copy(update=changes)
 
 

@@ -16,6 +16,8 @@ from kmed.data.prepare import open_table, prepare_folds
 from kmed.data.splits import check_same_labels, choose_fold, read_splits, write_splits
 from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError, shorten
+from kmed.evaluation.cases import check_columns
+from kmed.evaluation.lineage import leak_of_weights
 from kmed.evaluation.pooling import Part, part_name, write_pooled
 from kmed.files import clear_leftovers, exclusive, is_vacant, write_json
 from kmed.progress import format_time, say
@@ -27,6 +29,7 @@ from kmed.runs import COMBINED, CROSSVAL, Run, has_ended
 from kmed.schemas import tables
 from kmed.schemas.records import CrossvalFile, check, stamped
 from kmed.training import fit
+from kmed.training.distillation import check_lessons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +153,22 @@ def open_pictures(plan: Plan) -> tuple[Table, Config]:
     table, _ = prepare_folds(table, config, functools.partial(_read_folds if stored else _draw_folds, plan=plan))
     config = fit.with_range(config, table)
     if not stored:
-        for fold in range(plan.folds):
-            fit.check_monitor(config, choose_fold(table, fold))
+        for part in plan.parts[: plan.folds]:
+            _check_fold(plan.settings_of(part, config), choose_fold(table, part.fold))
     _store_folds(plan, table)
     return decode_table(table, Resizing.from_settings(config.data), config.data.cache), config
+
+
+def _check_fold(config: Config, table: Table) -> None:
+    """Raises an error if a run of a fold could not be trained, or not be judged by its fold: now, not after hours."""
+    fit.check_monitor(config, table)
+    check_columns(table.rows, config.evaluate)
+    check_lessons(config, table)
+    if leak := leak_of_weights(config, table):
+        raise RunError(
+            f"A cross-validation needs weights that have seen none of its images, but {leak} The scores would be too "
+            "good. Give other weights."
+        )
 
 
 def _draw_folds(table: Table, plan: Plan) -> Table:

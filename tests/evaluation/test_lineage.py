@@ -2,12 +2,14 @@
 
 import logging
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from kmed.config import load_config
+from kmed.data.table import Table
 from kmed.errors import RunError
-from kmed.evaluation.lineage import trained_pictures
+from kmed.evaluation.lineage import leak_of_weights, trained_pictures
 from kmed.files import write_json
 from kmed.runs import Run, write_classes
 from kmed.schemas.records import stamped
@@ -88,3 +90,30 @@ def test_a_source_that_is_gone_is_said(make_run, tmp_path, caplog, setting):
     with caplog.at_level(logging.WARNING, logger="kmed"):
         assert names(run) == ["a1"]
     assert len(set(caplog.messages)) == 1 and "gone, which is gone: its training pictures are" in caplog.messages[0]
+
+
+def in_classes(run, *names, **settings):
+    """Gives a run classes and settings, and returns it."""
+    config = load_config(run.config, [*settings.items(), ("task", "multiclass")])
+    config.write(run.config)
+    write_classes(run, config, names)
+    run.model.touch()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("classes", "place", "same"), [("ab", "here", True), ("ba", "there", True), ("xy", "there", False)]
+)
+def test_the_pictures_of_other_data_are_others(make_run, tmp_path, caplog, classes, place, same):
+    first = in_classes(make_run("first", {"a1": "train", "b1": "val"}), *classes, **{"data.path": place})
+    settings = {"model.weights": str(first.folder), "data.path": "here"}
+    second = in_classes(make_run("second", {"b1": "train", "a1": "test"}, **settings), "a", "b")
+    logging.getLogger("kmed").propagate = True
+    with caplog.at_level(logging.WARNING, logger="kmed"):
+        assert names(second) == (["a1", "b1"] if same else ["b1"])
+    assert ("has other classes and other data, but 2 images of the same names" in caplog.text) == (not same)
+    rows = pd.DataFrame({"path": ["a2", "c1", "b1"], "group": ["a", "c", "b"], "split": ["test", "val", "train"]})
+    table = Table(rows.assign(cluster=rows["group"]), np.eye(2)[[0, 1, 0]], ("a", "b"), "multiclass", "drawn")
+    leak = leak_of_weights(second.read_config(), table)
+    text = f"the weights come from {first.folder}, which has trained on 1 of 1 images of test, or on images of their"
+    assert leak.startswith(text) if same else not leak

@@ -94,6 +94,30 @@ def test_a_picture_of_the_same_patient_counts_as_seen(table, member):
         members.judge_pictures([member("one", table), member("two", leaky)], table)
 
 
+@pytest.mark.parametrize("setting", ["train.teacher", "model.weights"])
+def test_a_member_that_learnt_from_a_run_that_has_seen_pictures_does_not_judge_them(table, member, setting):
+    leaky = member("leaky", moved(table, g06="train"))
+    seen_val = member("seen_val", moved(table, g04="train"))
+    for run in (leaky, seen_val):
+        run.model.touch()
+    one, two = member("one", table), member("two", table, f"{setting}={leaky.folder}")
+    message = "two learnt from runs that were trained on 2 of the 8 held-out pictures .*, such as 12: its scores would"
+    for runs in ([one, two], [two, one], [two]):
+        with pytest.raises(RunError, match=message):
+            members.judge_pictures(runs, table)
+    three = member("three", table, f"{setting}={seen_val.folder}")
+    judged = members.judge_pictures([one, three], table).table.rows.set_index("group")
+    assert set(judged.loc["g04", JUDGED_BY]) == {"1"} and set(judged.loc["g05", JUDGED_BY]) == {"1|2"}
+    assert judged["split"].tolist() == table.rows["split"].tolist()
+    everything = member(
+        "everything", table.with_columns(split=table.rows["split"].replace("val", "train").to_numpy(object))
+    )
+    everything.model.touch()
+    with pytest.raises(RunError, match="so it cannot be calibrated. Add a member that has not seen them") as raised:
+        members.judge_pictures([member("four", table, f"{setting}={everything.folder}")], table)
+    assert "\n" not in str(raised.value)
+
+
 def test_folds_without_a_test_split_are_judged_out_of_fold(table, member):
     folded = assign_folds(table.with_columns(split=np.full(32, "", dtype=object)), 4)
     runs = [member(f"fold{fold}", choose_fold(folded, fold), f"data.fold={fold}") for fold in range(4)]

@@ -214,6 +214,17 @@ def test_mistakes_are_one_line_and_leave_nothing(data, tmp_path, monkeypatch, mo
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("option", ["--weights=", "--set=train.teacher="])
+def test_what_has_seen_the_pictures_teaches_no_fold(whole, data, tmp_path, option):
+    result = CliRunner().invoke(
+        main, arguments(data, f"{option}{whole[0] / 'fold0'}", "--out", tmp_path / "new" / "deep")
+    )
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "has trained on " in result.output and "images of val, or on images of their groups" in result.output
+    assert "the scores would be too good" in result.output.lower() and "data.splits" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_holds_one_cross_validation(whole, data):
     for more, difference in ((["--folds", "4"], f"folds={FOLDS}"), (["--lr", "0.1"], "train.learning_rate=0.001")):
         result = CliRunner().invoke(main, [*arguments(data, "--out", whole[0]), *more])
