@@ -28,8 +28,7 @@ def load_backend() -> None:
 
     Raises: ConfigError: the backend is not installed.
     """
-    if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("jax") is not None:
-        os.environ.setdefault("KERAS_BACKEND", "jax")
+    choose_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with captured_stderr() as captured:
         try:
@@ -41,6 +40,13 @@ def load_backend() -> None:
         except BaseException:
             sys.stderr.write(captured())
             raise
+
+
+def choose_backend() -> str:
+    """Returns the name of the backend that Keras will take, or has taken, and settles it for this process."""
+    if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("jax") is not None:
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+    return os.environ.get("KERAS_BACKEND") or "tensorflow"
 
 
 def hide_retracing_warnings() -> None:
@@ -149,29 +155,55 @@ def cpu_has_bfloat16() -> bool:
 
 
 def distribution(devices: list[str] | None = None):
-    """Returns tf.distribute's MirroredStrategy over several devices, or None for a single one.
+    """Returns what spreads each batch over several devices, or None for a single device.
+
+    That is tf.distribute's MirroredStrategy on TensorFlow, and Keras' DataParallel on JAX.
 
     Args:
-      devices: names such as ["GPU:0", "GPU:1"] or ["CPU:0", "CPU:1"]; None takes every GPU.
-    Raises: ConfigError: a device that does not exist, or several devices on a backend other than TensorFlow.
+      devices: names such as ["GPU:0", "GPU:1"] or ["CPU:0", "CPU:1"]; None takes every GPU, and in a run of several
+        processes every device of each.
+    Raises: ConfigError: a device that does not exist, devices named in a run of several processes, or several devices
+      on a backend that has neither.
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        if devices and len(devices) > 1:
-            raise ConfigError(
-                f"train.devices takes several devices only on TensorFlow. Received: {devices} "
-                f"on {keras.backend.backend()}. Leave it out."
-            )
-        return None
-    import tensorflow as tf
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
 
-    present = [device.name.split(":", 1)[1].removeprefix("device:") for device in tf.config.list_logical_devices()]
-    present = [name for name in present if name.split(":")[0] in ("CPU", "GPU")]
+        names = [device.name.split(":", 1)[1].removeprefix("device:") for device in tf.config.list_logical_devices()]
+        chosen = _choose_devices(devices, [name for name in names if name.split(":")[0] in ("CPU", "GPU")])
+        return tf.distribute.MirroredStrategy(chosen) if len(chosen) > 1 else None
+    if backend == "jax":
+        import jax
+
+        present = [name.upper() for name in keras.distribution.list_devices()]
+        if jax.process_count() > 1:
+            if devices:
+                raise ConfigError(
+                    f"train.devices cannot be chosen in a run of {jax.process_count()} processes, which uses every "
+                    f"device of each. Received: {devices}. Leave it out."
+                )
+            chosen = present
+        else:
+            chosen = _choose_devices(devices, present)
+        lower = [name.lower() for name in chosen]
+        # Each process brings its own part of a batch, so Keras must not take a part of that once more.
+        return keras.distribution.DataParallel(devices=lower, auto_shard_dataset=False) if len(chosen) > 1 else None
+    if devices and len(devices) > 1:
+        raise ConfigError(
+            f"train.devices takes several devices only on TensorFlow and JAX. Received: {devices} on {backend}. "
+            "Leave it out."
+        )
+    return None
+
+
+def _choose_devices(devices: list[str] | None, present: list[str]) -> list[str]:
+    """Returns the names that were asked for, or those of all GPUs. Raises ConfigError if one is not present."""
     chosen = devices or [name for name in present if name.startswith("GPU")]
     if missing := [name for name in chosen if name not in present]:
         raise ConfigError(f"train.devices names {missing[0]!r}, which does not exist. Available: {', '.join(present)}.")
-    return tf.distribute.MirroredStrategy(chosen) if len(chosen) > 1 else None
+    return chosen
 
 
 def scope(strategy):

@@ -58,7 +58,7 @@ def one_line_errors(continue_with: str = ""):
             yield
     except KmedError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _exit(error.exit_code)
     except BrokenPipeError:  # the reader of the output has stopped, as `head` does
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains when it flushes at exit
         sys.exit(1)
@@ -68,7 +68,14 @@ def one_line_errors(continue_with: str = ""):
     except KeyboardInterrupt as stop:
         hint = f" To continue a run that has finished an epoch: {continue_with}" if continue_with else ""
         click.echo(f"Interrupted.{hint}", err=True)
-        sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+        _exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+
+
+def _exit(code: int):
+    """Ends the process; if it trains together with others, without waiting for them."""
+    if training := sys.modules.get("kmed.training.processes"):
+        training.end(code)
+    sys.exit(code)
 
 
 def open_finished(run_folder):

@@ -52,6 +52,10 @@ def recipe_options(command):
     help="Continue an interrupted run with its own settings.",
 )
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
+@click.option("--distributed", is_flag=True, help="Train with the other processes that Slurm or Open MPI has started.")
+@click.option("--coordinator", metavar="HOST:PORT", help="Train with other processes: where the first one listens.")
+@click.option("--num-processes", metavar="N", type=int, help="How many processes there are.")
+@click.option("--process-id", metavar="I", type=int, help="Which of them this is, from 0.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
 def train(quiet, **arguments):
     """Train a model, score it once on the test split, and write a run folder.

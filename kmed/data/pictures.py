@@ -40,6 +40,8 @@ class Pictures:
         resizing: Resizing,
         cache: str = "auto",
         cache_dir: str | os.PathLike | None = None,
+        *,
+        as_needed: bool = False,
     ):
         """Decodes all pictures right away, unless `cache` is "none" or there is no room for them.
 
@@ -50,6 +52,8 @@ class Pictures:
             what is free, else the disk if there is room, else none.
           cache_dir: the folder of the disk cache, kept for the next run; None uses a temporary
             folder that is removed with this object.
+          as_needed: decodes each picture when it is first asked for, and keeps it in memory if `cache` is not "none"
+            and there is room for all of them. So a process that trains on a part of them reads no others.
         Raises: DataError: an unreadable picture, or an argument that is not legal.
         """
         check_word("cache", cache, CACHES)
@@ -63,10 +67,17 @@ class Pictures:
             self._sources = table.files
             self._read = functools.partial(read_image, resizing=resizing)
         self._pixels: np.ndarray | None = None
+        self._held: np.ndarray | None = None  # bool (N,): which of the pictures have been read, if not all
         if table.images is not None and table.images.shape == self.shape and table.images.dtype == np.uint8:
             self.place, self._pixels = "table", table.images
             return
         folder = pathlib.Path(cache_dir) if cache_dir is not None else None
+        if as_needed:
+            fits = int(np.prod(self.shape)) <= MEMORY_SHARE * free_memory()
+            self.place = "memory" if cache != "none" and fits else "none"
+            if self.place == "memory":  # pages that nobody writes to take no memory
+                self._pixels, self._held = np.empty(self.shape, np.uint8), np.zeros(len(table), bool)
+            return
         self.place = _choose_place(int(np.prod(self.shape)), folder) if cache == "auto" else cache
         if self.place == "memory":
             self._pixels = self._fill(np.empty(self.shape, np.uint8))
@@ -76,16 +87,25 @@ class Pictures:
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns uint8 (B, H, W, 3), the pictures of these rows of the table."""
         if self._pixels is not None:
+            if self._held is not None:
+                for _ in self._read_into(self._pixels, rows[~self._held[rows]]):
+                    pass  # which raises the error of an unreadable picture
+                self._held[rows] = True
             return np.asarray(self._pixels[rows])
         return np.stack(list(self._pool.map(self._read, [self._sources[row] for row in rows])))
 
     def _fill(self, pixels: np.ndarray) -> np.ndarray:
+        for _ in track(self._read_into(pixels, range(len(pixels))), "Reading pictures", len(pixels)):
+            pass
+        return pixels
+
+    def _read_into(self, pixels: np.ndarray, rows):
+        """Yields once for each of the rows that has been read."""
+
         def place(row):
             pixels[row] = self._read(self._sources[row])
 
-        for _ in track(self._pool.map(place, range(len(pixels))), "Reading pictures", len(pixels)):
-            pass
-        return pixels
+        return self._pool.map(place, rows)
 
     def _on_disk(self, folder: pathlib.Path | None, settings: str) -> np.ndarray:
         if folder is None:

@@ -107,6 +107,7 @@ class Pipeline:
         sample: str = "image",
         backend: str | None = None,
         targets: np.ndarray | None = None,
+        part: tuple[int, int] = (0, 1),
     ):
         """
         Args:
@@ -120,6 +121,8 @@ class Pipeline:
             its clusters equally often, so that many images of one photograph or patient do not outweigh the others.
           backend: "tensorflow" or "memory"; None uses tf.data if Keras runs on TensorFlow.
           targets: (N, J) numbers that are put behind the labels of each row, such as a teacher's answers.
+          part: (index, number) of the processes that train together: of each training batch, only this one's equal
+            part is read and returned. Only with the backend "memory".
         Raises: DataError: an argument outside its range, or an unreadable picture.
         """
         if batch_size < 1:
@@ -133,6 +136,12 @@ class Pipeline:
         self.batch_size = min(batch_size, len(table))
         self.steps_per_epoch = steps_per_epoch(len(table), batch_size)
         self._augmentation = augmentation or Augmentation()
+        self._part, self._num_parts = part
+        if self.batch_size % self._num_parts:
+            raise DataError(
+                f"A batch of {self.batch_size} cannot be shared equally by {self._num_parts} processes. Set "
+                f"train.batch_size to a multiple of {self._num_parts}, no larger than the {len(table)} images."
+            )
         self._clusters, self._classes = _choose_clusters(table, sample)
         labels = table.labels if targets is None else np.concatenate([table.labels, targets], axis=1)
         self._rows = [np.asarray(labels, np.float32)]
@@ -140,7 +149,7 @@ class Pipeline:
             self._rows.append(_row_weights(table, class_weights))
         # Keeps the plan of the current epoch, and of the next one, which a prefetching reader may have started.
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
-        self.pictures = Pictures(table, resizing, cache, cache_dir)
+        self.pictures = Pictures(table, resizing, cache, cache_dir, as_needed=self._num_parts > 1)
         self._augment = _compile(Augmenter(self._augmentation))
         self._failure = None
 
@@ -215,9 +224,20 @@ class Pipeline:
     def _training_batch(self, first_epoch: int, step: int):
         epochs, step = divmod(step, self.steps_per_epoch)
         plan = self.plan(first_epoch + epochs)
-        loaded = self._load(plan.order[self._slice(step)])
-        changed = self._augment(loaded[0], plan.draws[self._slice(step)], *loaded[1:])
-        return tuple(keras.ops.convert_to_numpy(values) for values in changed)
+        own, size = self._own_rows(step)
+        loaded = self._load(plan.order[own])
+        changed = self._augment(loaded[0], plan.draws[own], *loaded[1:])
+        return tuple(keras.ops.convert_to_numpy(values)[:size] for values in changed)
+
+    def _own_rows(self, step: int) -> tuple[np.ndarray, int]:
+        """Returns (the rows of the plan that this process's part of a batch is made of, the number of rows in it).
+
+        Mixing takes the next row of the batch too, so one more is read than the part has.
+        """
+        batch = np.arange(self.batch_size) + step * self.batch_size
+        size = self.batch_size // self._num_parts
+        more = int(self._augmentation.mixes and self._num_parts > 1)
+        return np.take(batch, np.arange(size + more) + self._part * size, mode="wrap"), size
 
     # ----- with tf.data -----
 

@@ -1,5 +1,6 @@
 """`kmed.fit` and `kmed.resume`: train a model on a table, score it once, and leave a run folder."""
 
+import contextlib
 import math
 import pathlib
 
@@ -39,12 +40,15 @@ from kmed.runs import (
 )
 from kmed.schemas.records import Classes, check, stamped
 from kmed.tasks import TASKS, get_task
+from kmed.training import processes
 from kmed.training.distillation import check_lessons, check_same_teacher, check_teacher, record_teacher
 from kmed.training.fine_tuning import describe_recipe, with_recipe
 from kmed.training.loop import quick_scores, remove_leftovers, train
 
 # Settings with the value for which a run stores another one, found from its data or its weights.
 RESOLVED = (("task", "auto"), ("model.normalization", None), ("data.range", "auto"))
+# What the first of several processes finds in the run folder, and the others learn from it.
+BEGINS, CONTINUES, ENDED = range(3)
 
 
 def fit(config: Config | None = None, *, table: Table | None = None, out=None) -> Run:
@@ -66,11 +70,14 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         config = with_task(config, demo_task(config.task) if table is None else table.task)
     given, config = config, with_recipe(config)
     check_settings(config)
-    begun = find_begun(config, out)
-    if begun is not None and not has_ended(begun):
-        say(f"{begun.folder} holds this run, which was interrupted: it is continued.")
-        return resume(begun.folder, table=table)
-    if out is not None:
+    begun = find_begun(config, out) if processes.leads() else None
+    continues = processes.agree(CONTINUES if begun is not None and not has_ended(begun) else BEGINS)
+    if continues == ENDED:
+        return Run(pathlib.Path(out))
+    if continues == CONTINUES:
+        say(f"{out} holds this run, which was interrupted: it is continued.")
+        return resume(out, table=table)
+    if out is not None and processes.leads():
         check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
     config = with_absolute_paths(with_normalization(config))
     describe_recipe(given)
@@ -78,6 +85,9 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         table = open_table(config)
         config = with_task(config, table.task)
         check_task_settings(config)
+    if not processes.leads():
+        with scratch_run() as run:
+            return train(run, *start(run, config, table))
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
         config.write(run.config)  # first, since it makes the folder a run that can be resumed
@@ -134,6 +144,8 @@ def resume(folder, *, table: Table | None = None) -> Run:
       started with.
     """
     run = open_run(folder)
+    if not processes.leads():
+        return resume_beside(run, table)
     with held(run):
         clear_run(run)
         if has_ended(run):
@@ -153,6 +165,26 @@ def resume(folder, *, table: Table | None = None) -> Run:
         check_settings(config)
         table = open_table(config) if table is None else table
         return train(run, *(continue_with(run, config, table) if begun else start(run, config, table)))
+
+
+def resume_beside(run: Run, table: Table | None) -> Run:
+    """Takes part in `resume` as a process that does not write the run folder."""
+    if run.result.exists():
+        return run
+    config, begun = run.read_config(), run.splits.exists()
+    check_settings(config)
+    table = open_table(config) if table is None else table
+    with scratch_run() as own:
+        prepared = continue_with(run, config, table) if begun else start(own, config, table)
+        return train(own, *prepared, checkpoints=run.checkpoints)
+
+
+@contextlib.contextmanager
+def scratch_run():
+    """Yields a Run in a temporary folder, for what a process that does not lead would write."""
+    with files.temporary_folder() as folder:
+        (folder / "run").mkdir()
+        yield Run(folder / "run")
 
 
 def continue_with(run: Run, config: Config, table: Table) -> tuple[Config, Table]:

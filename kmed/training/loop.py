@@ -17,6 +17,7 @@ from kmed.data.augment import Augmentation
 from kmed.data.images import Resizing
 from kmed.data.pipeline import Pipeline
 from kmed.data.table import Table
+from kmed.errors import ConfigError
 from kmed.evaluation import inference, run_evaluation
 from kmed.files import write_frame
 from kmed.models.build import build_model
@@ -26,7 +27,7 @@ from kmed.models.registry import choose_dtype
 from kmed.progress import format_time, say, warn
 from kmed.runs import Run
 from kmed.tasks import LOWER_IS_BETTER, get_task
-from kmed.training import checkpoint
+from kmed.training import checkpoint, processes
 from kmed.training.callbacks import EpochProgress, StopOnNonFiniteLoss, check_finite
 from kmed.training.distillation import describe_teacher, open_teacher, with_teacher
 from kmed.training.ema import WeightAverage
@@ -40,8 +41,15 @@ def write_history(path: pathlib.Path, rows: list[dict]) -> None:
     write_frame(path, pd.DataFrame(rows))
 
 
-def train(run: Run, config: Config, table: Table) -> Run:
-    """Trains for the remaining epochs, then scores the best one. `fit` and `resume` call it."""
+def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path | None = None) -> Run:
+    """Trains for the remaining epochs, then scores the best one. `fit` and `resume` call it.
+
+    Args:
+      run: the run, which has begun.
+      config: its settings.
+      table: its images, with their splits.
+      checkpoints: where an earlier process left its state; None: in the run.
+    """
     settings = config.train
 
     # ---- 1. Global state: devices, seed, arithmetic; the teacher, if there is one -------------------
@@ -54,10 +62,12 @@ def train(run: Run, config: Config, table: Table) -> Run:
     training, validation = table.split("train"), table.split("val")
     targets = None if teacher is None else teacher.answer_all(training, config)
     batches = training_pipeline(training, config, cache_dir=run.cache, targets=targets)
-    val_batches = inference.evaluation_pipeline(validation, config, cache=config.data.cache, cache_dir=run.cache)
+    check_shares(batches, strategy)
+    own = validation.take(processes.own_rows(len(validation))) if processes.number() > 1 else validation
+    val_batches = inference.evaluation_pipeline(own, config, cache=config.data.cache, cache_dir=run.cache)
 
     # ---- 3. Model, optimizer, weight average, as an earlier process left them -----------------------
-    last = checkpoint.newest(run.checkpoints)
+    last = checkpoint.newest(checkpoints or run.checkpoints)
     state = checkpoint.read_state(last)
     with runtime.scope(strategy), runtime.dtype_policy(dtype):
         model = with_teacher(build(config, table, weights=config.model.weights if last is None else None), teacher)
@@ -65,6 +75,7 @@ def train(run: Run, config: Config, table: Table) -> Run:
         start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             continue_from(run, last, state, model, average)
+    judge = local_copy(config, table, dtype) if is_spread_by_keras(strategy) else None
     describe_model(model, config, dtype, [batches.pictures, val_batches.pictures])
     if teacher is not None:
         describe_teacher(teacher, config, batches, epochs=settings.epochs - state.epoch)
@@ -77,8 +88,14 @@ def train(run: Run, config: Config, table: Table) -> Run:
         if 0 < epoch == settings.freeze_epochs:
             with runtime.scope(strategy):
                 start_phase(model, config, training, epoch=epoch, steps=batches.steps_per_epoch)
-        row = {"epoch": epoch + 1, **run_epoch(model, average, batches, config, epoch, estimate=epoch == first)}
-        probs = predict_averaged(model, average, validation, config, val_batches)
+        with runtime.scope(strategy) if judge is not None else contextlib.nullcontext():
+            trained = run_epoch(model, average, batches, config, epoch, estimate=epoch == first)
+        row = {"epoch": epoch + 1, **trained}
+        if judge is None:
+            probs = predict_averaged(model, average, validation, config, val_batches)
+        else:
+            copy_weights(model, average, judge)
+            probs = processes.join_parts(inference.predict(judge, own, config, pipeline=val_batches), len(validation))
         check_finite(probs, epoch + 1)
         row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation, probs).items()}
         row["seconds"] = round(time.monotonic() - start, 1)
@@ -89,6 +106,10 @@ def train(run: Run, config: Config, table: Table) -> Run:
         writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
         say(describe_epoch(row, settings.epochs, improved))
     writer.close()
+    leads = processes.leads()
+    processes.leave()
+    if not leads:
+        return run
 
     # ---- 5. Store the best epoch's weights as a float32 model ---------------------------------------
     choose_epoch(state, settings.monitor)
@@ -144,7 +165,38 @@ def training_pipeline(table: Table, config: Config, *, cache_dir=None, targets=N
         class_weights=class_weights(table.labels) if config.train.class_weights == "balanced" else None,
         sample=config.train.sample,
         targets=targets,
+        part=(processes.index(), processes.number()),
     )
+
+
+def check_shares(batches: Pipeline, strategy) -> None:
+    """Raises ConfigError unless every device gets the same number of a batch's images, as Keras on JAX needs it."""
+    if is_spread_by_keras(strategy) and batches.batch_size % (number := strategy.num_model_replicas):
+        raise ConfigError(
+            f"A batch of {batches.batch_size} cannot be shared equally by {number} devices. Set train.batch_size to a "
+            f"multiple of {number}."
+        )
+
+
+def is_spread_by_keras(strategy) -> bool:
+    """Returns whether `runtime.distribution` returned a distribution of Keras on JAX, not one of TensorFlow."""
+    return isinstance(strategy, keras.distribution.DataParallel)
+
+
+def local_copy(config: Config, table: Table, dtype: str) -> keras.Model:
+    """Returns a model for this process's first device alone, which predicts with the weights of the one in training.
+
+    The weights of that one are spread over all devices; whatever computes with them, all processes must take part in.
+    """
+    with runtime.dtype_policy(dtype):
+        return build(config, table, weights=None)
+
+
+def copy_weights(model: keras.Model, average, judge: keras.Model) -> None:
+    """Gives `judge` the averaged weights of a model that is spread over several devices, or its own without average."""
+    values = average.values if average is not None else [weight.value for weight in model.weights]
+    for weight, value in zip(judge.weights, values, strict=True):
+        weight.assign(np.asarray(keras.ops.convert_to_numpy(value)))
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:

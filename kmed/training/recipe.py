@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from kmed.config import Config
 from kmed.data.demo.sets import read_settings
 from kmed.errors import ConfigError, KmedError
-from kmed.progress import say, warn
+from kmed.progress import configure, say, warn
 from kmed.runs import Run, clear_run, default_folder, has_ended, held, open_run
 from kmed.runtime import load_backend
+from kmed.training import processes
 
 # Argument -> the setting that it stands for; `settings` can change every other one.
 SETTINGS = {
@@ -108,6 +109,10 @@ def train(
     out: str | pathlib.Path | None = None,
     resume: str | pathlib.Path | None = None,
     append: str | pathlib.Path | None = None,
+    distributed: bool = False,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     finished: Callable[[Run], object] | None = None,
 ) -> Run:
     """Trains a model, scores it once on the test split, and leaves a run folder with its report.
@@ -133,8 +138,13 @@ def train(
         missing (figures, row, page) is made. Of the other arguments, only
         `append` and `finished` may be given with it.
       append: a CSV table of results to which the run's row is added.
-      finished: called with the Run after it is scored, before its row is added and its report is drawn.
-    Returns: Run, the paths of the files that were made.
+      distributed: whether several processes train this model together, each with the same arguments; Slurm or Open MPI
+        must have started them. Keras must run on JAX, and all must see the run folder, which the first one writes.
+      coordinator, num_processes, process_id: the same without Slurm or Open MPI: HOST:PORT of the first process, which
+        must be free there, how many there are, and which of them this is, from 0.
+      finished: called with the Run after it is scored, before its row is added and its report is drawn; of several
+        processes, in the first one.
+    Returns: Run, the paths of the files that were made. Of several processes, only the first one makes them.
     Raises: ConfigError: bad settings, or settings given with `resume`. RunError: there is no run to resume, or `out`
       is taken. Other KmedErrors: bad data, a full disk, a loss that is not finite.
     Example:
@@ -144,18 +154,27 @@ def train(
     if resume is not None:
         recipe.check_empty("a run", model=model, out=out)
     chosen = recipe.read(model) if resume is None else open_run(resume).read_config()
+    if distributed or (coordinator, num_processes, process_id) != (None, None, None):
+        processes.join(coordinator, num_processes, process_id)
     load_backend()  # before anything imports Keras
     from kmed.evaluation.result_rows import append_result, check_table
     from kmed.report.run_page import try_report
     from kmed.training import fit
 
+    if not processes.leads():
+        configure(quiet=True)  # the first process reports for all
+        with processes.reporting_lost_ones("kmed train --resume RUN"):
+            return fit.fit(chosen, out=out) if resume is None else fit.resume(resume)
     check_table(append, [chosen.task])
     begun = fit.find_begun(chosen, out) if resume is None else open_run(resume)
     if begun is not None and has_ended(begun) and _complete(begun, append, must=resume is not None):
+        if resume is None:
+            processes.agree(fit.ENDED)
         if finished is not None:
             finished(begun)
         return begun
-    run = fit.fit(chosen, out=out) if resume is None else fit.resume(resume)
+    with processes.reporting_lost_ones("kmed train --resume RUN"):
+        run = fit.fit(chosen, out=out) if resume is None else fit.resume(resume)
     try:
         if finished is not None:
             finished(run)
