@@ -158,7 +158,7 @@ class TrainConfig(Section):
     monitor: str = "val_loss"  # the best epoch has the lowest *_loss or the highest other score
     patience: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs without improvement before a stop; 0: never
     dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"  # auto: the faster one, as measured
-    devices: list[str] | None = None  # such as [GPU:0, GPU:1]; none: every available GPU
+    devices: list[str] | None = None  # such as [GPU:0, GPU:1]; none: every GPU, of each process
     tensorboard: bool = True  # whether logs for TensorBoard are written
 
 

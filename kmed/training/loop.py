@@ -75,7 +75,7 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
         start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             continue_from(run, last, state, model, average)
-    judge = local_copy(config, table, dtype) if is_spread_by_keras(strategy) else None
+    judge = local_copy(config, table, dtype, strategy)
     describe_model(model, config, dtype, [batches.pictures, val_batches.pictures])
     if teacher is not None:
         describe_teacher(teacher, config, batches, epochs=settings.epochs - state.epoch)
@@ -88,14 +88,10 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
         if 0 < epoch == settings.freeze_epochs:
             with runtime.scope(strategy):
                 start_phase(model, config, training, epoch=epoch, steps=batches.steps_per_epoch)
-        with runtime.scope(strategy) if judge is not None else contextlib.nullcontext():
+        with runtime.scope(strategy):
             trained = run_epoch(model, average, batches, config, epoch, estimate=epoch == first)
         row = {"epoch": epoch + 1, **trained}
-        if judge is None:
-            probs = predict_averaged(model, average, validation, config, val_batches)
-        else:
-            copy_weights(model, average, judge)
-            probs = processes.join_parts(inference.predict(judge, own, config, pipeline=val_batches), len(validation))
+        probs = processes.join_parts(predict_averaged(model, judge, average, own, config, val_batches), len(validation))
         check_finite(probs, epoch + 1)
         row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation, probs).items()}
         row["seconds"] = round(time.monotonic() - start, 1)
@@ -183,20 +179,15 @@ def is_spread_by_keras(strategy) -> bool:
     return isinstance(strategy, keras.distribution.DataParallel)
 
 
-def local_copy(config: Config, table: Table, dtype: str) -> keras.Model:
-    """Returns a model for this process's first device alone, which predicts with the weights of the one in training.
+def local_copy(config: Config, table: Table, dtype: str, strategy) -> keras.Model | None:
+    """Returns a model for this process's first device alone, if Keras spreads the one in training over several.
 
-    The weights of that one are spread over all devices; whatever computes with them, all processes must take part in.
+    Whatever computes with the weights of that one, all processes must take part in.
     """
+    if not is_spread_by_keras(strategy):
+        return None
     with runtime.dtype_policy(dtype):
         return build(config, table, weights=None)
-
-
-def copy_weights(model: keras.Model, average, judge: keras.Model) -> None:
-    """Gives `judge` the averaged weights of a model that is spread over several devices, or its own without average."""
-    values = average.values if average is not None else [weight.value for weight in model.weights]
-    for weight, value in zip(judge.weights, values, strict=True):
-        weight.assign(np.asarray(keras.ops.convert_to_numpy(value)))
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
@@ -290,10 +281,24 @@ def run_epoch(model, average, batches: Pipeline, config: Config, epoch: int, *, 
     return {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)), **logs}
 
 
-def predict_averaged(model: keras.Model, average, validation: Table, config: Config, batches: Pipeline) -> np.ndarray:
-    """Returns float32 (N, K), the averaged weights' predictions of the validation split; the model keeps its own."""
-    with average.applied() if average is not None else contextlib.nullcontext():
-        return inference.predict(model, validation, config, pipeline=batches)
+def predict_averaged(model, judge, average, validation: Table, config: Config, batches: Pipeline) -> np.ndarray:
+    """Returns float32 (N, K), the averaged weights' predictions of validation images; the model keeps its own.
+
+    Args:
+      model: the keras.Model in training.
+      judge: a model of this process alone that predicts with the weights, from `local_copy`; None: the model itself.
+      average: the WeightAverage; None: the model's own weights predict.
+      validation: the images.
+      config: the settings.
+      batches: a Pipeline of the same images.
+    """
+    if judge is None:
+        with average.applied() if average is not None else contextlib.nullcontext():
+            return inference.predict(model, validation, config, pipeline=batches)
+    values = average.values if average is not None else [weight.value for weight in model.weights]
+    for weight, value in zip(judge.weights, values, strict=True):
+        weight.assign(np.asarray(keras.ops.convert_to_numpy(value)))
+    return inference.predict(judge, validation, config, pipeline=batches)
 
 
 def quick_scores(config: Config, training: Table, validation: Table, probs: np.ndarray) -> dict:

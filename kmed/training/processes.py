@@ -6,6 +6,7 @@ leads: it alone writes the run folder.
 
 import contextlib
 import os
+import re
 import sys
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from kmed import runtime
 from kmed.errors import ConfigError, RunError
 
+# In the messages of JAX's errors after another process has gone; their types differ with the operation.
+_LOST = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|coordination service|Socket closed|Connection reset")
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
 
 
@@ -42,13 +45,17 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         raise ConfigError("Several processes train one model only on JAX. Install it with: pip install jax") from None
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT
+            coordinator,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
         what = "Neither Slurm nor Open MPI has started this process" if coordinator is None else "They did not meet"
         raise ConfigError(
-            f"The processes cannot be joined. {what}: {str(error).strip().splitlines()[0]} Give --coordinator HOST:PORT, "
-            "--num-processes N and --process-id I to each of them."
+            f"The processes cannot be joined. {what}: {str(error).strip().splitlines()[0]} Give --coordinator "
+            "HOST:PORT, --num-processes N and --process-id I to each of them."
         ) from None
 
 
@@ -129,7 +136,9 @@ def reporting_lost_ones(continue_with: str):
 
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not _LOST.search(str(error)):
+            raise
         raise RunError(
             f"Another of the {number()} processes has ended or cannot be reached. Start all of them again to go on "
             f"after the last finished epoch: {continue_with} ({str(error).strip().splitlines()[0]})"

@@ -102,3 +102,19 @@ def test_a_disk_cache_on_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, mo
     with pytest.raises(RunError, match="disk is full"):
         Pictures(table, Resizing((8, 8)), "disk", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("cache", ["auto", "disk", "none"])
+def test_as_needed_each_picture_is_read_when_it_is_first_asked_for(tmp_path, monkeypatch, cache):
+    table, read = table_of(tmp_path), []
+    monkeypatch.setattr(module, "read_image", lambda path, resizing: read.append(path) or read_image(path, resizing))
+    pictures = Pictures(table, SMALL, cache, as_needed=True)
+    assert read == [] and pictures.place == ("none" if cache == "none" else "memory")
+    for rows in (np.array([2, 0]), np.array([0, 2, 3])):
+        expected = np.stack([read_image(table.files[row], SMALL) for row in rows])
+        np.testing.assert_array_equal(pictures.gather(rows), expected)
+    assert len(read) == (5 if cache == "none" else 3)
+    table.files[1].unlink()
+    for _ in range(2):  # a picture that could not be read is not taken for one that was
+        with pytest.raises(DataError, match="1.png"):
+            pictures.gather(np.array([3, 1]))
