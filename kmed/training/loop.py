@@ -103,18 +103,19 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
         say(describe_epoch(row, settings.epochs, improved))
     writer.close()
     leads = processes.leads()
-    processes.leave()
-    if not leads:
-        return run
+    processes.leave()  # nobody waits while the first of several processes scores the model
 
-    # ---- 5. Store the best epoch's weights as a float32 model ---------------------------------------
-    choose_epoch(state, settings.monitor)
+    # ---- 5. Store the best epoch's weights as a float32 model, and score it once ---------------------
+    return score_best(run, config, table, state) if leads else run
+
+
+def score_best(run: Run, config: Config, table: Table, state: checkpoint.State) -> Run:
+    """Stores the model of the best epoch, scores it, and removes what only an unfinished run needs."""
+    choose_epoch(state, config.train.monitor)
     with runtime.dtype_policy("float32"):
         final = build(config, table, weights=None)
     checkpoint.load_best(run.checkpoints, final)
     save_model(final, run.model)
-
-    # ---- 6. Score it once ---------------------------------------------------------------------------
     run_evaluation.write_evaluation(run, config, table, final, state)
     remove_leftovers(run)
     return run
