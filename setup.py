@@ -22,6 +22,7 @@ setup(
         "kmed.data.demo": ["*.yaml"],
         "kmed.data.readers": ["*.csv.xz"],
         "kmed.deployment": ["webapp/*", "webapp/litert/*"],
+        "kmed.deployment.service": ["*.html"],
         "kmed.models": ["*.csv"],
         "kmed.report": ["templates/*"],
     },
@@ -60,6 +61,12 @@ setup(
         "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
         "dicom": ["pydicom>=3.0", "highdicom>=0.28"],  # highdicom writes structured reports
         "labels": ["cleanlab>=2.9"],  # finds labels that look wrong; Apache-2.0
+        "serve": [
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            "python-multipart>=0.0.20",
+            "prometheus-client>=0.20",
+        ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "dev": [
             "pytest>=8",
@@ -70,7 +77,7 @@ setup(
             "ruff==0.17.6",  # as in .pre-commit-config.yaml
             "jax>=0.5",
             "mapie>=1.0",
-            "kmed[onnx,dicom,labels,docs,pretrained]",
+            "kmed[onnx,dicom,labels,serve,docs,pretrained]",
         ],
     },
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},

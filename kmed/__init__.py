@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.deployment.classify import classify_files
     from kmed.deployment.demo_page import write_demo
     from kmed.deployment.exporting import export
+    from kmed.deployment.serving import serve
     from kmed.evaluation.inference import predict
     from kmed.evaluation.run_evaluation import fit_novelty, rescore
     from kmed.models.build import build_model, list_models, model_facts
@@ -53,6 +54,7 @@ _EXPORTS = {
     "model_facts": "kmed.models.build",
     "export": "kmed.deployment.exporting",
     "classify_files": "kmed.deployment.classify",
+    "serve": "kmed.deployment.serving",
     "benchmark": "kmed.deployment.benchmarking",
     "write_demo": "kmed.deployment.demo_page",
     "show_data": "kmed.data.show",
@@ -95,6 +97,7 @@ __all__ = [
     "model_facts",
     "export",
     "classify_files",
+    "serve",
     "benchmark",
     "write_demo",
     "show_data",

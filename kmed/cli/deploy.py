@@ -1,4 +1,4 @@
-"""The commands that put a finished run to use: export, predict, benchmark and demo."""
+"""The commands that put a finished run to use: export, predict, serve, benchmark and demo."""
 
 import shlex
 
@@ -145,6 +145,50 @@ def _write(lines, out) -> None:
     ):
         file.writelines(f"{line}\n" for line in lines)
     click.echo(f"Made: {out}")
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address; 0.0.0.0 is open to other machines.")
+@click.option("--port", type=int, default=8000, show_default=True, metavar="N", help="The port; 0 is any free one.")
+@FORMAT
+@QUANTIZE
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Most images per step.")
+@click.option("--max-body", type=int, default=32, show_default=True, metavar="MB", help="Largest request.")
+@click.option("--max-pixels", type=int, default=50, show_default=True, metavar="MILLION", help="Largest image.")
+@click.option("--max-pictures", type=int, default=16, show_default=True, metavar="N", help="Images per request.")
+@click.option("--max-queue", type=int, default=64, show_default=True, metavar="N", help="Requests at a time; then 429.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for receiving a request, and again for answering it.",
+)
+@click.option(
+    "--token-file", metavar="FILE", type=PATH, help="Clients must send the token in it.  [KMED_TOKEN, else no token]"
+)
+def serve(run_folder, **arguments):
+    """Answer over HTTP: POST /v1/predict takes JPEG, PNG, TIFF and DICOM, one image or a form with several.
+
+    The answers are those of kmed predict --json. GET /v1/model gives the classes, thresholds and scores; /healthz,
+    /metrics (Prometheus), /docs and /openapi.json are there too. Images of several requests go through the model
+    together. Images stay in memory, and neither they nor names nor answers are logged. SIGTERM or Ctrl-C ends the
+    service once it has answered what it has received.
+
+    \b
+    Needs: pip install "kmed[serve]"
+    Examples:
+      kmed serve saved_models/latest
+      kmed serve saved_models/blood --port 9000 --format onnx
+      kmed serve saved_models/xrays --host 0.0.0.0 --token-file token.txt
+      curl --data-binary @smear.jpeg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/predict
+    """
+    with one_line_errors():
+        from kmed.deployment import serving
+
+        serving.serve(run_folder, **arguments)
 
 
 @click.command()

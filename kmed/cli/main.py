@@ -36,6 +36,7 @@ for command in (
     train.models,
     deploy.export,
     deploy.predict,
+    deploy.serve,
     deploy.benchmark,
     deploy.demo,
     data,

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
 from PIL import Image
 
@@ -15,6 +16,21 @@ _ALONE = threading.RLock()
 def max_pixels() -> int | None:
     """Returns how many pixels a picture may have, twice Pillow's limit as in Pillow itself; None if that is off."""
     return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+@contextlib.contextmanager
+def pixels_limited(million: int) -> Iterator[None]:
+    """Lowers the limit to this many million pixels for the duration of a block; it is that of the whole process.
+
+    A limit that is lower already stays.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    wanted = million * 10**6 // 2
+    Image.MAX_IMAGE_PIXELS = wanted if before is None else min(before, wanted)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def max_bytes() -> int | None:

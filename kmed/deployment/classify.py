@@ -28,7 +28,7 @@ from kmed.labels import printable
 from kmed.models.heatmaps import explain_and_overlay
 from kmed.models.keras_file import load_run_model
 from kmed.progress import say, track
-from kmed.runs import finished_run, judged_split
+from kmed.runs import Run, finished_run, judged_split
 
 NOTED = 0.1  # a disagreement of members that is worth a remark in a line of text
 
@@ -149,7 +149,7 @@ def classify_files(
     run = finished_run(run_folder)
     paths = find_pictures(sources)
     cases = None if by is None else case_answers.find_cases(paths, by)
-    model = _Model(run, format, quantize, explain, dicom_sr, paths, batch_size)
+    model = Answerer(run, format, quantize, batch_sizes=(batch_size,), explain=explain, dicom_sr=dicom_sr, paths=paths)
     answers = _stream(paths, model, batch_size)
     if cases is None:
         return answers
@@ -157,7 +157,7 @@ def classify_files(
     return case_answers.pool_answers(answers, cases, model.rule, pooling)
 
 
-def _stream(paths: list[str], model: "_Model", batch_size: int) -> Iterator[Answer]:
+def _stream(paths: list[str], model: "Answerer", batch_size: int) -> Iterator[Answer]:
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
     try:
@@ -171,11 +171,36 @@ def _stream(paths: list[str], model: "_Model", batch_size: int) -> Iterator[Answ
         pool.shutdown(wait=False, cancel_futures=True)  # a caller that stops early does not wait for the next batch
 
 
-class _Model:
-    """A run's model, and everything that an Answer holds besides its probabilities."""
+class Answerer:
+    """A run's model, and everything that an Answer holds besides its probabilities.
 
-    def __init__(self, run, format: str, quantize: str, explain, dicom_sr, paths: list[str], batch_size: int):
-        config, self.batch_size = run.read_config(), batch_size
+    Attributes:
+      rule: how probabilities become decisions.
+      predictor: the run's model in the format that predicts.
+      batch_sizes: ascending; a batch is filled up to the smallest of them that holds it.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        format: str = "keras",
+        quantize: str = "none",
+        *,
+        batch_sizes: tuple[int, ...] = (32,),
+        explain=None,
+        dicom_sr=None,
+        paths: Iterable[str] = (),
+    ):
+        """Loads the model, and says what its answers lack.
+
+        Args:
+          run: a finished run.
+          format, quantize: as for `classify_files`.
+          batch_sizes: the sizes of batches that the Keras model is compiled for; `answer` takes at most the last.
+          explain, dicom_sr: folders for heat maps and for DICOM reports, or None.
+          paths: the pictures that will be explained or reported, none of which may be overwritten.
+        """
+        config, self.batch_sizes = run.read_config(), batch_sizes
         self.resizing = Resizing.from_settings(config.data)
         self.rule: DecisionRule = decision_rule(run)
         if self.rule.constant is not None:
@@ -210,17 +235,22 @@ class _Model:
             # A source is never overwritten, even if it lies in the same folder.
             self.folder, self.taken = pathlib.Path(explain), {pathlib.Path(path).resolve() for path in paths}
 
-    def read(self, path: str) -> np.ndarray | KmedError:
-        """Returns the picture, uint8 (H, W, 3), or the error if it cannot be read."""
+    def read(self, source: str | bytes) -> np.ndarray | KmedError:
+        """Returns the picture in a file, or in its bytes, uint8 (H, W, 3), or the error if it cannot be read."""
         try:
             if self.reports is not None:
-                self.reports.check(path)
-            return read_image(path, self.resizing)
+                self.reports.check(source)
+            return read_image(source, self.resizing)
         except KmedError as error:
             return error
 
     def answer(self, paths: list[str], read: list) -> Iterator[Answer]:
-        """Yields the answers to one batch."""
+        """Yields the answers to one batch.
+
+        Args:
+          paths: what the answers call the pictures.
+          read: what `read` returned for each of them.
+        """
         kept = [row for row, image in enumerate(read) if isinstance(image, np.ndarray)]
         answers = {row: Answer(paths[row], error=str(read[row])) for row in range(len(read)) if row not in kept}
         if kept:
@@ -234,7 +264,8 @@ class _Model:
         if self.both is None:
             probs = self.predictor.predict(images)
         else:
-            features, raw, *logits = look(self.both, images, self.batch_size)
+            size = next(size for size in self.batch_sizes if size >= len(images))
+            features, raw, *logits = look(self.both, images, size)
             probs = self.rule.calibration.apply(raw)
             if logits:
                 apart = disagreement(logits[0], self.rule.task).tolist()

@@ -22,6 +22,7 @@ FUNCTIONS = {
     "models": "model_facts",
     "export": "export",
     "predict": "classify_files",
+    "serve": "serve",
     "benchmark": "benchmark",
     "demo": "write_demo",
     "data show": "show_data",

@@ -1,0 +1,108 @@
+"""Micro-batching: pictures of several requests go through the model together."""
+
+import collections
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from kmed.deployment.classify import Answer
+
+
+class Batcher:
+    """Answers pictures in the order in which they come, as many at a time as are waiting.
+
+    Nothing waits for a batch to fill up: while the model predicts one, the next one gathers. A batch has the largest
+    of a few sizes that is not above the number of waiting pictures, since a model is compiled for each size.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[list[str], list[np.ndarray]], Iterator[Answer]],
+        sizes: Sequence[int],
+        on_batch: Callable[[int, float], None] = lambda count, seconds: None,
+    ):
+        """Starts the thread that predicts.
+
+        Args:
+          answer: (names, pictures) -> Answers; only one thread calls it.
+          sizes: of batches, ascending; the first is 1.
+          on_batch: (pictures, seconds), called after each batch.
+        """
+        self._answer, self._sizes, self._on_batch = answer, tuple(sizes), on_batch
+        self._waiting: collections.deque = collections.deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="kmed-model", daemon=True)
+        self._thread.start()
+
+    def submit(self, name: str, picture: np.ndarray) -> "concurrent.futures.Future[Answer]":
+        """Returns the future Answer to one picture.
+
+        Args:
+          name: what the answer calls it.
+          picture: uint8 (H, W, 3) of the model's size.
+        """
+        future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        with self._changed:
+            if self._stopping:
+                raise RuntimeError("The batcher has been stopped.")
+            self._waiting.append((name, picture, future))
+            self._changed.notify()
+        return future
+
+    @property
+    def num_waiting(self) -> int:
+        """How many pictures wait for the model."""
+        return len(self._waiting)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether pictures are still predicted."""
+        return self._thread.is_alive() and not self._stopping
+
+    def stop(self) -> None:
+        """Answers what is waiting, and ends the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            names, pictures, futures = zip(*batch)
+            start = time.perf_counter()
+            try:
+                answers = list(self._answer(list(names), list(pictures)))
+            except Exception as error:  # of any backend: the requests learn of it, and the next batch is tried
+                for future in futures:
+                    future.set_exception(error)
+            else:
+                self._on_batch(len(batch), time.perf_counter() - start)
+                for future, answer in zip(futures, answers, strict=True):
+                    future.set_result(answer)
+
+    def _next_batch(self) -> list[tuple]:
+        """Returns pictures whose requests still wait for them; [] if there are none and there will be none."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if not self._waiting:
+                    return []
+                count = max(size for size in self._sizes if size <= len(self._waiting))
+                taken = [self._waiting.popleft() for _ in range(count)]
+                # A request that has run out of time has cancelled its pictures.
+                if batch := [item for item in taken if item[2].set_running_or_notify_cancel()]:
+                    return batch
+
+
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """Returns the powers of two below the largest size, and that size.
+
+    Example:
+      >>> batch_sizes(24)
+      (1, 2, 4, 8, 16, 24)
+    """
+    return (*(2**power for power in range(largest.bit_length()) if 2**power < largest), largest)
