@@ -72,6 +72,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
+            "httpx2>=2",  # with which starlette's TestClient speaks to the service
             "playwright>=1.49",  # speaks to the system's Chromium; its own browsers are not downloaded
             "mypy>=1.15",
             "ruff==0.17.6",  # as in .pre-commit-config.yaml

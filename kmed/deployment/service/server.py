@@ -8,6 +8,7 @@ import socket
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kmed.deployment.service.app import NOT_CLINICAL, Service, create_app
@@ -115,8 +116,17 @@ def run_server(run: Run, listener: socket.socket, limits: Limits, token: str | N
     address, port = listener.getsockname()[:2]
     if token is None and not ipaddress.ip_address(address.split("%")[0]).is_loopback:
         warn(f"Warning: {address} is open to other machines, and no token is asked for: anyone may send pictures.")
-    config = uvicorn.Config(
-        create_app(service, token),
+    config = configure(create_app(service, token), limits)
+    shown = f"[{address}]" if ":" in address else address
+    say(f"Serving {run.folder} at http://{shown}:{port} (docs at /docs). {NOT_CLINICAL} Stop: Ctrl-C.")
+    Server(config).run(sockets=[listener])
+    say(f"Stopped after {service.metrics.num_requests} requests.")
+
+
+def configure(app: FastAPI, limits: Limits) -> uvicorn.Config:
+    """Returns uvicorn's settings for the service: nothing of its own is logged."""
+    return uvicorn.Config(
+        app,
         http=_limited(limits),
         ws="none",
         loop="asyncio",
@@ -129,10 +139,6 @@ def run_server(run: Run, listener: socket.socket, limits: Limits, token: str | N
         timeout_graceful_shutdown=math.ceil(2 * limits.timeout + HEADERS_SECONDS),
         h11_max_incomplete_event_size=LARGEST_HEADERS,
     )
-    shown = f"[{address}]" if ":" in address else address
-    say(f"Serving {run.folder} at http://{shown}:{port} (docs at /docs). {NOT_CLINICAL} Stop: Ctrl-C.")
-    Server(config).run(sockets=[listener])
-    say(f"Stopped after {service.metrics.num_requests} requests.")
 
 
 def _limited(limits: Limits) -> type[Protocol]:
