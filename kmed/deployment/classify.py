@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -189,7 +189,7 @@ class Answerer:
         batch_sizes: tuple[int, ...] = (32,),
         explain=None,
         dicom_sr=None,
-        paths: Iterable[str] = (),
+        paths: Sequence[str] = (),
     ):
         """Loads the model, and says what its answers lack.
 
@@ -238,7 +238,7 @@ class Answerer:
     def read(self, source: str | bytes) -> np.ndarray | KmedError:
         """Returns the picture in a file, or in its bytes, uint8 (H, W, 3), or the error if it cannot be read."""
         try:
-            if self.reports is not None:
+            if self.reports is not None and isinstance(source, str):
                 self.reports.check(source)
             return read_image(source, self.resizing)
         except KmedError as error:
