@@ -138,12 +138,13 @@ class TrainConfig(Section):
     epochs: Count = 10  # how often the training images are seen
     loss: str = "auto"  # one of the losses of the task, see kmed.tasks; auto: its default
     batch_size: BatchSize = 32  # images per step
+    accumulate: Count = 1  # steps whose gradients are averaged into one update, as if the batch were so much larger
     learning_rate: Positive = 1e-3  # AdamW's peak, after the warm-up; with pretrained weights: 0.0003
     warmup_epochs: NonNegative = 1.0  # epochs in which the learning rate rises
     weight_decay: NonNegative = 0.05  # not applied to biases and normalisation
     label_smoothing: Fraction = 0.0  # how far labels are moved away from 0 and 1
     clip_norm: NonNegative = 1.0  # largest norm of the whole gradient; 0: off
-    ema: Fraction = 0.99  # decay per step of the averaged weights; 0: off
+    ema: Fraction = 0.99  # decay per update of the averaged weights; 0: off
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more in the loss
     freeze_epochs: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs in which only the head learns
     backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the backbone's learning rate

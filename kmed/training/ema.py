@@ -6,22 +6,27 @@ import keras
 
 
 class WeightAverage(keras.callbacks.Callback):
-    """Keeps an exponential moving average of every weight, updated after each step.
+    """Keeps an exponential moving average of every weight, updated whenever the weights are.
 
-    average <- d * average + (1 - d) * weight, with d = min(decay, (1 + t) / (10 + t)) at step t, so
+    average <- d * average + (1 - d) * weight, with d = min(decay, (1 + t) / (10 + t)) at update t, so
     that early averages forget the random start (as in TensorFlow's ExponentialMovingAverage).
     Keras' own `use_ema` does not average the moving mean and variance of batch normalisation, which
     then fit neither set of weights; here they are averaged like the others.
 
     Args:
       weights: the variables to average, such as `model.weights` (trainable and not).
-      decay: in [0, 1); the average covers about the last 1 / (1 - decay) steps. 0: only the last one.
+      decay: in [0, 1); the average covers about the last 1 / (1 - decay) updates. 0: only the last one.
+      accumulate: how many steps make one update of the weights.
+
+    Attributes:
+      num_updates: how many updates are in the average.
+      num_steps: how many steps were made; it is set at the beginning of each epoch.
     """
 
-    def __init__(self, weights, decay: float):
+    def __init__(self, weights, decay: float, accumulate: int = 1):
         super().__init__()
-        self.decay = decay
-        self.num_updates = 0
+        self.decay, self.accumulate = decay, accumulate
+        self.num_updates = self.num_steps = 0
         self._weights = list(weights)
         # They are variables, so that a step updates them in place. They hold copies, since Keras would use a
         # TensorFlow variable itself instead of its value.
@@ -41,7 +46,10 @@ class WeightAverage(keras.callbacks.Callback):
         _assign(self._averages, values)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Adds one step to the average."""
+        """Adds one update to the average, if this step has made one."""
+        self.num_steps += 1
+        if self.num_steps % self.accumulate:
+            return
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # `fit` writes the newest weights to the model only when it is asked to
         self.num_updates += 1

@@ -71,7 +71,7 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
     state = checkpoint.read_state(last)
     with runtime.scope(strategy), runtime.dtype_policy(dtype):
         model = with_teacher(build(config, table, weights=config.model.weights if last is None else None), teacher)
-        average = WeightAverage(model.weights, settings.ema) if settings.ema else None
+        average = WeightAverage(model.weights, settings.ema, settings.accumulate) if settings.ema else None
         start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             continue_from(run, last, state, model, average)
@@ -216,6 +216,7 @@ def describe_model(model: keras.Model, config: Config, dtype: str, pictures: lis
     """Says which model is trained on which device, and how much memory that is likely to take."""
     cached = sum(math.prod(held.shape) for held in pictures if held.place in ("memory", "table"))
     memory = estimate_memory(model, config.train.batch_size, cached_bytes=cached, averaged=bool(config.train.ema))
+    memory += 4 * model.count_params() * (config.train.accumulate > 1)  # the gradients that wait for an update
     size = f"{model.count_params():,} parameters"
     say(f"{config.model.name}: {size}, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB of memory.")
 
@@ -269,11 +270,13 @@ def start_phase(model: keras.Model, config: Config, training: Table, *, epoch: i
         jit_compile=keras.backend.backend() == "jax",
     )
     model.optimizer.build(model.trainable_variables)  # in mixed_float16 this is a wrapper that scales the loss
-    optimizer.iterations.assign(epoch * steps)
+    optimizer._iterations.assign(epoch * steps)  # the steps; its `iterations` are updates
 
 
 def run_epoch(model, average, batches: Pipeline, config: Config, epoch: int, *, estimate: bool) -> dict:
     """Trains for one epoch; returns the learning rate at its end, the mean loss and the metrics."""
+    if average is not None:
+        average.num_steps = epoch * batches.steps_per_epoch
     progress = EpochProgress(epoch, config.train.epochs, batches.steps_per_epoch, estimate=estimate)
     callbacks = [callback for callback in (average, StopOnNonFiniteLoss(), progress) if callback is not None]
     with contextlib.closing(progress), batches.clear_errors():

@@ -41,6 +41,12 @@ class AdamW(keras.optimizers.AdamW):
             for depth in depths
         ]
 
+    def _get_current_learning_rate(self):
+        # Keras asks the schedule for the rate of the present step, although the weights change only every few of them.
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
+
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; those of the backbone use the scaled rate."""
         index = self._get_variable_index(variable)
@@ -125,14 +131,14 @@ def make_optimizer(settings, steps_per_epoch: int) -> AdamW:
     """Returns the optimizer of a run.
 
     The learning rate rises linearly over `warmup_epochs` and then falls to zero along half a cosine
-    (Loshchilov & Hutter, 2017), both counted in steps.
+    (Loshchilov & Hutter, 2017), both counted in updates: one per step, or one per `accumulate` steps.
 
     Args:
       settings: `kmed.config.TrainConfig`.
       steps_per_epoch: number of training batches per epoch.
     """
-    total = settings.epochs * steps_per_epoch
-    warmup = min(round(settings.warmup_epochs * steps_per_epoch), total - 1)
+    total = max(settings.epochs * steps_per_epoch // settings.accumulate, 1)
+    warmup = min(round(settings.warmup_epochs * steps_per_epoch / settings.accumulate), total - 1)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else settings.learning_rate,
         decay_steps=total - warmup,
@@ -143,6 +149,7 @@ def make_optimizer(settings, steps_per_epoch: int) -> AdamW:
         learning_rate=schedule,
         weight_decay=settings.weight_decay,
         global_clipnorm=settings.clip_norm or None,
+        gradient_accumulation_steps=settings.accumulate if settings.accumulate > 1 else None,
         backbone_factor=settings.backbone_learning_rate,
         layer_decay=settings.layer_decay,
     )

@@ -195,6 +195,19 @@ def test_two_devices_give_the_losses_of_one(tiny, tmp_path):
     assert np.abs(one["val_loss"] - two["val_loss"]).max() < 1e-5
 
 
+def test_accumulated_batches_train_the_model_of_one_large_batch(tiny, tmp_path):
+    same = [*tiny, "train.ema=0.9", "train.epochs=2", "train.warmup_epochs=1", "model.dropout=0"]
+    for name, settings in {
+        "whole": ["train.batch_size=18"],
+        "halves": ["train.batch_size=9", "train.accumulate=2"],
+    }.items():
+        kmed.fit(load_config(overrides=[*same, *settings]), out=tmp_path / name)
+    whole, halves = (pd.read_csv(tmp_path / name / "history.csv") for name in ("whole", "halves"))
+    assert len(whole) == 2
+    for column in ("loss", "val_loss", "learning_rate"):
+        np.testing.assert_allclose(halves[column], whole[column], rtol=0, atol=1e-5, err_msg=column)
+
+
 def test_a_device_that_does_not_exist(tiny, tmp_path):
     with pytest.raises(ConfigError, match="GPU:7"):
         kmed.fit(load_config(overrides=[*tiny, "train.devices=[GPU:7, CPU:0]"]), out=tmp_path / "run")

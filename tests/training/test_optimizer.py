@@ -16,14 +16,18 @@ def make_model():
     return keras.Model(images, keras.layers.Dense(2, name="head")(backbone(images)))
 
 
-def moved(optimizer, steps=3):
-    """Returns the change of each weight after a few steps on fixed data."""
+def moved(optimizer, steps=3, batch_size=8):
+    """Returns the change of each weight after a few steps of eight rows, fixed data."""
     model = make_model()
     before = [weight.numpy() for weight in model.weights]
     model.compile(optimizer, "mse")
     rng = np.random.default_rng(0)
     model.fit(
-        rng.normal(size=(8 * steps, 4)), 50 * rng.normal(size=(8 * steps, 2)), batch_size=8, shuffle=False, verbose=0
+        rng.normal(size=(8 * steps, 4)),
+        50 * rng.normal(size=(8 * steps, 2)),
+        batch_size=batch_size,
+        shuffle=False,
+        verbose=0,
     )
     return [weight.numpy() - old for weight, old in zip(model.weights, before)]
 
@@ -44,6 +48,21 @@ def test_it_is_keras_adamw_if_nothing_is_scaled():
 def test_at_the_usual_rates_it_is_keras_adamw_except_for_that_rounding():
     for ours, theirs in zip(moved(AdamW(0.01)), moved(keras.optimizers.AdamW(0.01))):
         np.testing.assert_allclose(ours, theirs, rtol=3e-5, atol=1e-8)
+
+
+def test_accumulated_steps_are_one_of_the_larger_batch():
+    settings = {"learning_rate": 0.01, "weight_decay": 0.1, "global_clipnorm": 0.5}
+    halves = moved(AdamW(**settings, gradient_accumulation_steps=2), batch_size=4)
+    for ours, theirs in zip(halves, moved(AdamW(**settings)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_the_schedule_counts_updates():
+    settings = TrainConfig(epochs=10, warmup_epochs=2, learning_rate=0.5, accumulate=3)
+    schedule = make_optimizer(settings, steps_per_epoch=10)._learning_rate  # 33 updates in all
+    rate = [float(schedule(update)) for update in range(34)]
+    assert rate[0] == 0 and rate[33] == pytest.approx(0, abs=1e-7)
+    assert max(rate) == rate[7] == pytest.approx(0.5)
 
 
 def test_clipping_changes_the_steps():
