@@ -104,6 +104,8 @@ class DataConfig(Section):
     range: ValueRange = "auto"  # of 16-bit pictures, what becomes black to white: auto, full or LOW-HIGH
     split_folders: dict[str, str] = {}  # {folder name: split}, where a name does not say it
     class_names: list[str] | None = None  # the legal classes, in order; none: those that are found
+    # {name in the data: class, or none for no class}, in data that do not use the names of class_names; none: no map
+    class_map: dict[str, str | None] | None = None
     labels_csv: str | None = None  # which CSV has the labels, if the folder has several
     path_column: str | None = None  # of a CSV; none: found by its name
     label_column: str | None = None  # of a CSV, one column of words; none: found by its name

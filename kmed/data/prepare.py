@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from kmed.config import FULL, load_config
+from kmed.data.class_map import apply_class_map
 from kmed.data.corrections import apply_corrections
 from kmed.data.demo.sets import demo_task, ensure_demo
 from kmed.data.images import Resizing
@@ -41,7 +42,7 @@ def open_table(config) -> Table:
         path,
         name=settings.name,
         task=None if config.task == "auto" else config.task,
-        class_names=settings.class_names,
+        class_names=settings.class_names if settings.class_map is None else None,
         split_folders=settings.split_folders,
         labels_csv=settings.labels_csv,
         path_column=settings.path_column,
@@ -52,12 +53,24 @@ def open_table(config) -> Table:
         cluster=settings.cluster,
         no_finding=settings.no_finding,
         not_findings=settings.not_findings,
+        mapped=settings.class_map is not None,
     )
+    if settings.class_map is not None:
+        table = _with_classes(table, config)
     if settings.corrections is not None:
         table = apply_corrections(table, settings.corrections)
     if config.task == "auto" and settings.path is not None:
         say(f"Task: {table.task}, since {get_task(table.task).reason}. Set task to choose another.")
     return table
+
+
+def _with_classes(table: Table, config) -> Table:
+    """Returns the table with the classes that `data.class_map` gives it."""
+    names = config.data.class_names
+    if names is None:  # in the order of the data
+        named = [config.data.class_map.get(name, name) for name in table.class_names]
+        names = list(dict.fromkeys(name for name in named if name is not None))
+    return apply_class_map(table, config.data.class_map, names, table.task if config.task == "auto" else config.task)
 
 
 def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:

@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from kmed.data.audit.alignment import Alignment, align
-from kmed.data.audit.fingerprints import Fingerprints, Variant, worker_pool
+from kmed.data.audit.fingerprints import Fingerprint, Fingerprints, Variant, worker_pool
 from kmed.data.audit.visual_words import Index, Vocabulary
 from kmed.data.table import Table
 from kmed.progress import bar, track
@@ -183,7 +183,7 @@ class _Search:
             alignment = self._link(first, second, variant)
             if alignment is not None:
                 links.append(((first, second), alignment))
-                if _same_exposure(alignment):
+                if is_same_exposure(alignment):
                     return self.photograph[other], links
         return None, links
 
@@ -219,9 +219,7 @@ class _Search:
                 self.links[one[:2]] = alignment
 
     def _link(self, first, second, variant):
-        alignment = align(self.fingerprints[first], self.fingerprints[second], variant)
-        shared = alignment is not None and alignment.agreement >= SPOT_AGREEMENT and alignment.detail >= SPOT_DETAIL
-        return alignment if shared else None
+        return link(self.fingerprints[first], self.fingerprints[second], variant)
 
     def _place(self, row, words, photograph, fresh, entries):
         """Assigns the row to a photograph or starts a new one; its first few rows become representatives."""
@@ -243,7 +241,21 @@ class _Search:
             entries.append((row, variant))
 
 
-def _same_exposure(alignment):
+def link(first: Fingerprint, second: Fingerprint, variant: Variant) -> Alignment | None:
+    """Returns how `first` maps onto `second`, or None unless their pixels agree in what both show."""
+    alignment = align(first, second, variant)
+    shared = alignment is not None and alignment.agreement >= SPOT_AGREEMENT and alignment.detail >= SPOT_DETAIL
+    return alignment if shared else None
+
+
+def is_strong(alignment: Alignment) -> bool:
+    """Returns whether one link is enough to say that two pictures show one spot."""
+    enough = any(alignment.inliers >= inliers and alignment.detail >= detail for inliers, detail in STRONG_LINKS)
+    return enough and alignment.spread >= STRONG_SPREAD
+
+
+def is_same_exposure(alignment: Alignment) -> bool:
+    """Returns whether one link shows two copies of one exposure."""
     return (
         alignment.agreement >= SAME_AGREEMENT
         and alignment.detail >= SAME_DETAIL
@@ -255,15 +267,13 @@ def _same_exposure(alignment):
 
 def _is_one_exposure(links):
     """Returns whether at least half of the links between two photographs show one exposure."""
-    return 2 * sum(_same_exposure(alignment) for _, alignment in links) >= len(links)
+    return 2 * sum(is_same_exposure(alignment) for _, alignment in links) >= len(links)
 
 
 def _is_one_spot(links):
     """Returns whether a strong link, or two weak ones between four different pictures, join two photographs."""
-    for _, alignment in links:
-        enough = any(alignment.inliers >= inliers and alignment.detail >= detail for inliers, detail in STRONG_LINKS)
-        if enough and alignment.spread >= STRONG_SPREAD:
-            return True
+    if any(is_strong(alignment) for _, alignment in links):
+        return True
     pairs = [pair for pair, alignment in links if alignment.detail >= WEAK_DETAIL]
     return any(not set(one) & set(other) for one, other in itertools.combinations(pairs, 2))
 

@@ -27,7 +27,7 @@ def read_folder_layout(source: DataSource) -> Table | None:
         class_names=source.class_names,
         group_by_folder=source.group is None,
     )
-    if table is not None and source.task == "multilabel":
+    if table is not None and source.task == "multilabel" and not source.mapped:
         raise DataError(
             f"task='multilabel' does not fit class folders, where each picture has one class ({source.path}). "
             "Use task='multiclass', or give the labels as a CSV."

@@ -86,6 +86,7 @@ def load_table(
     cluster: str | None = None,
     no_finding: str = "label",
     not_findings=NOT_FINDINGS,
+    mapped: bool = False,
 ) -> Table:
     """Returns the Table of a data set on disk. No picture is opened, except those of an .npz file.
 
@@ -105,6 +106,9 @@ def load_table(
       cluster: what intervals resample, inside a group; given in the same ways. Default: the group.
       no_finding: whether "No Finding" in a multilabel CSV is a "label" or the "empty" set of labels.
       not_findings: labels of a multilabel CSV that may stand beside "No Finding", since they are no disease.
+      mapped: whether the names will be mapped to the classes of a finished model, by `kmed.data.class_map`. Then class
+        folders are legal for task="multilabel" (each picture has the label of its folder, and none of the other
+        folders'), and a class may be in any split.
     Raises: DataError: one line that says what is wrong with which file, and what to do.
     Example:
       >>> table = load_table("data/blood_cells")
@@ -128,16 +132,17 @@ def load_table(
         cluster=cluster,
         no_finding=no_finding,
         not_findings=not_findings,
+        mapped=mapped,
     )
     table = _read(source)
     if len(table) == 0:
         raise DataError(f"{path} holds no pictures.")
-    if table.exclusive:
+    if table.exclusive and not mapped:
         _check_learnable(table)
     table = table.replace(name=name or _name(path, table))
-    mapped = apply_map(table) if group is None and cluster is None and not table.grouped else None
-    if mapped is not None:
-        return mapped.replace(name=name or mapped.name)
+    known = apply_map(table) if group is None and cluster is None and not table.grouped else None
+    if known is not None:
+        return known.replace(name=name or known.name)
     return resolve_groups(table, group, cluster)
 
 

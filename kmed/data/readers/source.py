@@ -32,6 +32,7 @@ class DataSource:
     cluster: str | None = None
     no_finding: str = "label"
     not_findings: Sequence[str] = NOT_FINDINGS
+    mapped: bool = False
 
     @property
     def columns(self) -> dict:
