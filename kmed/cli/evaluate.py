@@ -3,6 +3,8 @@
 import click
 
 from kmed.cli.shared import (
+    CLASS_MAP,
+    COPIES,
     DATA,
     FORMAT,
     PATH,
@@ -17,15 +19,29 @@ from kmed.cli.shared import (
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=PATH)
-@click.option("--split", default="test", show_default=True, help="Any split of the run's data: val, test_simple, ...")
+@click.option("--split", help="Any split of the data: val, test_simple, ...  [test; with --on all images]")
 @FORMAT
 @QUANTIZE
 @click.option("--data", metavar="PATH", help="Where the images are now, if they have moved.")
 @click.option("--rescore", is_flag=True, help="Score the stored predictions again, and replace the run's scores.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="With --rescore: a setting of evaluate.")
+@click.option("--on", metavar="DATA", help="Judge the run on other data: a folder, CSV or npz of somebody else's.")
+@CLASS_MAP
+@click.option("--name", help="With --on: the folder of the results, in RUN/external.  [the data's name]")
+@COPIES
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="With --rescore: a setting of evaluate. With --on: of data, how DATA are read.",
+)
 @click.option("--append", metavar="CSV", help="Add the run's row to a table of results.")
 def evaluate(run_folder, split, rescore, **arguments):
     """Score a finished run on one of its splits, with new predictions of its Keras model or an exported file.
+
+    With --on, the run is judged on somebody else's images, and its scores at home and there are set side by side, with
+    intervals of the changes. The results are in RUN/external/NAME; the run's own scores stay as they are. Images that
+    show what the run has learnt from are left out and named. Class names that differ are mapped with --map.
 
     With --rescore, no images and no weights are read: predictions.csv is scored again with other settings of evaluate
     (thresholds, sensitivity, cost_missed, cost_false, case, coverage, num_resamples, level).
@@ -36,6 +52,8 @@ def evaluate(run_folder, split, rescore, **arguments):
       kmed evaluate saved_models/blood --split test_simple
       kmed evaluate saved_models/blood --format tflite --quantize int8
       kmed evaluate saved_models/blood --append results/blood_cells.csv
+      kmed evaluate saved_models/blood --on other_hospital --map EOS=EOSINOPHIL --map debris=
+      kmed evaluate saved_models/xrays --on other.csv --map names.yaml --set data.group=patient
       kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=youden
       kmed evaluate saved_models/xrays --rescore --set evaluate.thresholds=cost --set evaluate.cost_missed=5
     """
@@ -45,14 +63,19 @@ def evaluate(run_folder, split, rescore, **arguments):
         check_arguments(split, rescore=rescore, **arguments)
         run = (open_judged if rescore else open_finished)(run_folder)
         from kmed.evaluation.summary import describe_assessment
-        from kmed.report.scoring import evaluate_run
+        from kmed.report.scoring import evaluate_on, evaluate_run
 
+        if arguments["on"] is not None:
+            folder = evaluate_on(run_folder, split, **arguments).folder
+            click.echo((folder / "summary.txt").read_text(encoding="utf-8"))
+            click.echo(f"Results: {folder}")
+            return
         assessment = evaluate_run(run_folder, split, rescore=rescore, **arguments)
         if rescore:
             click.echo(run.summary.read_text(encoding="utf-8"))
             print_report(run)
         else:
-            click.echo(describe_assessment(assessment, split))
+            click.echo(describe_assessment(assessment, split or "test"))
 
 
 @click.command()

@@ -25,6 +25,20 @@ FORMAT = click.option(
 QUANTIZE = click.option("--quantize", default="none", show_default=True, metavar="KIND", help=describe_quantizations())
 THREADS = click.option("--threads", type=int, metavar="N", help="How many processor cores to use.  [all]")
 DATA = click.option("--data", metavar="PATH", help="Where the run's images are now, if they have moved.")
+CLASS_MAP = click.option(
+    "--map",
+    "class_map",
+    metavar="THEIRS=OURS",
+    multiple=True,
+    help="A class name in DATA and the run's class, or nothing for no class; or a YAML of them. Repeatable.",
+)
+COPIES = click.option(
+    "--copies",
+    default="pixels",
+    show_default=True,
+    metavar="HOW",
+    help="How images that the run knows are looked for: pixels, bytes or none.",
+)
 
 
 class Commands(click.Group):

@@ -23,7 +23,7 @@ def trained_pictures(run: Run) -> pd.DataFrame:
 
     Raises: RunError: a splits.csv is missing or damaged, or a member of an ensemble is gone.
     """
-    runs = {each.folder.resolve(): each for each in _family(run, set())}
+    runs = {each.folder.resolve(): each for each in family(run, set())}
     frames = [each.read_splits() for each in runs.values() if _is_of_same_data(run, each)]
     rows = pd.concat([pd.DataFrame(columns=["path", "group", "split"]), *frames])
     rows = rows.loc[rows["split"] == "train", ["path", "group"]]
@@ -95,7 +95,7 @@ def read_members(run: Run) -> EnsembleFile:
     return EnsembleFile.model_validate(run.read_json(run.ensemble))
 
 
-def _family(run: Run, seen: set[pathlib.Path]) -> Iterator[Run]:
+def family(run: Run, seen: set[pathlib.Path]) -> Iterator[Run]:
     """Yields the run or its members, and every run that one of them learnt from; `seen` are those that are known."""
     if run.folder.resolve() in seen:
         return
@@ -104,10 +104,10 @@ def _family(run: Run, seen: set[pathlib.Path]) -> Iterator[Run]:
     if not members:
         yield run
     for member in members:
-        yield from _family(member, seen)
+        yield from family(member, seen)
     for source in _sources(run):
         if source.splits.exists():
-            yield from _family(source, seen)
+            yield from family(source, seen)
         else:
             warn(f"{run.folder} learnt from {source.folder}, which is gone: its training pictures are not known.")
 

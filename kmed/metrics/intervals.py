@@ -222,6 +222,31 @@ def check_clusters(clusters) -> None:
         )
 
 
+def change_of(before: Score, after: Score, level: float) -> Score:
+    """Returns the Score of `after` - `before`, which come from two independent samples, such as two hospitals.
+
+    Each draw of one sample is set against a draw of the other, so the interval holds the uncertainty of both. It rests
+    on as many clusters as the score with fewer of them.
+
+    Args:
+      before, after: scores of different clusters, with as many draws, from different seeds.
+      level: nominal coverage of the interval, in (0, 1).
+    Raises: ScoreError: the numbers of draws differ.
+    """
+    if len(before.resampled) != len(after.resampled):
+        raise ScoreError(
+            "Two scores need as many draws each for the interval of their change. "
+            f"Received: {len(before.resampled)} and {len(after.resampled)}."
+        )
+    drawn, value = after.resampled - before.resampled, after.value - before.value
+    defined = drawn[~np.isnan(drawn)]
+    num_clusters = min(before.num_clusters, after.num_clusters)
+    low = high = np.nan
+    if num_clusters >= MIN_CLUSTERS and len(defined) and not math.isnan(value):
+        low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Score(float(value), float(low), float(high), num_clusters, int(len(drawn) - len(defined)), drawn)
+
+
 def mean_score(resamples: Resamples, value, summed, counted=None) -> Score:
     """Returns the Score of sum(summed) / sum(counted), both (N,); if `counted` is None, each image counts 1."""
     counted = np.ones(len(summed)) if counted is None else counted
