@@ -162,15 +162,19 @@ def open_foreign(config: Config, split: str | None = None) -> Table:
     return table
 
 
-def read_foreign(run: Run, on, *, class_map=(), settings=(), split=None, copies="pixels", data=None) -> Foreign:
+def read_foreign(
+    run: Run, on, internal: str, *, class_map=(), settings=(), split=None, copies="pixels", data=None
+) -> Foreign:
     """Returns somebody else's data for a run, and which of their pictures it knows; arguments as for `judge_on`.
+
+    `internal` is the split by which the run is judged.
 
     Raises: DataError: as `open_foreign` does, or the run knows all of the pictures. ScoreError: fewer than two clusters.
     """
     check_copies(copies)
     config = foreign_config(run, on, class_map, settings)
     table = open_foreign(config, split)
-    seen = find_seen(run, table, copies=copies, data=data, seed=config.seed)
+    seen = find_seen(run, table, internal, copies=copies, data=data, seed=config.seed)
     for sentence in seen.sentences():
         say(sentence)
     if seen.left_out.all():
@@ -222,7 +226,8 @@ def judge_on(
     run = finished_run(run_folder)
     stored = stored_predictions(run)
     internal_split = judged_split(stored.rows["split"].unique())
-    foreign = read_foreign(run, on, class_map=class_map, settings=settings, split=split, copies=copies, data=data)
+    reading = {"class_map": class_map, "settings": settings, "split": split, "copies": copies, "data": data}
+    foreign = read_foreign(run, on, internal_split, **reading)
     name, folder = choose_folder(run, name, foreign)
     say(f"Scoring {len(foreign.judging):,} pictures of {foreign.table.name!r} ...")
     predictions, flagged, record = predict_foreign(run, foreign)

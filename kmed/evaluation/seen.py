@@ -49,7 +49,7 @@ class Seen:
             "num_known": self.num_known,
             "left_out": int(self.left_out.sum()),
             "found": self.rows[learnt]["found"].value_counts().to_dict(),
-            "in_other_splits": int((~learnt).sum()),
+            "in_internal_split": int((~learnt).sum()),
         }
 
     def sentences(self) -> list[str]:
@@ -58,17 +58,17 @@ class Seen:
             return [f"Not checked for pictures that the run was trained on: {self.reason}"]
         how = {"pixels": "by their bytes and by what they show", "bytes": "by their bytes alone"}[self.copies]
         lines = [f"Compared with {self.num_known:,} pictures of the run, {how}."]
-        counts = self.to_dict()
+        counts, learnt = self.to_dict(), self.rows["split"].isin(LEARNT)
         if counts["left_out"]:
             kinds = ", ".join(f"{count} {kind}" for kind, count in counts["found"].items())
-            example = self.rows[self.rows["split"].isin(LEARNT)].iloc[0]
+            example = self.rows[learnt].iloc[0]
             lines.append(
                 f"{counts['left_out']} pictures show what the run has learnt from ({kinds}), such as {example['path']}, "
                 f"which shows what {example['known']} shows. They are left out of all scores, and seen.csv names them."
             )
         else:
             lines.append("None of them shows what the run has learnt from.")
-        if counts["in_other_splits"]:
+        if counts["in_internal_split"]:
             lines.append(
                 f"{counts['in_other_splits']} pictures show what the run's own test pictures show. The two sides are "
                 "then not independent, and the intervals of the changes do not hold; seen.csv names these pictures."
@@ -82,8 +82,8 @@ def check_copies(copies: str) -> None:
         raise ConfigError(f"copies must be {', '.join(COPIES)}. Received: {copies!r}." + suggest(copies, COPIES))
 
 
-def find_seen(run: Run, table: Table, *, copies: str = "pixels", data=None, seed: int = 0) -> Seen:
-    """Returns which pictures of `table` a run knows.
+def find_seen(run: Run, table: Table, internal: str, *, copies: str = "pixels", data=None, seed: int = 0) -> Seen:
+    """Returns which pictures of `table` a run has learnt from, or has been judged on.
 
     Training pictures of the members of an ensemble, of a teacher and of the run whose weights were taken count too. If
     the run's pictures are gone, a warning says that nothing was compared.
@@ -91,6 +91,7 @@ def find_seen(run: Run, table: Table, *, copies: str = "pixels", data=None, seed
     Args:
       run: a finished run.
       table: somebody else's pictures, all of them readable.
+      internal: the split by which the run is judged; its other splits play no part.
       copies: "pixels", "bytes" or "none".
       data: where the run's own pictures are now, if they have moved.
       seed: random seed for the visual words.
@@ -106,6 +107,7 @@ def find_seen(run: Run, table: Table, *, copies: str = "pixels", data=None, seed
         warn(f"Warning: not checked for pictures that the run was trained on: {reason}")
         return Seen(empty, nothing, "none", reason, 0)
     found: dict[int, dict] = {}
+    known = [one.take(one.rows["split"].isin((*LEARNT, internal)).to_numpy()) for one in known]
     total = sum(map(len, known))
     say(f"Looking for {len(table):,} pictures among the {total:,} that the run knows ...")
     for one in known:

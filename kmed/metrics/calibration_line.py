@@ -13,7 +13,6 @@ from kmed.metrics.intervals import Score
 
 _SMALLEST = 1e-7
 _STEPS, _CLOSE = 30, 1e-4  # of Newton's method, whose error after a step is about the square of the step
-_LARGEST = 50.0  # a larger slope means that the classes are separated, so that no line fits best
 _CHUNK_NUMBERS = 1_000_000
 
 
@@ -21,7 +20,8 @@ def calibration_lines(probabilities: Probabilities) -> dict[str, list[Score]]:
     """Returns {"slope": K Scores, "intercept": K Scores}, one per class; perfect are 1 and 0.
 
     The slope b is that of logit P(label) = a + b logit(p). The intercept is a where b is held at 1: calibration in the
-    large. Both are NaN for a class whose known labels are all alike, and the slope where all probabilities are alike.
+    large. Both are NaN for a class whose known labels are all alike, and the slope where all probabilities are alike
+    or a threshold separates the pictures with the class from the others.
 
     Args:
       probabilities: those that are judged, with their labels and draws.
@@ -81,8 +81,8 @@ def _slopes(truth: np.ndarray, odds: np.ndarray, weights: np.ndarray, start) -> 
         shift, slope = shift + steps[0], slope + steps[1]
         if np.abs(steps).max() < _CLOSE:
             break
-    fitted = np.where(_both(truth, weights), slope / scale, np.nan)
-    return np.where(np.abs(fitted) < _LARGEST, fitted, np.nan), (shift[0], slope[0])
+    converged = (np.abs(steps) < _CLOSE).all(axis=0)  # not where a threshold separates the classes: no slope is best
+    return np.where(converged & _both(truth, weights), slope / scale, np.nan), (shift[0], slope[0])
 
 
 def _both(truth: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -186,9 +186,9 @@ def test_the_same_files_are_found_by_their_bytes(run, hospital, tmp_path):
     source = table.file(0)
     shutil.copy(source, copied)
     config = judging.foreign_config(run, hospital)
-    seen = find_seen(run, judging.open_foreign(config), copies="bytes")
+    seen = find_seen(run, judging.open_foreign(config), "test", copies="bytes")
     assert seen.rows[["path", "found", "split"]].values.tolist() == [["red/again.png", "identical files", "train"]]
-    assert seen.num_known == len(table)
+    assert seen.num_known == len(table)  # its splits are train and test
 
 
 def test_without_the_runs_own_pictures_it_says_so(run, hospital, tmp_path, caplog):
