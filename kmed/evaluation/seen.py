@@ -32,6 +32,7 @@ class Seen:
       copies: "pixels", "bytes" or "none": how they were looked for.
       reason: why they were not looked for; "" if they were.
       num_known: how many pictures of the run they were compared with.
+      num_featureless: how many pictures have too little detail to compare, so that only their bytes were.
     """
 
     rows: pd.DataFrame
@@ -39,6 +40,7 @@ class Seen:
     copies: str
     reason: str
     num_known: int
+    num_featureless: int = 0
 
     def to_dict(self) -> dict:
         """Returns the counts, for `kmed.files.write_json`."""
@@ -47,6 +49,7 @@ class Seen:
             "copies": self.copies,
             "reason": self.reason,
             "num_known": self.num_known,
+            "num_featureless": self.num_featureless,
             "left_out": int(self.left_out.sum()),
             "found": self.rows[learnt]["found"].value_counts().to_dict(),
             "in_internal_split": int((~learnt).sum()),
@@ -58,6 +61,8 @@ class Seen:
             return [f"Not checked for pictures that the run was trained on: {self.reason}"]
         how = {"pixels": "by their bytes and by what they show", "bytes": "by their bytes alone"}[self.copies]
         lines = [f"Compared with {self.num_known:,} pictures of the run, {how}."]
+        if self.num_featureless:
+            lines.append(f"{self.num_featureless} of them have too little detail for that: only their bytes were compared.")
         counts, learnt = self.to_dict(), self.rows["split"].isin(LEARNT)
         if counts["left_out"]:
             kinds = ", ".join(f"{count} {kind}" for kind, count in counts["found"].items())
@@ -107,29 +112,34 @@ def find_seen(run: Run, table: Table, internal: str, *, copies: str = "pixels", 
         warn(f"Warning: not checked for pictures that the run was trained on: {reason}")
         return Seen(empty, nothing, "none", reason, 0)
     found: dict[int, dict] = {}
+    featureless: set[int] = set()
     known = [one.take(one.rows["split"].isin((*LEARNT, internal)).to_numpy()) for one in known]
     total = sum(map(len, known))
     say(f"Looking for {len(table):,} pictures among the {total:,} that the run knows ...")
     for one in known:
         learnt = one.rows["split"].isin(LEARNT).to_numpy()
         for part in (one.take(learnt), one.take(~learnt)):
-            for shared in _search(table, part, copies, seed):
+            shown, blank = _search(table, part, copies, seed)
+            featureless.update(blank)
+            for shared in shown:
                 row = {"found": shared.kind, "known": part.rows["path"].iloc[shared.known]}
                 found.setdefault(shared.row, row | {"split": part.rows["split"].iloc[shared.known]})
     rows, left_out = _collect(table, found)
-    return Seen(rows, left_out, copies, "", total)
+    return Seen(rows, left_out, copies, "", total, len(featureless - set(found)))
 
 
-def _search(table: Table, part: Table, copies: str, seed: int) -> list[Shared]:
+def _search(table: Table, part: Table, copies: str, seed: int) -> tuple[list[Shared], list[int]]:
+    """Returns (the pictures of `table` that a part of the run's holds, the rows that cannot be compared by pixels)."""
     if not len(part):
-        return []
+        return [], []
     identical = find_identical(table, part)
-    if copies == "bytes":
-        return identical
     certain = {shared.row for shared in identical}
     rest = np.array([row for row in range(len(table)) if row not in certain], int)
-    alike = find_alike(table.take(rest), part, seed) if len(rest) else []
-    return [*identical, *(Shared(int(rest[each.row]), each.known, each.kind) for each in alike)]
+    if copies == "bytes" or not len(rest):
+        return identical, []
+    alike, featureless = find_alike(table.take(rest), part, seed)
+    moved = [Shared(int(rest[each.row]), each.known, each.kind) for each in alike]
+    return [*identical, *moved], rest[featureless].tolist()
 
 
 def _known_tables(run: Run, data) -> list[Table]:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 from click.testing import CliRunner
 from PIL import Image
 
@@ -237,3 +238,130 @@ def test_numbers_of_the_page_are_those_of_the_file(run, hospital):
             step = step.replace("~1", "/").replace("~0", "~")
             found = found[int(step)] if isinstance(found, list) else found[step]
         assert (value == "") if found is None else float(value) == found
+
+
+# ---- Findings: unlabelled ones, class folders, and other sources -------------------------------------
+
+FINDINGS = ("Edema", "Mass", "No Finding")
+
+
+@pytest.fixture(scope="module")
+def findings_run(tmp_path_factory):
+    """A finished run of one epoch with three labels. Do not change it but in `external`."""
+    folder = tmp_path_factory.mktemp("findings")
+    table = draw_findings(folder / "home", seed=0, patients=40)
+    table["split"] = np.repeat(["train", "val", "test"], [40, 20, 20])
+    table.to_csv(folder / "home" / "labels.csv", index=False)
+    settings = ["task=multilabel", f"data.path={folder / 'home'}", "data.image_size=16x16", "data.group=patient"]
+    settings += ["model.name=vit", "model.options={patch_size: 8, width: 8, depth: 1, num_heads: 2}", "train.epochs=1"]
+    settings += ["train.tensorboard=false", "train.dtype=float32", "evaluate.num_resamples=50", "train.batch_size=16"]
+    return kmed.fit(kmed.load_config(overrides=settings), out=folder / "run")
+
+
+def draw_findings(folder, seed, patients=20, suffix=".png"):
+    """Writes two pictures per patient; returns the table: path, patient, and 0 or 1 for each of FINDINGS."""
+    rng, rows = np.random.default_rng(seed), []
+    folder.mkdir(parents=True)
+    for number in range(2 * patients):
+        mass, edema = rng.random(2) < 0.4
+        pixels = rng.integers(0, 120, (16, 16, 3)) + np.array([60 * mass, 60 * edema, 0])
+        name = f"{seed}_{number}{suffix}"
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+        found = {"Edema": int(edema), "Mass": int(mass), "No Finding": int(not (mass or edema))}
+        rows.append({"path": name, "patient": f"p{number // 2}", **found})
+    return pd.DataFrame(rows)
+
+
+def test_findings_that_nobody_labelled_are_unknown_and_score_nowhere(findings_run, tmp_path):
+    table = draw_findings(tmp_path / "there", seed=3)
+    table = table.rename(columns={"Mass": "Tumour"}).drop(columns="No Finding")
+    table.loc[:3, "Edema"] = np.nan
+    table.to_csv(tmp_path / "there" / "labels.csv", index=False)
+    result = judging.judge_on(
+        findings_run.folder, tmp_path / "there", class_map=["Tumour=Mass"], settings=["data.group=patient"],
+    )  # fmt: skip
+    labels = result.predictions.labels
+    first = result.predictions.rows["path"].isin(table["path"][:4]).to_numpy()
+    assert np.isnan(labels[:, 2]).all() and not np.isnan(labels[:, 1]).any()
+    np.testing.assert_array_equal(np.isnan(labels[:, 0]), first)
+    assert "40 of them have too little detail" in " ".join(result.foreign.seen.sentences())
+    assert result.beside.classes == ("Edema", "Mass")
+    assert result.assessment.scores.num_clusters == 20  # the patients of that hospital
+    auroc = result.beside.scores["auroc_macro"]
+    stored = pd.read_csv(findings_run.predictions).query("split == 'test'")
+
+
+    expected = [sklearn.metrics.roc_auc_score(stored[f"label_{name}"], stored[f"prob_{name}"])
+                for name in ("Edema", "Mass")]  # fmt: skip
+    assert auroc.internal.value == pytest.approx(np.mean(expected))
+    assert np.isnan(result.beside.shares["No Finding"].external.value)
+    folder = judging.write_external(findings_run, result)
+    rows = pd.read_csv(folder / "predictions.csv")
+    assert rows["label_No Finding"].isna().all() and rows["label_Edema"].isna().sum() == 4
+    assert "has no pictures of 1 findings, so they are unknown here" in " ".join(result.foreign.table.notes)
+
+
+def test_class_folders_judge_a_model_of_findings(findings_run, tmp_path):
+    table = draw_findings(tmp_path / "drawn", seed=4)
+    for row in table[(table["Mass"] == 1) | (table["No Finding"] == 1)].itertuples():
+        place = tmp_path / "folders" / ("TUMOUR" if row.Mass else "NORMAL") / row.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "drawn" / row.path, place)
+    arguments = ["evaluate", str(findings_run.folder), "--on", str(tmp_path / "folders"), "--name", "folders"]
+    done = CliRunner().invoke(main, [*arguments, "--map", "TUMOUR=Mass", "--map", "NORMAL=No Finding"])
+    assert done.exit_code == 0, done.output
+    rows = pd.read_csv(findings_run.folder / "external" / "folders" / "predictions.csv")
+    assert rows["label_Edema"].isna().all()
+    assert (rows["label_Mass"] == rows["path"].str.startswith("TUMOUR")).all()
+    assert "Flagged as unlike the training pictures" in done.output
+    page = (findings_run.folder / "external" / "folders" / "report.html").read_text()
+    assert "Compared over 2 of 3 findings" in page and "Left out: Edema." in page
+
+
+def test_a_run_without_a_novelty_file_counts_nothing_as_unlike(findings_run, tmp_path):
+    run = type(findings_run)(shutil.copytree(findings_run.folder, tmp_path / "run"))
+    run.novelty.unlink()
+    draw_findings(tmp_path / "there", seed=6).to_csv(tmp_path / "there" / "labels.csv", index=False)
+    kmed.evaluate(run.folder, on=tmp_path / "there", name="there", copies="none")
+    folder = run.folder / "external" / "there"
+    assert read_json(folder / "metrics.json")["novelty"] is None
+    assert "The run has no novelty.npz" in (folder / "summary.txt").read_text()
+    assert "Flagged as unlike" not in (folder / "report.html").read_text()
+
+
+def test_an_npz_and_dicom_files_judge_too(findings_run, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    table = draw_findings(tmp_path / "plain", seed=5)
+    table.to_csv(tmp_path / "plain" / "labels.csv", index=False)
+    packed = kmed.pack_data(tmp_path / "plain", tmp_path / "there", image_size="16x16",
+                            settings=["task=multilabel", "data.group=patient", "data.test_fraction=0"])[1]  # fmt: skip
+    from_npz = judging.judge_on(findings_run.folder, packed, copies="bytes")
+    from_files = judging.judge_on(findings_run.folder, tmp_path / "plain", settings=["data.group=patient"])
+    files = from_files.predictions.rows.assign(prob=from_files.predictions.probs[:, 1]).set_index("path")["prob"]
+    pack = from_npz.predictions.rows.assign(prob=from_npz.predictions.probs[:, 1]).set_index("path")["prob"]
+    np.testing.assert_allclose(pack, files[pack.index], atol=1e-6)
+
+    for name in table["path"]:
+        write_dicom(pydicom, tmp_path / "dicom" / name.replace(".png", ".dcm"), tmp_path / "plain" / name)
+    table.assign(path=table["path"].str.replace(".png", ".dcm")).to_csv(tmp_path / "dicom" / "labels.csv", index=False)
+    result = judging.judge_on(findings_run.folder, tmp_path / "dicom", settings=["data.group=patient"])
+    assert len(result.predictions) == 40
+
+
+def write_dicom(pydicom, path, source):
+    """Writes a picture as a grey DICOM file."""
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+    pixels = np.asarray(Image.open(source).convert("L"))
+    content = pydicom.Dataset()
+    content.file_meta = pydicom.dataset.FileMetaDataset()
+    content.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    content.file_meta.MediaStorageSOPClassUID = content.SOPClassUID = SecondaryCaptureImageStorage
+    content.file_meta.MediaStorageSOPInstanceUID = content.SOPInstanceUID = pydicom.uid.generate_uid()
+    content.PhotometricInterpretation, content.SamplesPerPixel = "MONOCHROME2", 1
+    content.Rows, content.Columns = pixels.shape
+    content.BitsAllocated = content.BitsStored = 8
+    content.HighBit, content.PixelRepresentation = 7, 0
+    content.PixelData = pixels.tobytes()
+    path.parent.mkdir(exist_ok=True)
+    content.save_as(path, enforce_file_format=True)

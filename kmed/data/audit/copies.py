@@ -76,10 +76,11 @@ def _digest(source) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def find_alike(new: Table, known: Table, seed: int = 0) -> list[Shared]:
-    """Returns a Shared for each new picture that is a copy of a known one or shows the same spot, the surest one.
+def find_alike(new: Table, known: Table, seed: int = 0) -> tuple[list[Shared], list[int]]:
+    """Returns (found, featureless): new pictures that are copies of known ones or show the same spot, and rows of others.
 
-    What counts as a copy or as one spot is what `kmed.data.audit.near_duplicates` says of a single pair.
+    `found` has the surest Shared of each such picture. `featureless` are the rows of new pictures with too little
+    detail to be compared, such as thumbnails. What counts as a copy or as one spot is what `kmed.data.audit.near_duplicates` says of a single pair.
 
     Args:
       new, known: readable pictures.
@@ -89,10 +90,10 @@ def find_alike(new: Table, known: Table, seed: int = 0) -> list[Shared]:
     mine, theirs = Fingerprints(new), Fingerprints(known)
     with worker_pool() as pool:
         sampled = [np.unique(np.linspace(0, len(table) - 1, SAMPLE).astype(int)) for table in (known, new)]
-        found = itertools.chain(pool.map(theirs.__getitem__, sampled[0]), pool.map(mine.__getitem__, sampled[1]))
-        descriptors = [one.descriptors for one in found]
+        both = itertools.chain(pool.map(theirs.__getitem__, sampled[0]), pool.map(mine.__getitem__, sampled[1]))
+        descriptors = [one.descriptors for one in both]
         if not sum(map(len, descriptors)):
-            return []
+            return [], list(range(len(new)))
         vocabulary = Vocabulary(descriptors, seed)
         index = Index()
         for described in track(
@@ -103,7 +104,8 @@ def find_alike(new: Table, known: Table, seed: int = 0) -> list[Shared]:
         clusters = known.rows["cluster"].to_numpy()
         pairs = _candidates(mine, vocabulary, index, clusters, len(new), pool)
         aligned = pool.map(lambda pair: link(mine[pair[0]], theirs[pair[1]], pair[2]), pairs)
-        return _surest(zip(pairs, track(aligned, "Aligning pictures", len(pairs)), strict=True))
+        found = _surest(zip(pairs, track(aligned, "Aligning pictures", len(pairs)), strict=True))
+        return found, [row for row in range(len(new)) if len(mine[row].descriptors) < MIN_FEATURES]
 
 
 def _describe(fingerprints: Fingerprints, vocabulary: Vocabulary, row: int) -> sparse.csr_array:
