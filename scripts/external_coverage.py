@@ -51,7 +51,7 @@ def main(patients, data_sets, resamples, out):
 def measure(sizes, data_sets: int, resamples: int, truth_patients: int = 200_000) -> pd.DataFrame:
     """Returns one row per score: the true change, and the share of data sets whose interval contains it."""
     truth = changes(truth_patients, truth_patients, seed=10**6, resamples=1)
-    inside = {name: 0 for name in truth}
+    inside = dict.fromkeys(truth, 0)
     for seed in range(data_sets):
         for name, change in changes(*sizes, seed=seed, resamples=resamples).items():
             inside[name] += bool(change.low <= truth[name].value <= change.high)

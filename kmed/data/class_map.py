@@ -107,7 +107,7 @@ def _targets(table: Table, mapping: Mapping[str, str | None], class_names) -> di
     unknown = [name for name in names if name not in mapping and name not in classes]
     if unknown:
         raise DataError(
-            f"{table.name} has {len(unknown)} class names that the model does not know: {', '.join(unknown)}. Its "
+            f"{table.name} has class names that the model does not know ({len(unknown)}): {', '.join(unknown)}. Its "
             f"classes are {', '.join(classes)}. Say what each of them stands for with --map THEIRS=OURS, {_EXAMPLE}."
         )
     return {name: mapping.get(name, name) for name in names}
@@ -130,5 +130,5 @@ def _notes(table: Table, target, class_names, num_left_out: int, exclusive: bool
     if lacking:
         kind = "classes" if exclusive else "findings"
         rest = "so macro scores leave them out" if exclusive else "so they are unknown here, and no score counts them"
-        notes.append(f"{table.name} has no pictures of {len(lacking)} {kind}, {rest}: {', '.join(lacking)}.")
+        notes.append(f"{table.name} lacks {kind} of the model ({len(lacking)}), {rest}: {', '.join(lacking)}.")
     return notes

@@ -169,7 +169,7 @@ def read_foreign(
 
     `internal` is the split by which the run is judged.
 
-    Raises: DataError: as `open_foreign` does, or the run knows all of the pictures. ScoreError: fewer than two clusters.
+    Raises: DataError: as `open_foreign` does, or the run knows all pictures. ScoreError: fewer than two clusters.
     """
     check_copies(copies)
     config = foreign_config(run, on, class_map, settings)
@@ -273,7 +273,7 @@ def choose_folder(run: Run, name: str | None, foreign: Foreign) -> tuple[str, pa
 
 
 def write_external(run: Run, external: External, draw=None) -> pathlib.Path:
-    """Writes predictions.csv, metrics.json, summary.txt, result.csv and, where there are any, seen.csv; returns the folder.
+    """Writes predictions.csv, metrics.json, summary.txt, result.csv and perhaps seen.csv; returns the folder.
 
     The folder is written whole or not at all, and replaces earlier results on the same data. The run's own files stay
     as they are.
@@ -302,7 +302,11 @@ def external_row(run: Run, external: External) -> dict:
     changes: dict[str, float] = {}
     for name in external.assessment.task.paired_scores:
         change = external.beside.scores[name].change
-        changes |= {f"change_{name}": change.value, f"change_{name}_low": change.low, f"change_{name}_high": change.high}
+        changes |= {
+            f"change_{name}": change.value,
+            f"change_{name}_low": change.low,
+            f"change_{name}_high": change.high,
+        }
     gone = {name for name in old if name == "case" or name.startswith(CASE)} | set(scored)
     others = {key: value for key, value in old.items() if key not in gone}
     others |= {"data": external.foreign.table.name, "split": SPLIT, "command": command_line()}

@@ -62,21 +62,24 @@ class Seen:
         how = {"pixels": "by their bytes and by what they show", "bytes": "by their bytes alone"}[self.copies]
         lines = [f"Compared with {self.num_known:,} pictures of the run, {how}."]
         if self.num_featureless:
-            lines.append(f"{self.num_featureless} of them have too little detail for that: only their bytes were compared.")
+            lines.append(
+                f"{self.num_featureless} of them have too little detail for that: only their bytes were compared."
+            )
         counts, learnt = self.to_dict(), self.rows["split"].isin(LEARNT)
         if counts["left_out"]:
             kinds = ", ".join(f"{count} {kind}" for kind, count in counts["found"].items())
             example = self.rows[learnt].iloc[0]
             lines.append(
-                f"{counts['left_out']} pictures show what the run has learnt from ({kinds}), such as {example['path']}, "
-                f"which shows what {example['known']} shows. They are left out of all scores, and seen.csv names them."
+                f"Left out of all scores, since they show what the run has learnt from: {counts['left_out']} pictures "
+                f"({kinds}), such as {example['path']}, which shows what {example['known']} shows. seen.csv names them."
             )
         else:
             lines.append("None of them shows what the run has learnt from.")
         if counts["in_internal_split"]:
             lines.append(
-                f"{counts['in_other_splits']} pictures show what the run's own test pictures show. The two sides are "
-                "then not independent, and the intervals of the changes do not hold; seen.csv names these pictures."
+                f"Shown by the run's own {self.rows['split'][~learnt].iloc[0]} pictures too: "
+                f"{counts['in_internal_split']} pictures. The two sides are then not independent, and the intervals of "
+                "the changes do not hold. seen.csv names them."
             )
         return lines
 
@@ -155,7 +158,9 @@ def _known_tables(run: Run, data) -> list[Table]:
         trained[path].update(splits["path"][splits["split"] == "train"])
         if path not in tables:
             tables[path] = open_run_table(each, data if path == own else None)[1]
-    marked = [table.rows["split"].mask(table.rows["path"].isin(trained[path]), "train") for path, table in tables.items()]
+    marked = [
+        table.rows["split"].mask(table.rows["path"].isin(trained[path]), "train") for path, table in tables.items()
+    ]
     return [table.with_columns(split=split.to_numpy()) for table, split in zip(tables.values(), marked, strict=True)]
 
 

@@ -48,7 +48,7 @@ def test_several_names_for_one_finding_join_by_or_and_keep_what_is_unknown():
     np.testing.assert_array_equal(mapped.labels, [[nan, 1], [nan, 1], [nan, nan], [nan, 0]])
     assert mapped.class_names == ("Edema", "Mass") and len(mapped) == 4
     assert "Class names: Tumour -> Mass." in mapped.notes
-    assert any("no pictures of 1 findings" in note and "Edema" in note for note in mapped.notes)
+    assert any("lacks findings of the model (1)" in note and "Edema" in note for note in mapped.notes)
 
 
 def test_pictures_of_no_class_are_left_out_where_classes_exclude_each_other():
@@ -71,5 +71,5 @@ def test_one_class_per_picture_gives_findings_but_not_the_other_way():
 
 
 def test_all_unknown_names_are_listed():
-    with pytest.raises(DataError, match="has 2 class names that the model does not know: b, c. Its classes are a"):
+    with pytest.raises(DataError, match="class names that the model does not know .2.: b, c. Its classes are a"):
         apply_class_map(table_of(np.eye(3), "abc", "multiclass"), {}, ["a"], "multiclass")

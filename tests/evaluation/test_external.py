@@ -89,7 +89,7 @@ def test_names_are_mapped_several_to_one_and_to_nothing(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "has 1 class names that the model does not know: crimson. Its classes are red, green, blue. Say what"),
+        ([], "class names that the model does not know .1.: crimson. Its classes are red, green, blue. Say what"),
         (["--map", "crimson=rod"], "gives 'crimson' the class 'rod', which the model lacks.*Did you mean 'red'"),
         (["--map", "crimsn=red"], "The map names 'crimsn', which other lacks.*Did you mean 'crimson'"),
         (["--map", "crimson"], "--map needs THEIRS=OURS or a YAML file"),
@@ -290,7 +290,6 @@ def test_findings_that_nobody_labelled_are_unknown_and_score_nowhere(findings_ru
     auroc = result.beside.scores["auroc_macro"]
     stored = pd.read_csv(findings_run.predictions).query("split == 'test'")
 
-
     expected = [sklearn.metrics.roc_auc_score(stored[f"label_{name}"], stored[f"prob_{name}"])
                 for name in ("Edema", "Mass")]  # fmt: skip
     assert auroc.internal.value == pytest.approx(np.mean(expected))
@@ -298,7 +297,7 @@ def test_findings_that_nobody_labelled_are_unknown_and_score_nowhere(findings_ru
     folder = judging.write_external(findings_run, result)
     rows = pd.read_csv(folder / "predictions.csv")
     assert rows["label_No Finding"].isna().all() and rows["label_Edema"].isna().sum() == 4
-    assert "has no pictures of 1 findings, so they are unknown here" in " ".join(result.foreign.table.notes)
+    assert "lacks findings of the model (1), so they are unknown here" in " ".join(result.foreign.table.notes)
 
 
 def test_class_folders_judge_a_model_of_findings(findings_run, tmp_path):

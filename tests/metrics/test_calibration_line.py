@@ -1,4 +1,4 @@
-"""Calibration slope and intercept: equal to scikit-learn's regression, draw by draw, and undefined where no line fits."""
+"""Calibration slope and intercept: those of scikit-learn's regression, and undefined where no line fits."""
 
 import numpy as np
 import pytest

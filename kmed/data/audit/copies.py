@@ -77,10 +77,11 @@ def _digest(source) -> bytes:
 
 
 def find_alike(new: Table, known: Table, seed: int = 0) -> tuple[list[Shared], list[int]]:
-    """Returns (found, featureless): new pictures that are copies of known ones or show the same spot, and rows of others.
+    """Returns (found, featureless): the new pictures that show what known ones show, and those without enough detail.
 
-    `found` has the surest Shared of each such picture. `featureless` are the rows of new pictures with too little
-    detail to be compared, such as thumbnails. What counts as a copy or as one spot is what `kmed.data.audit.near_duplicates` says of a single pair.
+    `found` has the surest Shared of each copy of a known picture, and of each picture that shows the same spot.
+    `featureless` are rows of new pictures that cannot be compared, such as thumbnails. What counts as a copy or as one
+    spot is what `kmed.data.audit.near_duplicates` says of a single pair.
 
     Args:
       new, known: readable pictures.
@@ -96,11 +97,9 @@ def find_alike(new: Table, known: Table, seed: int = 0) -> tuple[list[Shared], l
             return [], list(range(len(new)))
         vocabulary = Vocabulary(descriptors, seed)
         index = Index()
-        for described in track(
-            pool.map(lambda row: _describe(theirs, vocabulary, row), range(len(known))), "Comparing with known pictures",
-            len(known),
-        ):  # fmt: skip
-            index.add(described)
+        described = pool.map(lambda row: _describe(theirs, vocabulary, row), range(len(known)))
+        for words in track(described, "Reading known pictures", len(known)):
+            index.add(words)
         clusters = known.rows["cluster"].to_numpy()
         pairs = _candidates(mine, vocabulary, index, clusters, len(new), pool)
         aligned = pool.map(lambda pair: link(mine[pair[0]], theirs[pair[1]], pair[2]), pairs)
