@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.deployment.demo_page import write_demo
     from kmed.deployment.exporting import export
     from kmed.deployment.serving import serve
+    from kmed.deployment.shards import merge_shards
     from kmed.evaluation.inference import predict
     from kmed.evaluation.run_evaluation import fit_novelty, rescore
     from kmed.models.build import build_model, list_models, model_facts
@@ -54,6 +55,7 @@ _EXPORTS = {
     "model_facts": "kmed.models.build",
     "export": "kmed.deployment.exporting",
     "classify_files": "kmed.deployment.classify",
+    "merge_shards": "kmed.deployment.shards",
     "serve": "kmed.deployment.serving",
     "benchmark": "kmed.deployment.benchmarking",
     "write_demo": "kmed.deployment.demo_page",
@@ -97,6 +99,7 @@ __all__ = [
     "model_facts",
     "export",
     "classify_files",
+    "merge_shards",
     "serve",
     "benchmark",
     "write_demo",

@@ -3,6 +3,7 @@
 import shlex
 
 import click
+from click.core import ParameterSource
 
 from kmed.cli.shared import DATA, FORMAT, PATH, QUANTIZE, THREADS, one_line_errors, open_finished
 from kmed.errors import ConfigError, DataError
@@ -60,8 +61,11 @@ def export(run_folder, format, quantize, **arguments):
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=PATH)
-@click.argument("sources", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("run_folder", metavar="RUN", type=PATH, required=False)
+@click.argument("sources", nargs=-1, metavar="[IMAGE...]")
+@click.option("--manifest", metavar="FILE", help="A list of images: one path per line, or a CSV with a column path.")
+@click.option("--shard", metavar="I/N", help="Only part I of N of the images, such as 3/8.")
+@click.option("--merge", metavar="FILE", type=PATH, help="Join the parts of FILE that --shard has written.")
 @FORMAT
 @QUANTIZE
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per image.")
@@ -75,7 +79,7 @@ def export(run_folder, format, quantize, **arguments):
     "--dicom-sr", metavar="DIR", type=PATH, help="Write a DICOM structured report per image, for DICOM files."
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step.")
-def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **arguments):
+def predict(run_folder, sources, merge, format, quantize, as_json, as_csv, out, **arguments):
     """Classify images: files, folders with everything below them, or globs.
 
     The answer for each image has the class, or the findings above their thresholds; calibrated probabilities; the
@@ -90,6 +94,9 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
     (with a column path) give one answer: the mean of their calibrated logits or, for findings, the largest, as chosen
     by evaluate.case.
 
+    An archive can be predicted in parts, one after another or at once, on one machine or as an array of jobs:
+    --shard 3/8 --out archive.csv writes archive-3-of-8.csv, and at the end --merge archive.csv joins the eight.
+
     \b
     Examples:
       kmed predict saved_models/latest smear.jpeg
@@ -99,14 +106,25 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
       kmed predict saved_models/xrays study/ --dicom-sr reports
       kmed predict saved_models/xrays incoming/ --by incoming/list.csv:patient_id
       kmed predict saved_models/blood incoming/ --format tflite --quantize int8
+      kmed predict saved_models/xrays --manifest archive.txt --csv --out archive.csv --shard 3/8
+      kmed predict --merge archive.csv
     """
     with one_line_errors():
+        if merge is not None:
+            _merge(merge)
+            return
+        if run_folder is None:
+            raise ConfigError("Give the folder of a run and what to predict: kmed predict RUN IMAGE...")
         if as_json and as_csv:
             raise ConfigError("--json and --csv are two formats of the same answers: give only one of them.")
         check_format(format, quantize)
         run = open_finished(run_folder)
-        from kmed.deployment import classify
+        from kmed.deployment import classify, shards
 
+        if arguments["shard"] is not None:
+            if out is None:
+                raise ConfigError("--shard needs --out, beside which its part is written.")
+            out = shards.shard_path(out, arguments["shard"])
         stream = classify.classify_files(run_folder, sources, format=format, quantize=quantize, **arguments)
         counts = {"all": 0, "broken": 0}
         counted = _counted(stream, counts)
@@ -120,6 +138,17 @@ def predict(run_folder, sources, format, quantize, as_json, as_csv, out, **argum
             raise DataError(
                 f"{counts['broken']} of {counts['all']} pictures could not be read. They are named {where}."
             )
+
+
+def _merge(out) -> None:
+    """Joins the parts of a file; any other option or argument is refused, since it would have no effect."""
+    context = click.get_current_context()
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if others := [name for name in given if name != "merge"]:
+        raise ConfigError(f"--merge only joins parts that are already there. Received, too: {', '.join(others)}.")
+    from kmed.deployment import shards
+
+    click.echo(f"Made: {shards.merge_shards(out)}")
 
 
 def _counted(stream, counts: dict):

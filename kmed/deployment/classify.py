@@ -16,9 +16,9 @@ from PIL import Image
 
 from kmed.data.images import Resizing, read_image
 from kmed.data.readers.walk import is_hidden, is_image, repeated_note, walk
-from kmed.deployment import case_answers
+from kmed.deployment import case_answers, shards
 from kmed.deployment.dicom_reports import DicomReports, name_model
-from kmed.errors import DataError, KmedError
+from kmed.errors import ConfigError, DataError, KmedError
 from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
 from kmed.evaluation.members import disagreement
 from kmed.evaluation.novelty import Novelty, feature_model, look, run_novelty
@@ -115,8 +115,10 @@ def _in_glob(pattern: str) -> list[str]:
 
 def classify_files(
     run_folder,
-    sources,
+    sources=(),
     *,
+    manifest=None,
+    shard: str | None = None,
     format: str = "keras",
     quantize: str = "none",
     by: str | None = None,
@@ -132,6 +134,9 @@ def classify_files(
     Args:
       run_folder: what `kmed train` made.
       sources: files, folders or globs; see `find_pictures`.
+      manifest: a text file with the path of one picture per line, or a CSV with a column `path`, which come after those
+        of `sources`; see `kmed.deployment.shards`.
+      shard: "I/N", such as "3/8": only part I of N of all these pictures; None: all of them.
       format, quantize: which of the run's files predicts; see `kmed.evaluation.predictor.open_model`. Only the Keras
         model can flag pictures unlike the training data.
       by: what the pictures of a case share: "folder", "regex:...(...)" in their paths, or "FILE.csv:COLUMN"; see
@@ -147,7 +152,12 @@ def classify_files(
       ...     print(answer.path, answer.found)
     """
     run = finished_run(run_folder)
-    paths = find_pictures(sources)
+    if shard is not None and by is not None:
+        raise ConfigError("With --shard, a case might be in two parts: --by needs all pictures at once.")
+    paths = find_pictures(sources) + ([] if manifest is None else shards.listed_pictures(manifest))
+    if not paths:
+        raise DataError("There is nothing to predict. Give pictures, folders, globs or a manifest.")
+    paths = paths if shard is None else shards.take_shard(paths, shard)
     cases = None if by is None else case_answers.find_cases(paths, by)
     model = Answerer(run, format, quantize, batch_sizes=(batch_size,), explain=explain, dicom_sr=dicom_sr, paths=paths)
     answers = _stream(paths, model, batch_size)
@@ -159,6 +169,8 @@ def classify_files(
 
 def _stream(paths: list[str], model: "Answerer", batch_size: int) -> Iterator[Answer]:
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    if not batches:  # more parts than pictures
+        return
     pool = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "kmed-pictures")
     try:
         coming = [pool.submit(model.read, path) for path in batches[0]]

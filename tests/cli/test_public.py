@@ -33,7 +33,7 @@ FUNCTIONS = {
     "data download": "download_data",
 }
 # How a terminal shows results: a library returns them instead.
-OF_THE_TERMINAL = {"train": {"quiet"}, "crossval": {"quiet"}, "predict": {"as_json", "as_csv", "out"}}
+OF_THE_TERMINAL = {"train": {"quiet"}, "crossval": {"quiet"}, "predict": {"as_json", "as_csv", "out", "merge"}}
 # What only Python can pass: objects that are already open, and functions to call.
 OF_PYTHON = {"train": {"finished"}, "report": {"table", "model"}, "data demo": {"settings"}}
 
