@@ -26,6 +26,7 @@ def commands(folder: pathlib.Path) -> None:
     print(exported.path, exported.record["checked"])
     for prediction in kmed.classify_files(run.folder, [folder, "smear.png"], batch_size=8):
         print(prediction.path, prediction.found, prediction.probs["MONOCYTE"])
+    print(kmed.merge_shards(folder / "answers.csv").name)
     kmed.serve(run.folder, port=0, batch_size=16, timeout=10.0, token_file=folder / "token.txt")
     print(kmed.benchmark(run.folder, [("tflite", "int8")], batches=[1]).columns)
     print(kmed.write_demo(run.folder, folder / "demo", quantize="int8"))
