@@ -57,7 +57,14 @@ def _drop_none(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
+def _as_list(value: Any) -> Any:
+    """Turns a text into a list that holds it, and "none" into None."""
+    value = _drop_none(value)
+    return [value] if isinstance(value, str) else value
+
+
 Source = Annotated[str | None, pydantic.BeforeValidator(_drop_none)]
+Files = Annotated[list[str] | None, pydantic.BeforeValidator(_as_list)]
 Pixels = Annotated[int, pydantic.Field(ge=8, le=4096)]
 ImageSize = Annotated[tuple[Pixels, Pixels], pydantic.BeforeValidator(_parse_size)]
 ValueRange = Annotated[str, pydantic.BeforeValidator(_check_range)]
@@ -117,7 +124,7 @@ class DataConfig(Section):
     cluster: str | None = None  # what intervals resample, given in the same ways; none: the group
     splits: str | None = None  # a splits.csv to read instead of drawing a split
     fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that splits.csv, the fold that is tested on
-    corrections: str | None = None  # a labels.csv of `kmed data labels`, whose edited labels replace those of the data
+    corrections: Files = None  # a labels.csv of `kmed data labels` with edited labels, or several, which count in turn
     val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # share of what is not test, if there is no val
     test_fraction: Fraction = 0.2  # share of all images, if there is no test split; 0: none
     skip_unreadable: bool = False  # whether broken files are left out; otherwise they are an error

@@ -214,14 +214,17 @@ def default_folder(*words: str) -> pathlib.Path:
     return folder
 
 
-def check_vacant(folder: pathlib.Path) -> None:
-    """Raises RunError unless `folder` is empty or does not exist yet."""
+def check_vacant(folder: pathlib.Path, wanted: str = "") -> None:
+    """Raises RunError unless `folder` is empty or does not exist yet; `wanted` is what else it might have held."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--out {folder} is a file. Give a folder that does not exist yet.")
+    if Run(folder).ensemble.exists():
+        raise RunError(f"{folder} holds another run, an ensemble. Choose another --out.")
     if (folder / "config.yaml").exists():
         raise RunError(f"{folder} holds another run. Continue it with --resume {folder}, or choose another --out.")
     if not is_vacant(folder):
-        raise RunError(f"{folder} is not empty. Choose another --out.")
+        but = f" and does not hold {wanted}" if wanted else ""
+        raise RunError(f"{folder} is not empty{but}. Choose another --out.")
 
 
 def held(run: Run):

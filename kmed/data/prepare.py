@@ -57,8 +57,8 @@ def open_table(config) -> Table:
     )
     if settings.class_map is not None:
         table = _with_classes(table, config)
-    if settings.corrections is not None:
-        table = apply_corrections(table, settings.corrections)
+    for file in settings.corrections or ():
+        table = apply_corrections(table, file)
     if config.task == "auto" and settings.path is not None:
         say(f"Task: {table.task}, since {get_task(table.task).reason}. Set task to choose another.")
     return table

@@ -11,6 +11,7 @@ from kmed.data.readers.groups import compile_pattern
 from kmed.errors import DataError, suggest
 from kmed.evaluation.decisions import DecisionRule, Fitted
 from kmed.metrics.cases import pool_probs
+from kmed.metrics.thresholds import Thresholds
 from kmed.progress import say
 
 
@@ -67,23 +68,37 @@ def choose_rule(fitted: Fitted, exclusive: bool) -> str:
     if not exclusive:
         say(
             "The run was not scored per case, so it is not known whether the mean or the largest logit is better: the "
-            "mean is taken. Choose with: kmed evaluate RUN --rescore --set evaluate.case=group"
+            "mean is taken, and a finding is reported from a probability of 0.5. Choose with: kmed evaluate RUN "
+            "--rescore --set evaluate.case=group"
         )
     return "mean"
 
 
-def pool_answers(answers: Iterator, cases: list[str], rule: DecisionRule, pooling: str) -> Iterator:
+def choose_thresholds(fitted: Fitted, exclusive: bool) -> Thresholds | None:
+    """Returns the thresholds of the run's validation cases; None if it has none, or for the most probable class.
+
+    One line says if one answer for every case was better than thresholds.
+    """
+    thresholds = None if exclusive or fitted.cases is None else fitted.cases.thresholds
+    if thresholds is not None and thresholds.choice is not None and thresholds.choice.chosen == "constant":
+        say(thresholds.choice.sentence(exclusive))
+    return thresholds
+
+
+def pool_answers(
+    answers: Iterator, cases: list[str], rule: DecisionRule, pooling: str, thresholds: Thresholds | None = None
+) -> Iterator:
     """Yields the answers for pictures that could not be read, as they come, then one for each case.
 
     A case is unlike the training data if one of its pictures is, and the members of an ensemble disagree by as much as
-    they do on one of them. Its classes are the most probable one, or the findings
-    with a probability of 0.5 or more, as in the scores per case.
+    they do on one of them. Its classes are the most probable one, or the findings over their thresholds for cases.
 
     Args:
       answers: `kmed.deployment.classify.Answer` for each picture.
       cases: the case of each.
       rule: the run's DecisionRule.
       pooling: one of `kmed.metrics.cases.POOLINGS`.
+      thresholds: those for cases; None: the most probable class, or findings with a probability of 0.5 or more.
     """
     held: dict[str, list] = {}
     for answer, case in zip(answers, cases, strict=True):
@@ -95,7 +110,7 @@ def pool_answers(answers: Iterator, cases: list[str], rule: DecisionRule, poolin
         probs = np.array([[part.probs[name] for name in rule.class_names] for part in parts])
         index = np.zeros(len(parts), int)
         pooled = pool_probs(probs, index, rule.class_names, pooling, exclusive=rule.task.exclusive)
-        found = rule.task.decode(pooled)[0]
+        found = (rule.task.decode(pooled) if thresholds is None else thresholds.decide(rule.task.decode, pooled))[0]
         farthest = max(parts, key=lambda part: -1.0 if part.distance is None else part.distance)
         yield dataclasses.replace(
             farthest,

@@ -159,12 +159,14 @@ def classify_files(
         raise DataError("There is nothing to predict. Give pictures, folders, globs or a manifest.")
     paths = paths if shard is None else shards.take_shard(paths, shard)
     cases = None if by is None else case_answers.find_cases(paths, by)
-    model = Answerer(run, format, quantize, batch_sizes=(batch_size,), explain=explain, dicom_sr=dicom_sr, paths=paths)
+    folders = {"explain": explain, "dicom_sr": dicom_sr}
+    model = Answerer(run, format, quantize, batch_sizes=(batch_size,), paths=paths, pooled=cases is not None, **folders)
     answers = _stream(paths, model, batch_size)
     if cases is None:
         return answers
-    pooling = case_answers.choose_rule(read_fitted(run), model.rule.task.exclusive)
-    return case_answers.pool_answers(answers, cases, model.rule, pooling)
+    fitted, exclusive = read_fitted(run), model.rule.task.exclusive
+    pooling, thresholds = case_answers.choose_rule(fitted, exclusive), case_answers.choose_thresholds(fitted, exclusive)
+    return case_answers.pool_answers(answers, cases, model.rule, pooling, thresholds)
 
 
 def _stream(paths: list[str], model: "Answerer", batch_size: int) -> Iterator[Answer]:
@@ -202,6 +204,7 @@ class Answerer:
         explain=None,
         dicom_sr=None,
         paths: Sequence[str] = (),
+        pooled: bool = False,
     ):
         """Loads the model, and says what its answers lack.
 
@@ -211,11 +214,12 @@ class Answerer:
           batch_sizes: the sizes of batches that the Keras model is compiled for; `answer` takes at most the last.
           explain, dicom_sr: folders for heat maps and for DICOM reports, or None.
           paths: the pictures that will be explained or reported, none of which may be overwritten.
+          pooled: whether answers are pooled to cases, for which others are found than for single pictures.
         """
         config, self.batch_sizes = run.read_config(), batch_sizes
         self.resizing = Resizing.from_settings(config.data)
         self.rule: DecisionRule = decision_rule(run)
-        if self.rule.constant is not None:
+        if self.rule.constant is not None and not pooled:
             say(self.rule.constant.sentence(self.rule.task.exclusive))
         self.predictor = open_model(run, format, quantize)
         self.novelty: Novelty | None = None

@@ -1,10 +1,12 @@
 """Scores per case beside scores per picture: the pictures of a photograph, study or patient give one answer."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
+from kmed.data.readers.groups import in_several_groups
 from kmed.errors import ConfigError, ScoreError, suggest
 from kmed.evaluation.predictions import Predictions
 from kmed.evaluation.subgroups import CASE_ROWS, case_values, choose_columns, subgroup_values
@@ -13,6 +15,7 @@ from kmed.metrics.calibration import Calibration
 from kmed.metrics.cases import choose_pooling, pool_labels, pool_probs
 from kmed.metrics.intervals import MIN_CLUSTERS, Bootstrap, Score
 from kmed.metrics.scores import Scores
+from kmed.metrics.thresholds import Thresholds
 from kmed.progress import say
 from kmed.schemas.tables import CASE
 
@@ -25,15 +28,18 @@ class CaseRule:
       by: "cluster", "group", or a column of the data.
       pooling: one of `kmed.metrics.cases.POOLINGS`.
       tried: pooling -> macro AUROC of the findings over validation cases; {} where there was nothing to choose.
+      thresholds: those of the pooled probabilities, chosen on validation cases; None if none were chosen.
     """
 
     by: str
     pooling: str
     tried: dict[str, float]
+    thresholds: Thresholds | None = None
 
     def to_dict(self) -> dict:
         """Returns the fields, for `kmed.files.write_json`."""
-        return dataclasses.asdict(self)
+        chosen = {} if self.thresholds is None else {"thresholds": self.thresholds.to_dict()}
+        return {"by": self.by, "pooling": self.pooling, "tried": self.tried, **chosen}
 
     def sentence(self, num_pictures: int, num_cases: int, num_mixed: int) -> str:
         """Returns how many pictures were pooled, how, and how many cases were left out."""
@@ -46,9 +52,11 @@ class CaseRule:
         )
 
     @classmethod
-    def from_dict(cls, fields: dict) -> "CaseRule":
-        """Returns the CaseRule whose `to_dict` gave `fields`."""
-        return cls(**fields)
+    def from_dict(cls, fields: dict, class_names) -> "CaseRule":
+        """Returns the CaseRule whose `to_dict` gave `fields`. Raises ScoreError if it was fitted for other labels."""
+        chosen = fields.get("thresholds")
+        thresholds = None if chosen is None else Thresholds.from_dict(chosen, class_names)
+        return cls(fields["by"], fields["pooling"], fields["tried"], thresholds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +84,8 @@ class CaseScores:
         parts = {name: scores.overall() for name, scores in self.constants.items()}
         by_count = {name: score.to_dict() for name, score in self.by_count.items()}
         more = {"by_count": by_count, "num_pictures": self.num_pictures, "mixed": list(self.mixed), "constants": parts}
-        return self.rule.to_dict() | self.scores.overall() | more
+        pooled = dataclasses.replace(self.rule, thresholds=None).to_dict()
+        return pooled | self.scores.overall() | more
 
 
 def case_names(rows: pd.DataFrame, by: str) -> np.ndarray:
@@ -105,25 +114,37 @@ def check_columns(rows: pd.DataFrame, settings) -> None:
         )
 
 
-def fit_cases(validation: Predictions, calibration: Calibration, by: str) -> CaseRule:
+def fit_cases(
+    validation: Predictions, calibration: Calibration, by: str, choose: Callable[[Predictions], Thresholds]
+) -> CaseRule:
     """Returns the CaseRule of the validation split.
 
+    Args:
+      validation: the predictions of that split.
+      calibration: that of the run.
+      by: "cluster", "group" or a column.
+      choose: function that chooses thresholds on predictions for cases.
     Raises: ConfigError: the predictions do not hold the column. ScoreError: a case lies in several groups.
     """
     index = np.unique(case_names(validation.rows, by), return_inverse=True)[1]
     check_inside_groups(validation.rows, by)
     arrays = (validation.labels, calibration.apply(validation.probs), index, validation.class_names)
-    return CaseRule(by, *choose_pooling(*arrays, exclusive=validation.task.exclusive))
+    rule = CaseRule(by, *choose_pooling(*arrays, exclusive=validation.task.exclusive))
+    kept = _known_cases(*pool_cases(validation, calibration, rule))
+    return dataclasses.replace(rule, thresholds=choose(kept)) if len(kept) else rule
+
+
+def _known_cases(cases: Predictions, mixed: np.ndarray) -> Predictions:
+    """Returns the cases that can be judged, of the two things that `pool_cases` returned."""
+    return cases.take(~mixed & ~np.isnan(cases.labels).all(axis=1))
 
 
 def check_inside_groups(rows: pd.DataFrame, by: str) -> None:
     """Raises ScoreError if a case lies in several groups, which a split may have cut."""
-    groups = rows.assign(case=case_names(rows, by)).groupby("case")["group"].nunique()
-    wide = groups[groups > 1]
-    if len(wide):
+    if wide := in_several_groups(rows, case_names(rows, by)):
         raise ScoreError(
             f"A case must lie inside one group, but {len(wide)} of evaluate.case={by} lie in several, such as "
-            f"{wide.index[0]!r}. Group the data by this column (data.group), or give a finer case."
+            f"{wide[0]!r}. Group the data by this column (data.group), or give a finer case."
         )
 
 
@@ -159,7 +180,7 @@ def score_cases(
       bootstrap: the settings of the intervals.
     """
     cases, mixed = pool_cases(predictions, calibration, rule)
-    kept = cases.take(~mixed & ~np.isnan(cases.labels).all(axis=1))
+    kept = _known_cases(cases, mixed)
     if (num_clusters := len(set(kept.clusters))) < MIN_CLUSTERS:
         left_out = f"; {mixed.sum()} are left out, because their pictures have different classes" if mixed.any() else ""
         say(
@@ -168,7 +189,9 @@ def score_cases(
         )
         return None
     arrays = (kept.labels, kept.clusters, kept.class_names)
-    scores = kept.task.score(kept.labels, kept.probs, kept.clusters, kept.class_names, bootstrap=bootstrap)
+    thresholds, task = rule.thresholds, kept.task
+    decided = None if thresholds is None else thresholds.decide(task.decode, kept.probs)
+    scores = task.score(kept.labels, kept.probs, kept.clusters, kept.class_names, decided=decided, bootstrap=bootstrap)
     constants = constant_scores(kept.task, prior, *arrays, bootstrap)
     by_count = _rank_by_count(kept, case_names(predictions.rows, rule.by), bootstrap)
     return CaseScores(rule, scores, constants, by_count, len(predictions), tuple(cases.rows["path"][mixed]))

@@ -11,8 +11,8 @@ from kmed import figures
 from kmed.errors import RunError
 from kmed.evaluation.assessment import score_constants, score_predictions
 from kmed.evaluation.cases import CaseScores, score_cases
-from kmed.evaluation.decisions import read_fitted
-from kmed.evaluation.pooling import score_pooled_cases
+from kmed.evaluation.decisions import Fitted, read_fitted
+from kmed.evaluation.pooling import score_pooled, score_pooled_cases
 from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.result_rows import study_columns
 from kmed.evaluation.summary import cell
@@ -177,6 +177,8 @@ def plot_scores(comparison: Comparison):
 def _read(run: Run, split: str) -> Predictions:
     stored = stored_predictions(run)
     read = stored.split(split)
+    if not len(read) and split == "val" and is_crossval(run.folder):
+        read = stored  # its test pictures, each judged out of fold, are what an ensemble of its runs has as validation
     if not len(read):
         others = sorted(set(stored.rows["split"]))
         hint = f" It has those of {others[0]}: choose them with --split {others[0]}." if others else ""
@@ -227,8 +229,8 @@ def _compared(runs, predictions, bootstrap) -> list[Compared]:
     compared = []
     scored: list[tuple[Prior, Predictions, dict[str, Scores]]] = []  # Scores of the constant predictors
     for name, run, predicted in zip(_names(runs), runs, predictions, strict=True):
-        fitted = None if is_crossval(run.folder) else read_fitted(run)  # each run of a crossval has its own
-        scores, prior = score_predictions(predicted, fitted, bootstrap), _prior(run)
+        fitted, prior = None if is_crossval(run.folder) else read_fitted(run), _prior(run)
+        scores = _score(run, predicted, fitted, bootstrap)
         same = (known for before, others, known in scored if before == prior and _same_pictures([others, predicted]))
         if (constants := next(same, None)) is None:
             constants = score_constants(predicted, prior, bootstrap)
@@ -243,6 +245,13 @@ def _compared(runs, predictions, bootstrap) -> list[Compared]:
     if len({run.cases and run.cases.rule.by for run in compared}) > 1:
         return [dataclasses.replace(run, cases=None) for run in compared]
     return compared
+
+
+def _score(run: Run, predictions: Predictions, fitted: Fitted | None, bootstrap: Bootstrap) -> Scores:
+    """Returns a run's Scores; on validation without those of what was fitted to it, which would flatter."""
+    if fitted is None:
+        return score_pooled(predictions, run.read_config(), bootstrap)
+    return score_predictions(predictions, None if set(predictions.rows["split"]) == {"val"} else fitted, bootstrap)
 
 
 def _prior(run) -> Prior:

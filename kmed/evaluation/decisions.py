@@ -1,6 +1,8 @@
 """Decisions from probabilities: calibration, thresholds and prediction sets, fitted on the validation split."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -52,7 +54,7 @@ class Fitted:
         thresholds = Thresholds.from_dict(fields["thresholds"], class_names)
         calibration = Calibration.from_dict(fields["calibration"], class_names)
         values = np.array([sets["values"][name] for name in class_names])
-        cases = CaseRule.from_dict(fields["cases"]) if fields.get("cases") else None
+        cases = CaseRule.from_dict(fields["cases"], class_names) if fields.get("cases") else None
         return cls(calibration, thresholds, values, sets["coverage"], cases)
 
 
@@ -67,33 +69,52 @@ def fit_on_validation(validation: Predictions, settings, not_findings=NOT_FINDIN
     task, names = validation.task, validation.class_names
     labels, probs = validation.labels, validation.probs
     calibration = task.fit_calibration(labels, probs, names)
-    if settings.thresholds in OBJECTIVES:
-        thresholds = _fit_whole_decisions(validation, calibration, settings, not_findings)
-    else:
-        thresholds = choose_thresholds(labels, probs, names, settings.thresholds, settings.sensitivity)
+    choose = functools.partial(_choose_thresholds, settings=settings, not_findings=not_findings)
+    by = settings.case
     return Fitted(
         calibration=calibration,
-        thresholds=thresholds,
+        thresholds=choose(validation, constant=calibration.constant),
         set_thresholds=conformal_thresholds(labels, probs, settings.coverage, exclusive=task.exclusive),
         coverage=settings.coverage,
-        cases=None if settings.case is None else fit_cases(validation, calibration, settings.case),
+        cases=None
+        if by is None
+        else fit_cases(validation, calibration, by, functools.partial(_choose_of_cases, choose)),
     )
 
 
-def _fit_whole_decisions(validation: Predictions, calibration: Calibration, settings, not_findings) -> Thresholds:
-    """Returns Thresholds by which a label that calibration makes constant is found in all images or in none.
+def _choose_of_cases(choose: Callable, cases: Predictions) -> Thresholds:
+    """Returns the Thresholds for cases, whose probabilities are calibrated."""
+    thresholds = choose(cases)
+    if (choice := thresholds.choice) is None:
+        return thresholds
+    return dataclasses.replace(
+        thresholds, choice=dataclasses.replace(choice, score=choice.score.replace("picture", "case"))
+    )
 
-    A model in use gives calibrated probabilities, which do not rank the images by such a label.
+
+def _choose_thresholds(predictions: Predictions, settings, not_findings, constant=False) -> Thresholds:
+    """Returns Thresholds by the rule of the settings.
+
+    By whole decisions, a label that calibration makes constant is found in all images or in none: a model in use gives
+    calibrated probabilities, which do not rank the images by such a label.
+
+    Args:
+      predictions: those of the validation split.
+      settings: kmed.config.EvaluateConfig.
+      not_findings: labels that may stand beside "No Finding".
+      constant: bool (K,), the labels that calibration makes constant.
     """
-    task, constant = validation.task, calibration.constant
+    labels, probs, names = predictions.labels, predictions.probs, predictions.class_names
+    if settings.thresholds not in OBJECTIVES:
+        return choose_thresholds(labels, probs, names, settings.thresholds, settings.sensitivity)
     thresholds = choose_whole_decisions(
-        validation.labels,
-        np.where(constant, 0.0, validation.probs),
-        validation.rows["group"].to_numpy(),
-        validation.class_names,
+        labels,
+        np.where(constant, 0.0, probs),
+        predictions.rows["group"].to_numpy(),
+        names,
         settings.thresholds,
-        decode=task.decode,
-        exclusive=task.exclusive,
+        decode=predictions.task.decode,
+        exclusive=predictions.task.exclusive,
         not_findings=not_findings,
         costs=(settings.cost_missed, settings.cost_false),
     )

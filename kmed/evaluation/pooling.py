@@ -8,7 +8,7 @@ import pandas as pd
 from kmed.errors import RunError, shorten
 from kmed.evaluation.assessment import Assessment, assess
 from kmed.evaluation.cases import CaseRule, CaseScores, case_names, score_cases
-from kmed.evaluation.decisions import read_fitted
+from kmed.evaluation.decisions import fit_on_validation, read_fitted
 from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.result_rows import in_order, score_columns
 from kmed.evaluation.summary import aligned, describe_assessment, number
@@ -17,6 +17,7 @@ from kmed.metrics.baselines import Prior, count_prior
 from kmed.metrics.calibration import Calibration
 from kmed.metrics.cases import POOLINGS
 from kmed.metrics.intervals import Bootstrap
+from kmed.metrics.scores import Scores
 from kmed.runs import Run, write_classes
 from kmed.schemas.records import stamped
 from kmed.schemas.tables import CASE
@@ -50,7 +51,8 @@ def write_pooled(pooled: Run, parts: list[Part], split: str, config) -> Assessme
 
     The names and columns of the files are those of a run: classes.json, config.yaml, predictions.csv, metrics.json,
     history.csv (means over the runs), summary.txt and, last, result.csv. fold_scores.csv has the scores of each run.
-    There are no calibration and no thresholds, since each run has its own; scores per case use those calibrations.
+    Scores of calibrated probabilities and tuned thresholds are those of `score_pooled`. There is no calibration.json,
+    since each run has its own; scores per case use those calibrations.
 
     Args:
       pooled: the folder to write to; it has environment.json.
@@ -66,7 +68,8 @@ def write_pooled(pooled: Run, parts: list[Part], split: str, config) -> Assessme
     write_classes(pooled, config, predictions.class_names)
     bootstrap = Bootstrap.from_config(config)
     cases = score_pooled_cases(pooled, predictions, prior, bootstrap)
-    assessment = dataclasses.replace(assess(predictions, prior, bootstrap), cases=cases)
+    scores = score_pooled(predictions, config, bootstrap)
+    assessment = dataclasses.replace(assess(predictions, prior, bootstrap), scores=scores, cases=cases)
     table = fold_scores(parts, split, assessment)
     write_frame(pooled.predictions, predictions.to_frame())
     write_frame(pooled.folder / "fold_scores.csv", table)
@@ -104,6 +107,29 @@ def pool(parts: list[Part], split: str) -> Predictions:
     labels = np.concatenate([each.labels for each in found])
     probs = np.concatenate([each.probs for each in found])
     return Predictions(rows, labels, probs, found[0].class_names, found[0].task)
+
+
+def score_pooled(predictions: Predictions, config, bootstrap: Bootstrap) -> Scores:
+    """Returns the Scores of a cross-validation, with those of calibrated probabilities and of tuned thresholds.
+
+    Calibration and thresholds of each fold are fitted to the out-of-fold predictions of the others, so that no picture
+    is judged by what was fitted to it, or to others of its group.
+
+    Args:
+      predictions: those of all folds.
+      config: kmed.config.Config.
+      bootstrap: the settings of the intervals.
+    """
+    settings = config.evaluate.model_copy(update={"case": None})
+    calibrated, decided = np.empty_like(predictions.probs), np.empty(predictions.probs.shape, np.uint8)
+    for _, repeat in predictions.rows.groupby("repeat"):
+        for _, part in repeat.groupby("fold"):
+            others = predictions.take(np.isin(predictions.rows.index, repeat.index.difference(part.index)))
+            fitted, probs = fit_on_validation(others, settings, config.data.not_findings), predictions.probs[part.index]
+            calibrated[part.index] = fitted.calibration.apply(probs)
+            decided[part.index] = fitted.thresholds.decide(predictions.task.decode, probs)
+    arrays = (predictions.labels, predictions.probs, predictions.clusters, predictions.class_names)
+    return predictions.task.score(*arrays, decided=decided, calibrated=calibrated, bootstrap=bootstrap)
 
 
 def score_pooled_cases(pooled: Run, predictions: Predictions, prior: Prior, bootstrap: Bootstrap) -> CaseScores | None:
@@ -155,7 +181,7 @@ def fold_scores(parts: list[Part], split: str, assessment: Assessment) -> pd.Dat
             "best_epoch": int(float(row["best_epoch"])),
             "minutes": float(row["minutes"]),
         }
-        for name in assessment.scores.scores:
+        for name in assessment.task.make_scores():
             score = scored["scores"][name]
             described |= {name: score["value"], f"{name}_low": score["low"], f"{name}_high": score["high"]}
         rows.append(described)
@@ -196,7 +222,15 @@ def describe(assessment: Assessment, split: str, table: pd.DataFrame) -> str:
     for name in spread_scores(assessment.task):
         rows.append((name, *(number(columns[f"{name}_folds_{kind}"]) for kind in SPREAD)))
     lines += aligned(rows)
+    lines += ["", fitted_on_others()]
     return "\n".join([*lines, *([] if split == "test" else ["", chosen_on_fold()])]) + "\n"
+
+
+def fitted_on_others() -> str:
+    """Returns what the calibration and the thresholds of a cross-validation were fitted to."""
+    return (
+        "Calibration and tuned thresholds of each fold were fitted to the out-of-fold predictions of the other folds."
+    )
 
 
 def chosen_on_fold() -> str:

@@ -40,6 +40,7 @@ FITTED_BY = (
     "cost_missed",
     "cost_false",
     "coverage",
+    "case",
 )  # settings of what is fitted on validation
 
 

@@ -52,8 +52,9 @@ def describe_assessment(assessment: Assessment, split: str, *, pictures: str | N
 def _by_case(cases: CaseScores, shown: tuple[str, ...]) -> list[str]:
     scores, constants = cases.scores, cases.constants
     rows: list[tuple[str, ...]] = [(f"per {cases.rule.by}", "value", "interval", "clusters", *constants, "")]
-    for name in shown:
-        score, beside = scores.scores[name], [number(constant.scores[name].value) for constant in constants.values()]
+    for name in [*shown, *(f"{name}{TUNED}" for name in shown if f"{name}{TUNED}" in scores.scores)]:
+        plain, score = name.removesuffix(TUNED), scores.scores[name]
+        beside = [number(constant.scores[plain].value) for constant in constants.values()]
         rows.append((name, number(score.value), span(score), str(score.num_clusters), *beside, mark(score)))
     ranked = "; ".join(f"{name} {cell(score)}" for name, score in cases.by_count.items())
     count = [f"Ranked by their number of pictures alone, the cases have {ranked}."] if ranked else []

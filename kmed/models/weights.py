@@ -6,9 +6,9 @@ import pathlib
 import keras
 import numpy as np
 
-from kmed.errors import ModelError, RunError, WeightsError
+from kmed.errors import ModelError, RunError, WeightsError, shorten
 from kmed.models import torch_files, vit
-from kmed.models.keras_file import load_model
+from kmed.models.keras_file import load_model, read_settings
 from kmed.models.registry import ENSEMBLE, MODELS, family_of, family_of_checkpoint, resolve_name
 from kmed.models.weight_files import WeightSource, class_names_of, locate_weights, normalization_of, same_normalization
 
@@ -80,12 +80,24 @@ def load_weights(model: keras.Model, source, class_names=None) -> list[str]:
 def check_weights(source, name: str) -> WeightSource:
     """Returns the file of `source`, once it can be read and is of the family of the model `name`.
 
-    Raises: WeightsError: there are no such weights, they are damaged, or they are those of another family.
+    Raises: WeightsError: there are no such weights, they are damaged, or they are those of another family, or of an
+      ensemble.
     """
     found = locate_weights(source, name)
     if found.path.suffix != ".keras":
         _read_arrays(found, resolve_name(name))
+        return found
+    try:
+        stored = read_settings(found.path)["config"].get("name")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{found.path} is not a readable Keras model: {shorten(str(error))}.") from None
+    _refuse_ensemble(stored, found)
     return found
+
+
+def _refuse_ensemble(name: str | None, found: WeightSource) -> None:
+    if name == ENSEMBLE:
+        raise WeightsError(f"{found.path} is an ensemble, from which no training can start. Give one of its members.")
 
 
 def _name_of(model: keras.Model) -> str:
@@ -171,8 +183,7 @@ def _read_keras(found: WeightSource, model: keras.Model):
         other = load_model(found.path)
     except RunError as error:
         raise WeightsError(str(error)) from error
-    if other.name == ENSEMBLE:
-        raise WeightsError(f"{found.path} is an ensemble, from which no training can start. Give one of its members.")
+    _refuse_ensemble(other.name, found)
     _check_family(MODELS[other.name].family if other.name in MODELS else None, model.name, found)
     arrays = {variable.path: keras.ops.convert_to_numpy(variable.value) for variable in other.weights}
     slots = [Slot(variable, variable.path, "keras") for variable in model.weights]

@@ -6,7 +6,7 @@ import shlex
 import pandas as pd
 
 from kmed import figures
-from kmed.evaluation.pooling import SPREAD, chosen_on_fold, spread_scores
+from kmed.evaluation.pooling import SPREAD, chosen_on_fold, fitted_on_others, spread_scores
 from kmed.metrics.intervals import FEW_CLUSTERS, Score
 from kmed.progress import optional
 from kmed.reading import numbers, read_csv
@@ -30,6 +30,7 @@ def write_crossval_report(pooled: Run) -> pathlib.Path:
     config, result = pooled.read_config(), pooled.read_result(_SHOWN)
     split, task = judged_split(metrics), get_task(config.task)
     table, assessed = _read_folds(pooled), metrics[split]
+    sections = score_sections(task, assessed)
     return render_page(
         pooled.report,
         "crossval.html.j2",
@@ -41,7 +42,7 @@ def write_crossval_report(pooled: Run) -> pathlib.Path:
         numbers=Cited(pooled.result.name, {name: _number(text) for name, text in result.items()}),
         assessed=assessed,
         cases_sentence=describe_cases(assessed),
-        sections=score_sections(task, assessed),
+        sections=sections,
         headline=pick_headline(task, assessed),
         meanings={name: row.meaning for name, row in task.make_scores().items() if row.meaning},
         folds=Cited("fold_scores.csv", table.astype(object).where(table.notna(), None).to_dict("records")),
@@ -49,6 +50,7 @@ def write_crossval_report(pooled: Run) -> pathlib.Path:
         spread_kinds=SPREAD,
         repeated=int(float(result["repeats"])) > 1,
         warning="" if split == "test" else chosen_on_fold(),
+        fitted_on=fitted_on_others() if any(kind == "tuned" for kind, _ in sections) else "",
         combined=_read_ensemble(pooled, task),
         forest=_draw(table, assessed, task),
         few=FEW_CLUSTERS,

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from kmed.config import FULL, parse_range
 from kmed.data.images import Resizing, read_row
 from kmed.data.prepare import open_table
+from kmed.data.readers.csv_file import read_csv
 from kmed.data.table import Table
 from kmed.errors import DataError, RunError
 from kmed.evaluation.label_errors import AUTO, check_cut, make_units, suspect_labels
@@ -41,8 +42,8 @@ def find_label_errors(
       cut: "auto": as many labels as confident learning expects to be wrong, which needs cleanlab; a number between 0
         and 1: all labels whose out-of-fold probability is lower.
     Returns: (the rows of labels.csv, the paths of labels.csv and labels.png).
-    Raises: RunError: the folder is no finished cross-validation. ConfigError: a cut that is not legal, or cleanlab is
-      not installed. DataError: there are too few classes.
+    Raises: RunError: the folder is no finished cross-validation, or `out` holds labels that were edited. ConfigError: a
+      cut that is not legal, or cleanlab is not installed. DataError: there are too few classes.
     Example:
       >>> rows, files = kmed.find_label_errors("saved_models/folds")
     """
@@ -57,8 +58,14 @@ def find_label_errors(
         f"{len(rows):,} of {len(units.rows):,} labels look wrong ({rows['pictures'].sum():,} of "
         f"{units.rows['pictures'].sum():,} pictures)."
     )
+    if earlier := pooled.read_config().data.corrections:
+        say(
+            "The labels of this cross-validation were corrected before, so its labels.csv counts after the earlier "
+            f"corrections: --set data.corrections=[{','.join(earlier)},labels.csv]"
+        )
     out = pathlib.Path(out) if out is not None else pooled.folder / "labels"
     files = [out / "labels.csv"]
+    _check_not_edited(files[0])
     write_frame(files[0], rows)
     sheet = out / "labels.png"
     sheet.unlink(missing_ok=True)  # an older one would show other labels
@@ -69,6 +76,15 @@ def find_label_errors(
             save_figure(draw_suspects(open_table(config), rows, Resizing(TILE_SIZE, range=limits)), sheet)
             files.append(sheet)
     return rows, files
+
+
+def _check_not_edited(path: pathlib.Path) -> None:
+    """Raises RunError if the file that would be written is there, and is not as `find_label_errors` left it."""
+    if not path.exists():
+        return
+    frame = read_csv(path)
+    if not {"label", "given"} <= set(frame.columns) or (frame["label"] != frame["given"]).any():
+        raise RunError(f"{path} holds labels that were edited, which would be lost. Move it, or choose another --out.")
 
 
 def draw_suspects(table: Table, rows: pd.DataFrame, resizing: Resizing) -> Figure:

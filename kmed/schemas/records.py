@@ -185,6 +185,15 @@ class ThresholdsRecord(Record):
     not_chosen: dict[str, str]
     choice: ChoiceRecord | None = None
 
+    def require_classes(self, field: str, names: list[str]) -> None:
+        """Raises ValueError unless the thresholds, which are called `field`, are those of these classes."""
+        require_names(f"{field}.values", self.values, names)
+        require_known(f"{field}.not_chosen", self.not_chosen, names)
+        if (choice := self.choice) is not None:
+            require_known(f"{field}.choice.constant", choice.constant, names)
+            excluded = [] if choice.exclusion is None else [choice.exclusion.negative, *choice.exclusion.findings]
+            require_known(f"{field}.choice.exclusion", excluded, names)
+
 
 class SetsRecord(Record):
     """The thresholds of conformal prediction sets, and the share of true labels that the sets are meant to hold."""
@@ -199,6 +208,7 @@ class CaseRuleRecord(Record):
     by: Name
     pooling: Literal["mean", "largest"]
     tried: dict[Literal["mean", "largest"], Share]
+    thresholds: ThresholdsRecord | None = None
 
 
 class FittedFile(File):
@@ -222,14 +232,11 @@ class FittedFile(File):
     @model_validator(mode="after")
     def _one_per_class(self):
         names = self.class_names
-        require_names("thresholds.values", self.thresholds.values, names)
         require_names("prediction_sets.values", self.prediction_sets.values, names)
         require_known("calibration.not_fitted", self.calibration.not_fitted, names)
-        require_known("thresholds.not_chosen", self.thresholds.not_chosen, names)
-        if (choice := self.thresholds.choice) is not None:
-            require_known("thresholds.choice.constant", choice.constant, names)
-            excluded = [] if choice.exclusion is None else [choice.exclusion.negative, *choice.exclusion.findings]
-            require_known("thresholds.choice.exclusion", excluded, names)
+        self.thresholds.require_classes("thresholds", names)
+        if self.cases is not None and self.cases.thresholds is not None:
+            self.cases.thresholds.require_classes("cases.thresholds", names)
         return self
 
 

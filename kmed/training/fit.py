@@ -308,9 +308,11 @@ def with_absolute_paths(config: Config) -> Config:
     The run then resumes in any folder, and what it has learnt from is known for good.
     """
     data = config.data
-    given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv, "corrections": data.corrections}
+    given = {"path": data.path, "splits": data.splits, "labels_csv": data.labels_csv}
     given |= {name: value for name, value in (("group", data.group), ("cluster", data.cluster)) if _is_file(value)}
-    found = {name: str(pathlib.Path(value).expanduser().absolute()) for name, value in given.items() if value}
+    found: dict = {name: _absolute(value) for name, value in given.items() if value}
+    if data.corrections is not None:
+        found["corrections"] = [_absolute(file) for file in data.corrections]
     changes: dict = {"data": data.model_copy(update=found)}
     if config.train.teacher is not None:  # saved_models/latest will soon be another run
         teacher = str(pathlib.Path(config.train.teacher).expanduser().resolve())
@@ -319,6 +321,10 @@ def with_absolute_paths(config: Config) -> Config:
         weights = str(pathlib.Path(config.model.weights).resolve())
         changes["model"] = config.model.model_copy(update={"weights": weights})
     return config.model_copy(update=changes)
+
+
+def _absolute(path: str) -> str:
+    return str(pathlib.Path(path).expanduser().absolute())
 
 
 def _is_file(value: str | None) -> bool:

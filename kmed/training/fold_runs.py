@@ -19,13 +19,13 @@ from kmed.errors import ConfigError, RunError, shorten
 from kmed.evaluation.cases import check_columns
 from kmed.evaluation.lineage import leak_of_weights
 from kmed.evaluation.pooling import Part, part_name, write_pooled
-from kmed.files import clear_leftovers, exclusive, is_vacant, write_json
+from kmed.files import clear_leftovers, exclusive, write_json
 from kmed.progress import format_time, say
 from kmed.reading import damaged, read_json
 from kmed.report.crossval_page import try_crossval_report
 from kmed.report.ensemble import ensemble
 from kmed.report.run_page import try_report
-from kmed.runs import COMBINED, CROSSVAL, Run, has_ended
+from kmed.runs import COMBINED, CROSSVAL, Run, check_vacant, has_ended
 from kmed.schemas import tables
 from kmed.schemas.records import CrossvalFile, check, stamped
 from kmed.training import fit
@@ -84,10 +84,7 @@ def make_plan(folder, folds: int, repeats: int, all_splits: bool, config: Config
                 "choose another --out."
             )
         return stored
-    if plan.folder.exists() and not plan.folder.is_dir():
-        raise RunError(f"--out {folder} is a file. Give a folder that does not exist yet.")
-    if not is_vacant(plan.folder):
-        raise RunError(f"{folder} is not empty and does not hold a cross-validation. Choose another --out.")
+    check_vacant(plan.folder, "a cross-validation")
     return plan
 
 
@@ -256,10 +253,8 @@ def combine(plan: Plan) -> Run:
 
 def draw_missing_pages(plan: Plan) -> None:
     """Draws the pages that a killed process left out."""
-    if not (combined := Run(plan.folder / COMBINED)).report.exists():
-        try_report(combined)
-    for part in plan.parts:
-        if not part.run.report.exists():
-            try_report(part.run)
+    for run in (Run(plan.folder / COMBINED), *(part.run for part in plan.parts)):
+        if not run.report.exists():
+            try_report(run)
     if not Run(plan.folder).report.exists():
         try_crossval_report(Run(plan.folder))

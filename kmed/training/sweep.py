@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from kmed.errors import ConfigError, RunError, shorten
-from kmed.files import clear_leftovers, is_vacant, write_json
+from kmed.files import clear_leftovers, write_json
 from kmed.models.build import model_facts
 from kmed.models.registry import resolve_name
 from kmed.progress import format_time, say
 from kmed.reading import read_json
-from kmed.runs import Run, has_ended, hint_at_page
+from kmed.runs import Run, check_vacant, has_ended, hint_at_page
 from kmed.schemas.records import SweepFile, check, stamped
 
 PLAN = "sweep.json"
@@ -71,8 +71,7 @@ def make_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPla
                 "--out."
             )
         return stored
-    if not is_vacant(folder):
-        raise RunError(f"{folder} is not empty and does not hold a sweep. Choose another --out.")
+    check_vacant(folder, "a sweep")
     write_json(folder / PLAN, stamped({"models": list(names), "options": list(options)}))
     return plan
 

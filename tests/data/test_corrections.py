@@ -104,6 +104,13 @@ def test_the_setting_corrects_what_is_read(tmp_path):
     corrected = open_table(kmed.load_config(overrides=overrides))
     assert corrected.labels[0].tolist() == [0, 1] and plain.labels[0].tolist() == [1, 0]
     np.testing.assert_array_equal(corrected.labels[1:], plain.labels[1:])
+    (tmp_path / "later").mkdir()
+    second = write(tmp_path / "later", ("a", "b", cluster, 1, first))  # made when the label had been corrected
+    both = kmed.load_config(overrides=[overrides[0], f"data.corrections=[{path}, {second}]"])
+    assert both.data.corrections == [str(path), str(second)]
+    np.testing.assert_array_equal(open_table(both).labels, plain.labels)
+    with pytest.raises(DataError, match="was given as b, but the data now say a. Run kmed data labels again"):
+        open_table(kmed.load_config(overrides=[overrides[0], f"data.corrections={second}"]))
     wrong = write(tmp_path, ("a|b", "a", cluster, 1, first))
     with pytest.raises(DataError, match="each label must name one class. Received: 'a|b'"):
         open_table(kmed.load_config(overrides=[overrides[0], f"data.corrections={wrong}"]))

@@ -12,11 +12,12 @@ from PIL import Image
 
 import kmed
 from kmed.cli.main import main
-from kmed.deployment.case_answers import choose_rule, find_cases, pool_answers
+from kmed.deployment.case_answers import choose_rule, choose_thresholds, find_cases, pool_answers
 from kmed.deployment.classify import Answer, as_csv, as_text
 from kmed.errors import DataError
 from kmed.evaluation.decisions import decision_rule, read_fitted
 
+RULE = "evaluate.thresholds=cost"
 PATHS = ["in/p1/a_1.png", "in/p1/a_2.png", "in/p2/b_1.png"]
 
 
@@ -85,6 +86,23 @@ def test_an_answer_for_a_case_pools_its_pictures(tmp_path, pooling):
     assert [line.split("; ")[1] for line in as_text(iter(found))] == ["3 pictures", "2 pictures", "1 picture"]
     rows = list(csv.DictReader(as_csv(iter(found), NAMES["multilabel"])))
     assert [row["pictures"] for row in rows] == ["3", "2", "1"] and rows[0]["prediction_set"] == ""
+
+
+def test_findings_of_a_case_are_those_over_its_thresholds(tmp_path, caplog):
+    run = make_run(tmp_path / "run", "multilabel", 0.5, settings=["evaluate.case=cluster"])
+    thresholds = choose_thresholds(read_fitted(run), exclusive=False)
+    assert thresholds == read_fitted(run).cases.thresholds
+    probs, cases = np.random.default_rng(0).uniform(0.05, 0.95, (6, 3)), ["A", "B", "A", "A", "B", "C"]
+    for answer in pool_answers(answers(run, probs), cases, decision_rule(run), "mean", thresholds):
+        over = zip(answer.probs.values(), thresholds.values, strict=True)
+        assert answer.found == tuple(name for name, (prob, least) in zip(answer.probs, over) if prob >= least)
+    blind = make_run(tmp_path / "blind", "multilabel", 0.0, settings=["evaluate.case=cluster", RULE])
+    with caplog.at_level("INFO", "kmed"):
+        constant = choose_thresholds(read_fitted(blind), exclusive=False)
+    assert constant.choice.chosen == "constant" and "Decisions for the cost per case: always " in caplog.text
+    found = list(pool_answers(answers(blind, probs), cases, decision_rule(blind), "mean", constant))
+    assert {answer.found for answer in found} == {constant.choice.constant}
+    assert choose_thresholds(read_fitted(blind), exclusive=True) is None
 
 
 def test_the_pooling_is_that_of_the_run(tmp_path, caplog):

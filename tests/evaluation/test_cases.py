@@ -21,6 +21,8 @@ from kmed.evaluation.summary import describe_assessment
 from kmed.files import write_frame
 from kmed.metrics.baselines import count_prior
 from kmed.metrics.intervals import Bootstrap
+from kmed.metrics.thresholds import choose_thresholds
+from kmed.metrics.whole_decisions import choose_whole_decisions
 from kmed.report import comparison_page
 from kmed.report.run_page import write_report
 from kmed.tasks import get_task
@@ -93,6 +95,35 @@ def test_findings_per_patient_are_those_of_pandas_and_sklearn(tmp_path):
     row = run.read_result()
     assert row["case"] == "cluster" and float(row["case_auroc_macro"]) == pytest.approx(scores["auroc_macro"])
     assert "cases" not in run.read_json(run.metrics)["val"]
+
+
+@pytest.mark.parametrize("rule", ["f1", "exact_match"])
+def test_thresholds_for_cases_are_chosen_on_validation_cases(tmp_path, rule):
+    settings = ["evaluate.case=cluster", f"evaluate.thresholds={rule}"]
+    run = make_run(tmp_path / "run", "multilabel", 0.5, settings=settings)
+    stored, fitted = stored_predictions(run), read_fitted(run)
+    cases = {name: pool_cases(stored.split(name), fitted.calibration, fitted.cases)[0] for name in ("val", "test")}
+    val, test, found = cases["val"], cases["test"], fitted.cases.thresholds
+    if rule == "f1":
+        assert found == choose_thresholds(val.labels, val.probs, val.class_names)
+    else:
+        groups, more = val.rows["group"].to_numpy(), {"decode": val.task.decode, "exclusive": False}
+        chosen = choose_whole_decisions(val.labels, val.probs, groups, val.class_names, rule, **more)
+        assert (found.values, found.choice.chosen) == (chosen.values, chosen.choice.chosen)
+    scores = run.read_json(run.metrics)["test"]["cases"]["scores"]
+    decided = found.decide(test.task.decode, test.probs)
+    assert scores["exact_match_ratio_tuned"]["value"] == sklearn.metrics.accuracy_score(test.labels, decided)
+    assert scores["hamming_loss_tuned"]["value"] == pytest.approx(sklearn.metrics.hamming_loss(test.labels, decided))
+    assert run.read_json(run.metrics)["test"]["cases"].keys().isdisjoint({"thresholds"})
+    per_case = run.summary.read_text().partition("per cluster")[2].partition("\n\n")[0]
+    assert "exact_match_ratio_tuned" in per_case and "hamming_loss_tuned" in per_case
+
+
+def test_without_validation_predictions_no_other_cases_can_be_chosen(tmp_path):
+    run = make_run(tmp_path / "run", "multilabel", 0.5)
+    write_frame(run.predictions, pd.read_csv(run.predictions).query("split == 'test'"))
+    with pytest.raises(RunError, match="holds no validation predictions, so evaluate.case cannot be fitted"):
+        kmed.rescore(run.folder, ["evaluate.case=group"])
 
 
 def test_cases_of_several_classes_are_left_out_and_counted(caplog):

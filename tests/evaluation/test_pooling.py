@@ -1,6 +1,7 @@
 """Pooled out-of-fold predictions: their scores are those of scikit-learn on the joined arrays."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,14 +10,16 @@ import sklearn.metrics as oracle
 from drawn_runs import make_run
 
 from kmed.errors import RunError
+from kmed.evaluation import comparison as comparing
 from kmed.evaluation.decisions import read_fitted
 from kmed.evaluation.pooling import Part, part_name, pool, score_pooled_cases, spread, write_pooled
 from kmed.evaluation.predictions import read_predictions, stored_predictions
 from kmed.files import write_frame, write_json
 from kmed.metrics.baselines import Prior
 from kmed.metrics.intervals import Bootstrap
+from kmed.metrics.thresholds import choose_thresholds
 from kmed.report.crossval_page import write_crossval_report
-from kmed.runs import Run
+from kmed.runs import CROSSVAL, Run
 from kmed.schemas.records import stamped
 
 FOLDS = 3
@@ -79,6 +82,43 @@ def test_scores_equal_scikit_learns_on_the_joined_arrays(pooled):
     stored = json.loads(run.metrics.read_text())["test"]
     assert stored["scores"]["auroc_macro"]["value"] == scores["auroc_macro"]
     assert stored["num_images"] == len(frame) and stored["num_clusters"] == frame["cluster"].nunique()
+
+
+def test_calibration_and_thresholds_are_those_of_the_other_folds(pooled):
+    run, parts, assessment = pooled
+    frames, task, names = [], assessment.task, tuple(assessment.scores.per_class)
+    judged = [stored_predictions(part.run).split("test") for part in parts]
+    for part, own in zip(parts, judged, strict=True):
+        rest = [each for other, each in zip(parts, judged) if other.repeat == part.repeat and other is not part]
+        arrays = (np.concatenate([getattr(each, name) for each in rest]) for name in ("labels", "probs"))
+        labels, probs = arrays
+        decided = task.decode(own.probs, np.array(choose_thresholds(labels, probs, names).values))
+        calibrated = task.fit_calibration(labels, probs, names).apply(own.probs)
+        frames.append((own.labels, decided, calibrated))
+    labels, decided, calibrated = (np.concatenate(each) for each in zip(*frames))
+    scores = {name: score.value for name, score in assessment.scores.scores.items()}
+    brier = ((calibrated - labels) ** 2).sum(axis=1).mean() / (1 if task.exclusive else len(names))
+    assert scores["brier_calibrated"] == pytest.approx(brier)
+    if task.exclusive:
+        assert scores["accuracy_tuned"] == oracle.accuracy_score(labels.argmax(axis=1), decided.argmax(axis=1))
+    else:
+        assert scores["exact_match_ratio_tuned"] == oracle.accuracy_score(labels, decided)
+    assert "fitted to the out-of-fold predictions of the other folds" in run.summary.read_text()
+    assert json.loads(run.metrics.read_text())["test"]["scores"]["brier_calibrated"]["value"] == pytest.approx(brier)
+
+
+def test_compared_with_validation_splits_its_pictures_are_those_judged_out_of_fold(pooled, tmp_path):
+    run, parts, assessment = pooled
+    folders = [shutil.copytree(run.folder, tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        (folder / CROSSVAL).write_text("{}")
+    for split in ("val", "test"):
+        comparison = comparing.compare_runs(folders, split=split)
+        for compared in comparison.runs:
+            assert compared.scores.num_images == assessment.scores.num_images
+            for name, score in assessment.scores.scores.items():  # those of calibration and thresholds too
+                assert compared.scores.scores[name].value == pytest.approx(score.value, nan_ok=True), name
+        assert (comparison.pairs["difference"].dropna() == 0).all()
 
 
 def test_scores_per_case_pool_what_each_run_has_calibrated(pooled):

@@ -27,6 +27,7 @@ from kmed.files import write_json
 from kmed.models.build import build_model
 from kmed.models.combined import with_views
 from kmed.models.keras_file import load_plain_model, load_run_model, save_model
+from kmed.models.weights import check_weights
 from kmed.report import ensemble as combining
 from kmed.runs import Run
 from kmed.tasks import get_task
@@ -395,3 +396,7 @@ def test_no_training_starts_from_an_ensemble(made):
         WeightsError, match=r"model.keras is an ensemble, from which no training can start. Give one of"
     ):
         build_model("vit", 3, (32, 40), weights=made.folder, width=16, depth=1, num_heads=2)
+    with pytest.raises(
+        WeightsError, match="is an ensemble, from which no training can start"
+    ):  # before pictures are read
+        check_weights(made.folder, "vit")

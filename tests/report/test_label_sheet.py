@@ -74,10 +74,23 @@ def test_the_edited_file_corrects_what_training_reads(folder):
     write_frame(files[0], rows.assign(label=rows["suggested"]))
     config = Run(folder).read_config()
     before = open_table(config)
-    data = config.data.model_copy(update={"corrections": str(files[0])})
+    data = config.data.model_copy(update={"corrections": [str(files[0])]})
     after = open_table(config.model_copy(update={"data": data}))
     changed = (before.labels != after.labels).any(axis=1)
     assert set(before.rows["path"][changed]) == WRONG
+    edited = files[0].read_bytes()
+    result = CliRunner().invoke(main, ["data", "labels", str(folder), "--cut", "0.5"])
+    assert result.exit_code == 1 and "labels.csv holds labels that were edited, which would be lost" in result.output
+    assert files[0].read_bytes() == edited
+    _, others = kmed.find_label_errors(folder, cut=0.5, out=folder / "again")
+    assert others[0].exists()
+
+
+def test_earlier_corrections_are_to_be_given_too(folder):
+    run = Run(folder)
+    load_config(run.config, ["data.corrections=first.csv"]).write(run.config)
+    result = CliRunner().invoke(main, ["data", "labels", str(folder), "--cut", "0.5"])
+    assert result.exit_code == 0 and "--set data.corrections=[first.csv,labels.csv]" in result.output
 
 
 def test_nothing_that_looks_wrong_leaves_an_empty_file_and_no_sheet(folder):

@@ -19,16 +19,30 @@ from kmed.runs import Run
 from kmed.training import crossval as validation
 
 FOLDS = 2
-# Kills the process just before it renames a finished file to the path that ends in its first argument.
+# Starts the command anew for each line that it reads, in a process forked from this one, which has imported TensorFlow
+# but never used it. The process is killed just before it renames a finished file to the path that ends in the line; an
+# empty line lets it end. No figures or pages are drawn. Prints the exit codes.
 KILLER = """
 import os, signal, sys
-place = sys.argv.pop(1)
-def hook(event, arguments):
-    if event == "os.rename" and os.fsdecode(arguments[1]).endswith(place):
-        os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
+from kmed.runtime import load_backend
+load_backend()
+from kmed.evaluation import run_evaluation
+from kmed.report import crossval_page, run_page
+run_evaluation.write_figures = lambda *arguments: None
+run_page.try_report = crossval_page.try_crossval_report = lambda run: None
 from kmed.cli.main import main
-main()
+
+def hook(event, arguments):
+    if place and event == "os.rename" and os.fsdecode(arguments[1]).endswith(place):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for line in sys.stdin:
+    place, process = line.strip(), os.fork()
+    if process == 0:
+        os.dup2(2, 1)  # what the command prints is not for the test that reads the exit codes
+        sys.addaudithook(hook)
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
@@ -133,19 +147,24 @@ def test_the_folder_holds_pooled_results(whole):
 
 
 def test_killed_at_three_places_it_ends_with_the_same_results(whole, data, tmp_path):
-    folder = tmp_path / "killed"
-    command = arguments(data, "--out", folder)
-    for place, there in (
-        ("fold0/history.csv", "fold0/checkpoints"),
-        ("killed/result.csv", "predictions.csv"),
-        ("killed/ensemble", "result.csv"),
-    ):
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLER, place, *command], capture_output=True, text=True, check=False
-        )
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert (folder / there).exists() and not (folder / place).exists()
-    assert f"Ensemble of {FOLDS}: " in finish(command)
+    folder, printed = tmp_path / "killed", tmp_path / "printed.txt"
+    command = [sys.executable, "-c", KILLER, *arguments(data, "--out", folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with printed.open("w") as output, subprocess.Popen(command, stderr=output, **pipes) as process:
+
+        def run(place=""):
+            process.stdin.write(f"{place}\n")
+            return int(process.stdout.readline())
+
+        for place, there in (
+            ("fold0/history.csv", "fold0/checkpoints"),
+            ("killed/result.csv", "predictions.csv"),
+            ("killed/ensemble", "result.csv"),
+        ):
+            assert run(place) == -signal.SIGKILL, printed.read_text()
+            assert (folder / there).exists() and not (folder / place).exists()
+        size = len(printed.read_text())
+        assert run() == 0 and f"Ensemble of {FOLDS}: " in printed.read_text()[size:]
     for name in ("predictions.csv", "metrics.json", "folds.csv", "summary.txt", "ensemble/predictions.csv"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), name
     times = ["minutes", "command"]
@@ -174,6 +193,9 @@ def test_cross_validations_are_compared(whole, tmp_path):
     assert comparison.pairs["score"].tolist() == [*scores, *(f"case_{name}" for name in scores)]
     assert (comparison.pairs["difference"] == 0).all()
     assert (tmp_path / "compared" / "report.html").exists()
+    beside, _ = kmed.compare([whole[0], whole[0] / "ensemble"], out=tmp_path / "beside", split="val")
+    tuned = {run.name: "accuracy_tuned" in run.scores.scores for run in beside.runs}
+    assert tuned == {"vit": True, "ensemble": False}  # the ensemble's thresholds were chosen on these pictures
     result = CliRunner().invoke(main, ["compare", str(whole[0]), str(other), "--out", str(tmp_path / "again")])
     assert result.exit_code == 1 and "It has those of val: choose them with --split val." in result.output
 

@@ -183,6 +183,9 @@ def test_a_folder_holds_one_sweep(tmp_path):
         sweep.make_plan(["vit", "resnet18"], ["--epochs=3"], tmp_path / "s")
     with pytest.raises(RunError, match="is not empty and does not hold a sweep"):
         sweep.make_plan(["vit"], [], tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file is a file. Give a folder that does not exist yet"):
+        sweep.make_plan(["vit"], [], tmp_path / "file")
     with pytest.raises(RunError, match="is not the folder of a sweep: .*sweep.json cannot be read"):
         sweep.read_plan(tmp_path)
     with pytest.raises(ConfigError, match="each once. Received: vit, vit"):

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import numpy as np
+import pandas as pd
 
 from kmed.data.readers.csv_file import read_csv
 from kmed.data.readers.pictures import Pictures, find_pictures
@@ -137,11 +138,15 @@ def _aligned(table, frame, csv_path):
     return [path if (path := found.paths.get(value)) in known else None for value in frame["path"]]
 
 
+def in_several_groups(rows: pd.DataFrame, values) -> list:
+    """Returns those of the values (N,), such as clusters or cases, that pictures of several groups have, sorted."""
+    groups = rows["group"].groupby(np.asarray(values)).nunique()
+    return list(groups.index[groups > 1])
+
+
 def _check_inside(table):
-    groups = table.rows.groupby("cluster")["group"].nunique()
-    wide = groups[groups > 1]
-    if len(wide):
+    if wide := in_several_groups(table.rows, table.rows["cluster"]):
         raise DataError(
-            f"A cluster must lie inside one group, but {len(wide)} lie in several, such as {wide.index[0]!r}. "
+            f"A cluster must lie inside one group, but {len(wide)} lie in several, such as {wide[0]!r}. "
             "Give a finer cluster or a wider group."
         )
