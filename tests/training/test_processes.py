@@ -66,7 +66,7 @@ def log_of(out: pathlib.Path, index: int = 0) -> str:
 
 
 def finish(started: list[subprocess.Popen], out: pathlib.Path) -> Run:
-    codes = [process.wait(timeout=600) for process in started]
+    codes = [process.wait(timeout=1800) for process in started]
     assert not any(codes), "".join(log_of(out, index)[-2000:] for index in range(len(started)))
     return Run(out)
 
