@@ -20,7 +20,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -176,13 +175,14 @@ def run_kmed(arguments) -> int:
     from kmed.cli.main import main
     from kmed.training import sweep
 
-    def run(command, check):
+    def start_process(command, log, cores):
         process = os.fork()
         if process == 0:
             os._exit(run_kmed(command[3:]))
-        return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return types.SimpleNamespace(poll=lambda: code)
 
-    sweep.subprocess = types.SimpleNamespace(run=run)  # type: ignore[assignment]
+    sweep.start_process = start_process  # type: ignore[assignment]
     sys.argv = ["kmed", *arguments]
     try:
         main(list(arguments))

@@ -2,7 +2,7 @@
 
     python scripts/table_growth.py 10000 100000 1000000 --out results/table_growth.csv
 
-The images are links to 200 drawn ones of 64x64, four per patient, with labels of two classes. Each size is measured in
+The images are hard links to 200 drawn ones of 64x64, four per patient, with labels of two classes. Each size is measured in
 a process of its own: reading the CSV, checking every file, splitting, and the first batch of 32 at 32x32.
 """
 
@@ -36,7 +36,7 @@ def make_archive(folder: pathlib.Path, num_images: int) -> pathlib.Path:
         link = folder / path
         if number % 1000 == 0:
             link.parent.mkdir()
-        link.symlink_to(sources[number % NUM_FILES])
+        link.hardlink_to(sources[number % NUM_FILES])
     patients = np.arange(num_images) // PER_PATIENT
     frame = pd.DataFrame({"path": paths, "label": np.where(patients % 2, "yes", "no"), "patient": patients})
     frame.to_csv(folder / "images.csv", index=False)

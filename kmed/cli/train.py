@@ -91,6 +91,7 @@ def _print_run(run) -> None:
 @click.option("--out", metavar="DIR", type=PATH, help="The folder of the sweep.  [saved_models/sweep-TIME]")
 @click.option("--resume", metavar="DIR", type=PATH, help="Continue an interrupted sweep with its own settings.")
 @click.option("--append", metavar="CSV", help="Add each run's row to a table of results as soon as it is finished.")
+@click.option("--jobs", type=int, metavar="N", default=1, show_default=True, help="How many models train at once.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
 def sweep(quiet, append, **arguments):
     """Train several models with one recipe on the same split, and compare them.
@@ -98,12 +99,14 @@ def sweep(quiet, append, **arguments):
     Each model gets a run folder inside the folder of the sweep; its row of results names the `kmed train` command that
     makes the run. After an interruption, the same command or --resume continues the sweep: finished runs are skipped,
     and the interrupted one continues after its last epoch. At the end, DIR/comparison holds the table, figures and page
-    of `kmed compare`. A run that fails is named, and the others are still trained.
+    of `kmed compare`. A run that fails is named, and the others are still trained. With --jobs, several models are
+    trained at once on this machine, each on its share of the processor cores; each one prints to DIR/MODEL.log.
 
     \b
     Examples:
       kmed sweep --models resnet18,densenet121,vit --config configs/nih_cxr_six.yaml --data data/nih_cxr_sample
       kmed sweep --models resnet18,vit --image-size 64x80 --epochs 3 --out saved_models/drawn
+      kmed sweep --models resnet18,densenet121,vit --jobs 3 --data my_pictures
       kmed sweep --resume saved_models/drawn
     """
     if quiet:

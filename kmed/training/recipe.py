@@ -241,6 +241,7 @@ def sweep(
     out: str | pathlib.Path | None = None,
     resume: str | pathlib.Path | None = None,
     append: str | pathlib.Path | None = None,
+    jobs: int = 1,
     quiet: bool = False,
 ) -> Sweep:
     """Trains several models with one recipe on the same split, each in a process of its own, and compares them.
@@ -253,8 +254,9 @@ def sweep(
       task, data, config, epochs, batch_size, image_size, lr, seed, weights, settings: as for `train`.
       out: the folder of the sweep; None: saved_models/sweep-TIME.
       resume: the folder of an interrupted sweep, which is continued with its own models and settings. Of the other
-        arguments, only `append` and `quiet` may be given with it.
+        arguments, only `append`, `jobs` and `quiet` may be given with it.
       append: a CSV table of results to which the row of each run is added as soon as the run is finished.
+      jobs: how many models are trained at once, with the processor cores shared out between them.
       quiet: whether the runs print only results and errors.
     Returns: Sweep, with the finished runs, the models that failed, and the files of the comparison.
     Raises: ConfigError, ModelError: bad settings, or settings given with `resume`. RunError: there is no sweep to
@@ -263,6 +265,8 @@ def sweep(
       >>> sweep = kmed.sweep(["resnet18", "vit"], data="my_images", epochs=5)
     """
     recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, as_settings(settings))
+    if not isinstance(jobs, int) or jobs < 1:
+        raise ConfigError(f"jobs must be a whole number of at least 1. Received: {jobs!r}.")
     names = models.split(",") if isinstance(models, str) else list(models or [])
     names = [name.strip() for name in names if name.strip()]
     if resume is not None:
@@ -286,7 +290,7 @@ def sweep(
         plan = sweeping.read_plan(resume)
         started = [plan.run(name) for name in plan.models if append and plan.run(name).config.exists()]
         check_table(append, [run.read_config().task for run in started])
-    failed = sweeping.train_all(plan, quiet=quiet, finished=lambda run: _add_row(run, append))
+    failed = sweeping.train_all(plan, jobs=jobs, quiet=quiet, finished=lambda run: _add_row(run, append))
     runs = [plan.run(model) for model in plan.models if model not in failed]
     for run in runs:
         if not run.report.exists():  # its process was killed

@@ -1,7 +1,9 @@
-"""The processes of `kmed.sweep`: several models, trained one after another with one recipe on the same split."""
+"""The processes of `kmed.sweep`: several models, trained with one recipe on the same split."""
 
+import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from kmed.models.registry import resolve_name
 from kmed.progress import format_time, say
 from kmed.reading import read_json
 from kmed.runs import Run, check_vacant, has_ended, hint_at_page
+from kmed.runtime import Terminated
 from kmed.schemas.records import SweepFile, check, stamped
 
 PLAN = "sweep.json"
@@ -100,7 +103,9 @@ def _not_a_sweep(folder: pathlib.Path, message: str) -> RunError:
     return RunError(f"{folder} is not the folder of a sweep: {message}")
 
 
-def train_all(plan: SweepPlan, *, quiet: bool = False, finished: Callable[[Run], None] = lambda run: None) -> list[str]:
+def train_all(
+    plan: SweepPlan, *, jobs: int = 1, quiet: bool = False, finished: Callable[[Run], None] = lambda run: None
+) -> list[str]:
     """Trains the models that are not trained yet, and returns those whose run failed.
 
     A finished run is skipped; an interrupted one continues after its last finished epoch. Each run has a process of
@@ -110,33 +115,117 @@ def train_all(plan: SweepPlan, *, quiet: bool = False, finished: Callable[[Run],
 
     Args:
       plan: from `make_plan` or `read_plan`.
+      jobs: how many processes run at once. If there are several, each has its share of the processor cores, and what
+        it prints goes to a file MODEL.log in the sweep's folder.
       quiet: whether the runs print only results and errors.
       finished: called with the Run of each model as soon as it is trained, or found to be trained already.
-    Raises: KeyboardInterrupt: Ctrl-C, after the current run has stopped too.
+    Raises: KeyboardInterrupt: Ctrl-C, after the current runs have stopped too.
     """
+    failed: list[str] = []
+    with _ended_with_us([]) as running:
+        for number, model in enumerate(plan.models, 1):
+            run, place = plan.run(model), f"[{number}/{len(plan.models)}] {model}"
+            if has_ended(run):
+                say(f"{place}: already finished.")
+                finished(run)
+                continue
+            failed += _conclude(running, at_most=jobs - 1, finished=finished)
+            _remove_earlier_start(run)
+            log = None if jobs == 1 else plan.folder / f"{model}.log"
+            to = "" if log is None else f" It prints to {log}."
+            say(f"{place}: {'resumes' if run.config.exists() else 'starts'}.{to} {describe_time_left(plan)}".rstrip())
+            command = [sys.executable, "-m", "kmed", *(["--quiet"] if quiet else []), *plan.command(model)]
+            slot = min(set(range(jobs)) - {each.slot for each in running})
+            process = start_process(command, log=log, cores=_cores_of(slot, jobs))
+            running.append(_Running(model, place, run, process, slot, time.monotonic()))
+            if jobs == 1:  # before the next one is looked at
+                failed += _conclude(running, at_most=0, finished=finished)
+        failed += _conclude(running, at_most=0, finished=finished)
+    return [model for model in plan.models if model in failed]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """The process of one run, with its place in the list, its share of the cores, and when it started."""
+
+    model: str
+    place: str
+    run: Run
+    process: subprocess.Popen
+    slot: int
+    start: float
+
+
+def start_process(command: list[str], *, log: pathlib.Path | None, cores: set[int]) -> subprocess.Popen:
+    """Starts a command.
+
+    Args:
+      command: the program and its arguments.
+      log: the file for what it prints; None: where this process prints.
+      cores: the processor cores that it may use; empty: all.
+    """
+    with contextlib.nullcontext() if log is None else log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    if cores:  # at once, before it has threads, which inherit it
+        with contextlib.suppress(ProcessLookupError):  # it has already ended
+            os.sched_setaffinity(process.pid, cores)
+    return process
+
+
+def _cores_of(slot: int, jobs: int) -> set[int]:
+    """Returns the cores of one of several processes that run at once; empty where they cannot be shared out."""
+    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
+        return set()
+    return set(sorted(os.sched_getaffinity(0))[slot::jobs])
+
+
+def _conclude(running: list[_Running], *, at_most: int, finished) -> list[str]:
+    """Waits until at most so many processes run; returns the models whose run has failed meanwhile."""
     failed = []
-    for number, model in enumerate(plan.models, 1):
-        run, place = plan.run(model), f"[{number}/{len(plan.models)}] {model}"
-        if has_ended(run):
-            say(f"{place}: already finished.")
-            finished(run)
-            continue
-        _remove_earlier_start(run)
-        say(f"{place}: {'resumes' if run.config.exists() else 'starts'}. {describe_time_left(plan)}".rstrip())
-        start = time.monotonic()
-        command = [sys.executable, "-m", "kmed", *(["--quiet"] if quiet else []), *plan.command(model)]
-        code = subprocess.run(command, check=False).returncode
-        if code in (130, 143, -2, -15):  # Ctrl-C or SIGTERM
-            raise KeyboardInterrupt
-        ended = f"after {format_time(time.monotonic() - start)}"
-        if not run.result.exists():
-            failed.append(model)
-            say(f"{place}: failed {ended}.")
-            continue
-        but = f", but its process ended with an error (exit code {code}).{hint_at_page(run)}" if code else "."
-        say(f"{place}: finished {ended}{but}")
-        finished(run)
-    return failed
+    while True:
+        ended = [(each, code) for each in running if (code := each.process.poll()) is not None]
+        for each, code in ended:
+            running.remove(each)
+            if code in (130, 143, -2, -15):  # Ctrl-C or SIGTERM
+                raise KeyboardInterrupt
+            after = f"after {format_time(time.monotonic() - each.start)}"
+            if not each.run.result.exists():
+                failed.append(each.model)
+                say(f"{each.place}: failed {after}.")
+                continue
+            but = f", but its process ended with an error (exit code {code}).{hint_at_page(each.run)}" if code else "."
+            say(f"{each.place}: finished {after}{but}")
+            finished(each.run)
+        if len(running) <= at_most:
+            return failed
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _ended_with_us(running: list[_Running]):
+    """Yields the list of running processes; whatever ends the block early ends them too."""
+    try:
+        yield running
+    except BaseException as error:
+        for each in running:
+            if isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated):
+                _wait(each.process, 10)  # Ctrl-C in a terminal reaches them as well
+            if each.process.poll() is None:
+                each.process.terminate()
+        for each in running:
+            if not _wait(each.process, 30):
+                each.process.kill()
+                each.process.wait()
+        raise
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> bool:
+    """Returns whether a process ends within so many seconds."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _remove_earlier_start(run: Run) -> None:

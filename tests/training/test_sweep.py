@@ -19,6 +19,7 @@ from kmed.config import load_config
 from kmed.errors import ConfigError, ModelError, RunError
 from kmed.files import write_text
 from kmed.runs import Run
+from kmed.runtime import Terminated
 from kmed.training import sweep
 
 MODELS = "vit,resnet18"
@@ -104,16 +105,17 @@ def pretend(monkeypatch, codes=(), late=()):
     """Replaces the processes: each leaves a result, except the models in `codes`; those in `late` fail after it."""
     commands, codes, late = [], dict(codes), dict(late)
 
-    def run(command, check):
+    def start_process(command, log, cores):
         commands.append(command)
         folder = Run(pathlib.Path(command[-1]))
         model = folder.folder.name
         write_text(folder.config, "")
         if not codes.get(model):
             write_text(folder.result, "minutes\n10\n")
-        return subprocess.CompletedProcess(command, codes.get(model) or late.get(model, 0))
+        code = codes.get(model) or late.get(model, 0)
+        return types.SimpleNamespace(poll=lambda: code)
 
-    monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # only here: TensorFlow's import uses it
+    monkeypatch.setattr(sweep, "start_process", start_process)
     return commands
 
 
@@ -159,6 +161,68 @@ def test_a_run_killed_at_its_start_is_started_anew(monkeypatch, tmp_path):
     write_text(plan.run("vit").folder / "notes.txt", "mine")
     sweep.train_all(plan)
     assert (plan.run("vit").folder / "notes.txt").exists()  # `kmed train` refuses the folder
+
+
+def test_several_processes_run_at_once_on_their_own_cores_and_print_to_files(monkeypatch, tmp_path):
+    """Each stand-in waits for a second one, so that only two at once can end; the third takes the place of one."""
+    plan = sweep.make_plan(["resnet18", "vit", "densenet121"], [], tmp_path / "s")
+    code = """
+import os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[-1])
+(folder.parent / f"{folder.name}.started").touch()
+while len(list(folder.parent.glob("*.started"))) < 2:
+    time.sleep(0.01)
+folder.mkdir()
+print("cores", sorted(os.sched_getaffinity(0)))
+if folder.name == "vit":
+    sys.exit(1)
+(folder / "result.csv").write_text("minutes\\n1\\n")
+"""
+    monkeypatch.setattr(sweep.sys, "executable", sys.executable)
+    real, running, most = sweep.start_process, [], []
+
+    def start_process(command, log, cores):
+        running.append(real([sys.executable, "-c", code, command[-1]], log=log, cores=cores))
+        most.append(sum(process.poll() is None for process in running))
+        return running[-1]
+
+    monkeypatch.setattr(sweep, "start_process", start_process)
+    assert sweep.train_all(plan, jobs=2) == ["vit"]
+    assert max(most) <= 2
+    cores = {name: (plan.folder / f"{name}.log").read_text().split("cores ")[1].strip() for name in plan.models}
+    available = sorted(os.sched_getaffinity(0))
+    shares = {str(available[slot::2]) for slot in range(2)} if len(available) > 1 else set(cores.values())
+    assert set(cores.values()) <= shares
+
+
+def test_what_ends_a_sweep_ends_its_processes(monkeypatch, tmp_path):
+    plan = sweep.make_plan(["resnet18", "vit"], [], tmp_path / "s")
+    running = []
+
+    def start_process(command, log, cores):
+        running.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        if len(running) == 2:
+            raise Terminated
+        return running[-1]
+
+    monkeypatch.setattr(sweep, "start_process", start_process)
+    with pytest.raises(Terminated):
+        sweep.train_all(plan, jobs=2)
+    assert running[0].wait(timeout=60) == -signal.SIGTERM
+    running[1].kill()
+    running[1].wait()
+
+
+@pytest.mark.slow
+def test_models_trained_at_once_give_the_same_table(whole, small_npz, tmp_path):
+    output = finish(arguments(small_npz, "--out", tmp_path / "both", "--jobs", "2"))
+    assert f"It prints to {tmp_path / 'both' / 'vit.log'}" in output
+    assert "Epoch 4/4" in (tmp_path / "both" / "vit.log").read_text()
+    tables = [
+        pd.read_csv(path / "comparison" / "comparison.csv").drop(columns=TIMES)
+        for path in (whole[0], tmp_path / "both")
+    ]
+    pd.testing.assert_frame_equal(*tables, atol=0.02)  # other threads add up in another order
 
 
 def test_the_time_left_is_estimated_by_multiply_adds(monkeypatch, tmp_path):
