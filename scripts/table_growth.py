@@ -2,8 +2,8 @@
 
     python scripts/table_growth.py 10000 100000 1000000 --out results/table_growth.csv
 
-The images are hard links to 200 drawn ones of 64x64, four per patient, with labels of two classes. Each size is measured
-in a process of its own: reading the CSV, checking every file, splitting, and the first batch of 32 at 32x32.
+The images are hard links to 200 drawn ones of 64x64, four per patient, with labels of two classes. Each size is
+measured in a process of its own: reading the CSV, checking every file, splitting, and the first batch of 32 at 32x32.
 """
 
 import json
