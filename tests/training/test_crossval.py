@@ -89,9 +89,12 @@ def finish(command) -> str:
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """(folder, printed output) of a cross-validation that was not interrupted."""
+    """(folder, printed output) of a cross-validation that was not interrupted. Pages are drawn, but no PNG figures."""
     folder = tmp_path_factory.mktemp("crossval") / "whole"
-    return folder, finish(arguments(data, "--out", folder))
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("ensembling", "run_evaluation"):
+            patched.setattr(f"kmed.evaluation.{module}.write_figures", lambda *arguments: None)
+        return folder, finish(arguments(data, "--out", folder))
 
 
 def test_every_picture_is_judged_once_by_a_model_that_has_not_seen_its_patient(whole):
