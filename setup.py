@@ -60,6 +60,8 @@ setup(
         ],
         "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
         "dicom": ["pydicom>=3.0", "highdicom>=0.28"],  # highdicom writes structured reports
+        # SQL stores need SQLAlchemy and Alembic; the whole mlflow would bring its server, pyarrow, pandas and more
+        "mlflow": ["mlflow-skinny>=3.17,<4", "sqlalchemy>=2", "alembic>=1.13"],
         "labels": ["cleanlab>=2.9"],  # finds labels that look wrong; Apache-2.0
         "serve": [
             "fastapi>=0.115",
@@ -78,7 +80,7 @@ setup(
             "ruff==0.17.6",  # as in .pre-commit-config.yaml
             "jax>=0.5",
             "mapie>=1.0",
-            "kmed[onnx,dicom,labels,serve,docs,pretrained]",
+            "kmed[onnx,dicom,mlflow,labels,serve,docs,pretrained]",
         ],
     },
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},

@@ -170,6 +170,7 @@ class TrainConfig(Section):
     dtype: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"  # auto: the faster one, as measured
     devices: list[str] | None = None  # such as [GPU:0, GPU:1]; none: every GPU, of each process
     tensorboard: bool = True  # whether logs for TensorBoard are written
+    trackers: list[str] = []  # programs that gather runs, such as [mlflow]; none: only the run folder
 
 
 class EvaluateConfig(Section):

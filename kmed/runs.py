@@ -14,8 +14,9 @@ from kmed.config import FULL, Config, load_config, parse_range
 from kmed.errors import RunError, shorten
 from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_json
 from kmed.reading import damaged, read_csv, read_json
+from kmed.schemas import records
 from kmed.schemas.metrics import MetricsFile
-from kmed.schemas.records import Classes, EnsembleFile, Environment, File, FittedFile, TeacherFile, check, stamped
+from kmed.schemas.records import Classes, File, check, stamped
 from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
@@ -23,11 +24,12 @@ CROSSVAL = "crossval.json"  # marks the folder of a cross-validation
 COMBINED = "ensemble"  # in that folder: the ensemble of its runs
 SCHEMAS: dict[str, type[File]] = {
     "classes.json": Classes,
-    "calibration.json": FittedFile,
+    "calibration.json": records.FittedFile,
     "metrics.json": MetricsFile,
-    "environment.json": Environment,
-    "ensemble.json": EnsembleFile,
-    "teacher.json": TeacherFile,
+    "environment.json": records.Environment,
+    "ensemble.json": records.EnsembleFile,
+    "teacher.json": records.TeacherFile,
+    "trackers.json": records.TrackersFile,
 }
 
 
@@ -113,6 +115,11 @@ class Run:
         return self.folder / "report.html"
 
     @property
+    def checklist(self) -> pathlib.Path:
+        """The items of reporting check-lists, with the run's answers and the authors'; exists only if asked for."""
+        return self.folder / "checklist.md"
+
+    @property
     def result(self) -> pathlib.Path:
         """The run as one row of a results table."""
         return self.folder / "result.csv"
@@ -126,6 +133,11 @@ class Run:
     def teacher(self) -> pathlib.Path:
         """Which trained model the run learns from; exists only with `train.teacher`."""
         return self.folder / "teacher.json"
+
+    @property
+    def trackers(self) -> pathlib.Path:
+        """Under which ids trackers such as MLflow know the run; exists only with `train.trackers`."""
+        return self.folder / "trackers.json"
 
     @property
     def unreadable(self) -> pathlib.Path:

@@ -81,22 +81,30 @@ def evaluate(run_folder, split, rescore, **arguments):
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=PATH)
 @DATA
-def report(run_folder, data):
+@click.option("--checklist", is_flag=True, help="Also answer the items of CLAIM 2024 and TRIPOD+AI.")
+def report(run_folder, **arguments):
     """Write the report.html of a finished run again: one self-contained page to read, print and pass on.
 
     `kmed train` and `kmed evaluate --rescore` write it too; `kmed compare` writes one page for all of its runs.
 
+    With --checklist, the page and RUN/checklist.md hold the items of two check-lists for papers. kmed answers those
+    that the run knows, and says where each answer stands; the others are left to be filled in. What is written into
+    checklist.md is kept when the page is written again.
+
     \b
     Examples:
       kmed report saved_models/latest
+      kmed report saved_models/latest --checklist
       kmed report saved_models/blood --data /mnt/blood_cells
     """
     with one_line_errors():
         run = open_judged(run_folder)
         from kmed.report.run_page import write_report
 
-        write_report(run_folder, data=data)
+        write_report(run_folder, **arguments)
         print_report(run)
+        if run.checklist.exists():
+            click.echo(f"Check-lists: {run.checklist}")
 
 
 @click.command()

@@ -22,6 +22,8 @@ from kmed.metrics.selective import RiskCoverage
 from kmed.metrics.thresholds import Thresholds
 from kmed.progress import optional
 from kmed.report import gallery
+from kmed.report.checklist.facts import Facts
+from kmed.report.checklist.filled import count_status, write_checklist
 from kmed.report.page import Cited, inline_figure, picture, render_page, words
 from kmed.runs import Run, judged_run, judged_split
 from kmed.tasks import LOWER_IS_BETTER, Task, get_task
@@ -30,7 +32,9 @@ _SHOWN = ("data", "epochs", "best_epoch", "parameters", "minutes", "device", "ve
 _PANEL = (4.0, 3.2)  # inches: text of 10 points stays readable where a phone shows the figure 330 pixels wide
 
 
-def write_report(run_folder, *, data=None, table: Table | None = None, model=None) -> pathlib.Path:
+def write_report(
+    run_folder, *, data=None, checklist: bool = False, table: Table | None = None, model=None
+) -> pathlib.Path:
     """Writes a finished run's report.html from what is in its folder; returns its path.
 
     Images and explanations need the data and the model. If these are gone, the page says so.
@@ -38,47 +42,59 @@ def write_report(run_folder, *, data=None, table: Table | None = None, model=Non
     Args:
       run_folder: what `kmed train` made, or its Run.
       data: where the images are now, if they have moved: a folder, a CSV or an npz.
+      checklist: also write checklist.md, the items of CLAIM 2024 and TRIPOD+AI with the run's answers, and show them
+        on the page. A run that has a checklist.md gets it in any case, and keeps what the authors wrote into it.
       table: the run's data, if they are already open; None opens them.
       model: the run's keras.Model, if it is already loaded; None loads it.
     Raises: RunError: the run is not finished, or its folder is damaged or cannot be written.
     """
     run = judged_run(getattr(run_folder, "folder", run_folder))
     metrics = Cited(run.metrics.name, run.read_json(run.metrics))
+    content = _content(run, metrics, table, model, data)
+    checklists = write_checklist(_facts(run, content)) if checklist or run.checklist.exists() else []
+    return render_page(run.report, "run.html.j2", **content, checklists=checklists, count_status=count_status)
+
+
+def _content(run: Run, metrics: Cited, table, model, data) -> dict:
+    """Returns what the page's templates show."""
     names = run.read_classes().class_names
     split = judged_split(metrics)
     config, result = run.read_config(), run.read_result(_SHOWN)
     task, assessed, fitted = get_task(config.task), metrics[split], run.read_json(run.fitted)
     others = ["val"] if split == "test" and "val" in metrics else []
-    return render_page(
-        run.report,
-        "run.html.j2",
-        name=run.folder.resolve().name,
-        config=config,
-        config_text=run.config.read_text(encoding="utf-8"),
-        task=task,
-        result=result,
-        class_names=names,
-        negative=negative_label(names),
-        metrics=metrics,
-        fitted=Cited(run.fitted.name, fitted),
-        cases_sentence=describe_cases(assessed),
-        choice=Thresholds.from_dict(fitted["thresholds"], names).choice,
-        split=split,
-        assessed=assessed,
-        others=[(name, metrics[name], score_sections(task, metrics[name])) for name in others],
-        sections=score_sections(task, assessed),
-        headline=pick_headline(task, assessed),
-        meanings={name: row.meaning for name, row in task.make_scores().items() if row.meaning},
-        data=count_splits(run, metrics, names),
-        held_out=run.splits.exists() and HELD_OUT in set(run.read_splits()["split"]),
-        ensemble=run.read_json(run.ensemble) if run.ensemble.exists() else None,
-        history=_history(run),
-        figures=_figures(run, assessed, int(float(result["best_epoch"]))),
-        gallery=_gallery(run, stored_predictions(run).split(split), table, model, data),
-        few=FEW_CLUSTERS,
-        min_positives=MIN_POSITIVES,
-        lower_is_better=LOWER_IS_BETTER,
-    )
+    return {
+        "name": run.folder.resolve().name,
+        "config": config,
+        "config_text": run.config.read_text(encoding="utf-8"),
+        "task": task,
+        "result": result,
+        "class_names": names,
+        "negative": negative_label(names),
+        "metrics": metrics,
+        "fitted": Cited(run.fitted.name, fitted),
+        "cases_sentence": describe_cases(assessed),
+        "choice": Thresholds.from_dict(fitted["thresholds"], names).choice,
+        "split": split,
+        "assessed": assessed,
+        "others": [(name, metrics[name], score_sections(task, metrics[name])) for name in others],
+        "sections": score_sections(task, assessed),
+        "headline": pick_headline(task, assessed),
+        "meanings": {name: row.meaning for name, row in task.make_scores().items() if row.meaning},
+        "data": count_splits(run, metrics, names),
+        "held_out": run.splits.exists() and HELD_OUT in set(run.read_splits()["split"]),
+        "ensemble": run.read_json(run.ensemble) if run.ensemble.exists() else None,
+        "history": _history(run),
+        "figures": _figures(run, assessed, int(float(result["best_epoch"]))),
+        "gallery": _gallery(run, stored_predictions(run).split(split), table, model, data),
+        "few": FEW_CLUSTERS,
+        "min_positives": MIN_POSITIVES,
+        "lower_is_better": LOWER_IS_BETTER,
+    }
+
+
+def _facts(run: Run, content: dict) -> Facts:
+    """Returns what the check-lists are answered from: a part of the page's content."""
+    return Facts(run, **{name: content[name] for name in Facts.__dataclass_fields__ if name != "run"})
 
 
 def try_report(run: Run) -> None:

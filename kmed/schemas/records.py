@@ -91,6 +91,19 @@ class TeacherFile(File):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class TrackedRecord(Record):
+    """How a tracker knows a run, and whether it has failed to follow it."""
+
+    id: Annotated[str, Field(pattern=r"^[\w.-]{1,200}$")]
+    failed: bool
+
+
+class TrackersFile(File):
+    """trackers.json: the trackers that follow a run."""
+
+    trackers: dict[Name, TrackedRecord]
+
+
 class SweepFile(File):
     """sweep.json: the models of a sweep, and the options of `kmed train` that all of them share."""
 

@@ -44,6 +44,7 @@ from kmed.training import processes
 from kmed.training.distillation import check_lessons, check_same_teacher, check_teacher, record_teacher
 from kmed.training.fine_tuning import describe_recipe, with_recipe
 from kmed.training.loop import quick_scores, remove_leftovers, train
+from kmed.training.trackers import catch_up, check_trackers
 
 # Settings with the value for which a run stores another one, found from its data or its weights.
 RESOLVED = (("task", "auto"), ("model.normalization", None), ("data.range", "auto"))
@@ -156,6 +157,7 @@ def resume(folder, *, table: Table | None = None) -> Run:
         if run.result.exists():
             say(f"{folder} has its scores, but was interrupted after that: its figures are drawn.")
             run_evaluation.draw_again(run)
+            catch_up(run)
             remove_leftovers(run)
             return run
         config, begun = run.read_config(), run.splits.exists()
@@ -235,6 +237,7 @@ def check_settings(config: Config) -> None:
                 f"or set it to {type(value)(0)}."
             )
     check_teacher(config)
+    check_trackers(config)
     if config.data.fold is not None and config.data.splits is None:
         raise ConfigError("data.fold names a fold of a splits file. Give data.splits too.")
 

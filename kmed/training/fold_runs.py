@@ -24,12 +24,12 @@ from kmed.progress import format_time, say
 from kmed.reading import damaged, read_json
 from kmed.report.crossval_page import try_crossval_report
 from kmed.report.ensemble import ensemble
-from kmed.report.run_page import try_report
 from kmed.runs import COMBINED, CROSSVAL, Run, check_vacant, has_ended
 from kmed.schemas import tables
 from kmed.schemas.records import CrossvalFile, check, stamped
 from kmed.training import fit
 from kmed.training.distillation import check_lessons
+from kmed.training.trackers import report_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +214,7 @@ def train_all(plan: Plan) -> None:
             runtime.hide_retracing_warnings()
             fit.fit(plan.settings_of(part, shared), table=table, out=run.folder)
         if not run.report.exists():
-            try_report(run)
+            report_run(run)
 
 
 def describe_time_left(plan: Plan) -> str:
@@ -255,6 +255,6 @@ def draw_missing_pages(plan: Plan) -> None:
     """Draws the pages that a killed process left out."""
     for run in (Run(plan.folder / COMBINED), *(part.run for part in plan.parts)):
         if not run.report.exists():
-            try_report(run)
+            report_run(run)
     if not Run(plan.folder).report.exists():
         try_crossval_report(Run(plan.folder))

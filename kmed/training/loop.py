@@ -1,4 +1,4 @@
-"""The training of one run: `train` is read from top to bottom, in the order in which it runs."""
+"""The training of one run: `train_and_score` is read from top to bottom, in the order in which it runs."""
 
 import contextlib
 import math
@@ -34,6 +34,7 @@ from kmed.training.ema import WeightAverage
 from kmed.training.memory import estimate_memory
 from kmed.training.optimizer import make_optimizer
 from kmed.training.tensorboard import make_writer
+from kmed.training.trackers import Followers, following
 
 
 def write_history(path: pathlib.Path, rows: list[dict]) -> None:
@@ -42,7 +43,7 @@ def write_history(path: pathlib.Path, rows: list[dict]) -> None:
 
 
 def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path | None = None) -> Run:
-    """Trains for the remaining epochs, then scores the best one. `fit` and `resume` call it.
+    """Trains for the remaining epochs, then scores the best one; trackers follow it. `fit` and `resume` call it.
 
     Args:
       run: the run, which has begun.
@@ -50,6 +51,12 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
       table: its images, with their splits.
       checkpoints: where an earlier process left its state; None: in the run.
     """
+    with following(run, config) as trackers:
+        return train_and_score(run, config, table, trackers, checkpoints)
+
+
+def train_and_score(run: Run, config: Config, table: Table, trackers: Followers, checkpoints) -> Run:
+    """Trains for the remaining epochs, then scores the best one; see `train`."""
     settings = config.train
 
     # ---- 1. Global state: devices, seed, arithmetic; the teacher, if there is one -------------------
@@ -100,16 +107,19 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
         checkpoint.save(run.checkpoints, state, model, average, improved=improved or not state.best_epoch)
         write_history(run.history, state.rows)
         writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
+        trackers.write_epochs(state.rows)
         say(describe_epoch(row, settings.epochs, improved))
     writer.close()
     leads = processes.leads()
     processes.leave()  # nobody waits while the first of several processes scores the model
 
     # ---- 5. Store the best epoch's weights as a float32 model, and score it once ---------------------
-    return score_best(run, config, table, state) if leads else run
+    if leads:
+        score_best(run, config, table, state, trackers)
+    return run
 
 
-def score_best(run: Run, config: Config, table: Table, state: checkpoint.State) -> Run:
+def score_best(run: Run, config: Config, table: Table, state: checkpoint.State, trackers: Followers) -> None:
     """Stores the model of the best epoch, scores it, and removes what only an unfinished run needs."""
     choose_epoch(state, config.train.monitor)
     with runtime.dtype_policy("float32"):
@@ -117,8 +127,8 @@ def score_best(run: Run, config: Config, table: Table, state: checkpoint.State) 
     checkpoint.load_best(run.checkpoints, final)
     save_model(final, run.model)
     run_evaluation.write_evaluation(run, config, table, final, state)
+    trackers.write_results(state.rows)
     remove_leftovers(run)
-    return run
 
 
 def continue_from(run: Run, last: pathlib.Path, state: checkpoint.State, model: keras.Model, average) -> None:

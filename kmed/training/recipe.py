@@ -158,8 +158,8 @@ def train(
         processes.join(coordinator, num_processes, process_id)
     load_backend()  # before anything imports Keras
     from kmed.evaluation.result_rows import append_result, check_table
-    from kmed.report.run_page import try_report
     from kmed.training import fit
+    from kmed.training.trackers import report_run
 
     if not processes.leads():
         configure(quiet=True)  # the first process reports for all
@@ -183,7 +183,7 @@ def train(
             if append is not None:
                 append_result(run, append)
         finally:
-            try_report(run)
+            report_run(run)
     return run
 
 
@@ -193,13 +193,13 @@ def _complete(run: Run, append, *, must: bool) -> bool:
     Returns: whether anything was missing; True also if it need not be (`must`), which is said.
     """
     from kmed.evaluation.result_rows import append_results
-    from kmed.report.run_page import try_report
+    from kmed.training.trackers import report_run
 
     with held(run):
         clear_run(run)
         missing = ["row"] if append is not None and append_results([run], append) else []
         if not run.report.exists():
-            try_report(run)
+            report_run(run)
             missing.append("page")
     if missing:
         say(f"{run.folder} has already ended; its {' and its '.join(missing)} had not been written, and are there now.")
@@ -278,8 +278,8 @@ def sweep(
     from kmed.evaluation.result_rows import append_results, check_table
     from kmed.models.build import check_model
     from kmed.report.comparison_page import compare
-    from kmed.report.run_page import try_report
     from kmed.training import sweep as sweeping
+    from kmed.training.trackers import report_run
 
     if resume is None:
         for name, chosen in zip(names, configs, strict=True):  # a mistake is found before hours of training
@@ -294,7 +294,7 @@ def sweep(
     runs = [plan.run(model) for model in plan.models if model not in failed]
     for run in runs:
         if not run.report.exists():  # its process was killed
-            try_report(run)
+            report_run(run)
     if append is not None:  # once more: a row that could not be added before is now an error
         append_results(runs, append)
     made = compare([run.folder for run in runs], out=plan.folder / "comparison")[1] if len(runs) > 1 else ()

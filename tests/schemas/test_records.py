@@ -28,6 +28,7 @@ NEW = {
         "validation_log_loss": {"probabilities": 0.7, "logits": 0.6},
     },
     "teacher.json": {"folder": "saved_models/teacher", "model": "vit", "sha256": "0" * 64},
+    "trackers.json": {"trackers": {"mlflow": {"id": "0" * 32, "failed": False}}},
 }
 
 
