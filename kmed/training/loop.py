@@ -52,10 +52,11 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
       checkpoints: where an earlier process left its state; None: in the run.
     """
     with following(run, config) as trackers:
-        return train_and_score(run, config, table, trackers, checkpoints)
+        train_and_score(run, config, table, trackers, checkpoints)
+    return run
 
 
-def train_and_score(run: Run, config: Config, table: Table, trackers: Followers, checkpoints) -> Run:
+def train_and_score(run: Run, config: Config, table: Table, trackers: Followers, checkpoints) -> None:
     """Trains for the remaining epochs, then scores the best one; see `train`."""
     settings = config.train
 
@@ -116,7 +117,6 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
     # ---- 5. Store the best epoch's weights as a float32 model, and score it once ---------------------
     if leads:
         score_best(run, config, table, state, trackers)
-    return run
 
 
 def score_best(run: Run, config: Config, table: Table, state: checkpoint.State, trackers: Followers) -> None:
