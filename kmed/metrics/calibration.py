@@ -17,11 +17,12 @@ class Calibration:
     """A map of probabilities, fitted on validation data and stored in the run.
 
     Attributes:
-      method: "temperature", p -> softmax(log p / T), or "platt", p_k -> sigmoid(a_k logit(p_k) + b_k).
+      method: "temperature", p -> softmax(log p / T + w), or "platt", p_k -> sigmoid(a_k logit(p_k) + b_k).
       class_names: K names, in the order of the columns.
       temperature: T > 0, used by "temperature".
       slopes, intercepts: a and b, K numbers each, used by "platt".
       not_fitted: {label: reason} of the labels that keep their probabilities (a = 1, b = 0).
+      log_weights: w, K numbers that move a "temperature" to other shares of the classes; (): none, w = 0.
     """
 
     method: str
@@ -30,6 +31,11 @@ class Calibration:
     slopes: tuple[float, ...] = ()
     intercepts: tuple[float, ...] = ()
     not_fitted: dict[str, str] = dataclasses.field(default_factory=dict)
+    log_weights: tuple[float, ...] = ()
+
+    @property
+    def _weights(self) -> np.ndarray:
+        return np.array(self.log_weights or [0.0] * len(self.class_names))
 
     @property
     def constant(self) -> np.ndarray:
@@ -40,7 +46,7 @@ class Calibration:
         """Returns float64 (N, K), the calibrated probabilities."""
         probs = np.clip(np.asarray(probs, np.float64), _SMALLEST, 1 - _SMALLEST)
         if self.method == "temperature":
-            return scipy.special.softmax(np.log(probs) / self.temperature, axis=1)
+            return scipy.special.softmax(np.log(probs) / self.temperature + self._weights, axis=1)
         return scipy.special.expit(scipy.special.logit(probs) * np.array(self.slopes) + np.array(self.intercepts))
 
     def invert(self, calibrated: np.ndarray) -> np.ndarray:
@@ -52,7 +58,8 @@ class Calibration:
         """
         calibrated = np.asarray(calibrated, np.float64)
         if self.method == "temperature":
-            return scipy.special.softmax(np.log(np.maximum(calibrated, _TINY)) * self.temperature, axis=1)
+            logits = (np.log(np.maximum(calibrated, _TINY)) - self._weights) * self.temperature
+            return scipy.special.softmax(logits, axis=1)
         calibrated = np.clip(calibrated, _TINY, 1 - _SMALLEST)
         slopes = np.array(self.slopes)
         odds = (scipy.special.logit(calibrated) - np.array(self.intercepts)) / np.where(slopes > 0, slopes, 1.0)
@@ -60,7 +67,8 @@ class Calibration:
 
     def to_dict(self) -> dict:
         """Returns the fields, for `kmed.files.write_json`."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        return fields if self.log_weights else {name: fields[name] for name in fields if name != "log_weights"}
 
     @classmethod
     def from_dict(cls, fields: dict, class_names) -> "Calibration":
@@ -69,7 +77,7 @@ class Calibration:
             raise ScoreError(
                 f"The calibration was fitted for {list(fields['class_names'])}. Received: {list(class_names)}."
             )
-        lists = {key: tuple(fields[key]) for key in ("class_names", "slopes", "intercepts")}
+        lists = {key: tuple(fields.get(key, ())) for key in ("class_names", "slopes", "intercepts", "log_weights")}
         return cls(**{**fields, **lists})
 
 

@@ -150,6 +150,7 @@ class CalibrationRecord(Record):
     slopes: list[Annotated[float, Field(ge=0, le=1e15)]]
     intercepts: list[Annotated[float, Field(ge=-1e15, le=1e15)]]
     not_fitted: dict[str, str]
+    log_weights: list[Annotated[float, Field(ge=-1e3, le=1e3)]] = []  # only of a run for other shares of the classes
 
     @model_validator(mode="after")
     def _one_each(self):
@@ -158,6 +159,8 @@ class CalibrationRecord(Record):
         for name in ("slopes", "intercepts"):
             if len(getattr(self, name)) != needed:
                 raise ValueError(f"{name} must hold {needed} numbers for {self.method}, not {len(getattr(self, name))}")
+        if self.log_weights and (self.method != "temperature" or len(self.log_weights) != len(self.class_names)):
+            raise ValueError("log_weights must hold a number per class, and only for temperature")
         return self
 
 
