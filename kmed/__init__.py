@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.report.ensemble import ensemble
     from kmed.report.explain_sheet import explain_run
     from kmed.report.label_sheet import find_label_errors
+    from kmed.report.recalibrating import recalibrate
     from kmed.report.run_page import write_report
     from kmed.report.scoring import evaluate
     from kmed.training.crossval import crossval
@@ -49,6 +50,7 @@ _EXPORTS = {
     "crossval": "kmed.training.crossval",
     "ensemble": "kmed.report.ensemble",
     "evaluate": "kmed.report.scoring",
+    "recalibrate": "kmed.report.recalibrating",
     "write_report": "kmed.report.run_page",
     "compare": "kmed.report.comparison_page",
     "explain_run": "kmed.report.explain_sheet",
@@ -93,6 +95,7 @@ __all__ = [
     "crossval",
     "ensemble",
     "evaluate",
+    "recalibrate",
     "write_report",
     "compare",
     "explain_run",

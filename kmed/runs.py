@@ -29,6 +29,7 @@ SCHEMAS: dict[str, type[File]] = {
     "environment.json": records.Environment,
     "ensemble.json": records.EnsembleFile,
     "teacher.json": records.TeacherFile,
+    "recalibration.json": records.RecalibrationFile,
     "trackers.json": records.TrackersFile,
 }
 
@@ -138,6 +139,11 @@ class Run:
     def trackers(self) -> pathlib.Path:
         """Under which ids trackers such as MLflow know the run; exists only with `train.trackers`."""
         return self.folder / "trackers.json"
+
+    @property
+    def recalibration(self) -> pathlib.Path:
+        """Which run this one was made of, and what was fitted to which local sample; only of recalibrated runs."""
+        return self.folder / "recalibration.json"
 
     @property
     def unreadable(self) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""The commands that evaluate finished runs: evaluate, report, compare, ensemble and explain."""
+"""The commands that evaluate finished runs: evaluate, recalibrate, report, compare, ensemble and explain."""
 
 import click
 
@@ -170,6 +170,51 @@ def ensemble(runs, out, **arguments):
         from kmed.report import ensemble as combining
 
         made = combining.ensemble(runs, out, **arguments)
+        click.echo(made.summary.read_text(encoding="utf-8"))
+        click.echo(f"Run folder: {made.folder}")
+        print_report(made)
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.option("--on", metavar="DATA", required=True, help="A folder, CSV or npz with local images and labels.")
+@click.option("--out", metavar="DIR", type=PATH, required=True, help="The output folder.")
+@click.option(
+    "--method",
+    default="labels",
+    show_default=True,
+    metavar="HOW",
+    help="labels: calibration and thresholds from labels; prior: the shares of the classes, without labels.",
+)
+@click.option("--fit-fraction", default=0.5, show_default=True, help="Share of the groups that is fitted to.")
+@CLASS_MAP
+@COPIES
+@DATA
+@click.option(
+    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of data or evaluate; repeatable."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the split into two parts.")
+def recalibrate(run_folder, **arguments):
+    """Fit the calibration and thresholds of a finished run to a local sample of images.
+
+    DIR is a run folder like any other, with the same model: predict, evaluate and export take it. The sample is split
+    by group into a part that is fitted to (its validation split) and one that it is checked on (its test split), which
+    gives the gain with its interval. A learning curve says how many labelled groups would have been enough.
+
+    With --method prior, no labels of the first part are used: the shares of the classes are found from the model's
+    probabilities (Saerens et al., 2002), on the assumption that nothing but the shares differs.
+
+    \b
+    Examples:
+      kmed recalibrate saved_models/xrays --on our_xrays.csv --out saved_models/xrays_here
+      kmed recalibrate saved_models/xrays --on ours --map Normal="No Finding" --out here --set data.group=patient
+      kmed recalibrate saved_models/xrays --on our_xrays.csv --method prior --out saved_models/xrays_shifted
+    """
+    with one_line_errors():
+        open_finished(run_folder)
+        from kmed.report import recalibrating
+
+        made = recalibrating.recalibrate(run_folder, **arguments)
         click.echo(made.summary.read_text(encoding="utf-8"))
         click.echo(f"Run folder: {made.folder}")
         print_report(made)

@@ -29,6 +29,7 @@ for command in (
     train.sweep,
     train.crossval,
     evaluate.evaluate,
+    evaluate.recalibrate,
     evaluate.report,
     evaluate.compare,
     evaluate.ensemble,

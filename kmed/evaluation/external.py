@@ -111,7 +111,7 @@ class External:
 # ---- Reading ---------------------------------------------------------------------------------------
 
 
-def foreign_config(run: Run, on, class_map=(), settings=()) -> Config:
+def foreign_config(run: Run, on, class_map=(), settings=(), scoring=_SCORING) -> Config:
     """Returns a run's settings for somebody else's data.
 
     Args:
@@ -119,16 +119,17 @@ def foreign_config(run: Run, on, class_map=(), settings=()) -> Config:
       on: the folder, CSV or npz.
       class_map: as for `kmed.data.class_map.read_class_map`.
       settings: overrides "data.KEY=VALUE" of how the data are read, and of how they are scored.
+      scoring: the settings of evaluate that may be changed.
     Raises: ConfigError: a setting that belongs to the model, or is not legal.
     """
     for setting in settings:
         section, _, key = str(setting).partition("=")[0].strip().partition(".")
         legal = [f"data.{name}" for name in DataConfig.model_fields if name not in _FIXED]
-        legal += [f"evaluate.{name}" for name in _SCORING]
+        legal += [f"evaluate.{name}" for name in scoring]
         if f"{section}.{key}" not in legal:
             raise ConfigError(
                 "With --on, --set takes settings of data that say how DATA are read, and of evaluate "
-                f"{', '.join(_SCORING)}. Received: {setting!r}." + suggest(f"{section}.{key}", legal)
+                f"{', '.join(scoring)}. Received: {setting!r}." + suggest(f"{section}.{key}", legal)
             )
     config = run.read_config()
     kept = {f"data.{name}": getattr(config.data, name) for name in _KEPT}
@@ -163,7 +164,7 @@ def open_foreign(config: Config, split: str | None = None) -> Table:
 
 
 def read_foreign(
-    run: Run, on, internal: str, *, class_map=(), settings=(), split=None, copies="pixels", data=None
+    run: Run, on, internal: str, *, class_map=(), settings=(), split=None, copies="pixels", data=None, scoring=_SCORING
 ) -> Foreign:
     """Returns somebody else's data for a run, and which of their pictures it knows; arguments as for `judge_on`.
 
@@ -172,7 +173,7 @@ def read_foreign(
     Raises: DataError: as `open_foreign` does, or the run knows all pictures. ScoreError: fewer than two clusters.
     """
     check_copies(copies)
-    config = foreign_config(run, on, class_map, settings)
+    config = foreign_config(run, on, class_map, settings, scoring)
     table = open_foreign(config, split)
     seen = find_seen(run, table, internal, copies=copies, data=data, seed=config.seed)
     for sentence in seen.sentences():

@@ -126,10 +126,13 @@ def _members(run: Run) -> list[Run]:
 
 
 def _sources(run: Run) -> list[Run]:
-    """Returns the runs that a run names as its teacher and as the origin of its weights."""
+    """Returns the runs that a run names as its teacher, as the origin of its weights, and as what it recalibrates."""
     config = run.read_config()
     teacher = None if config.train.teacher is None else _run_of(config.train.teacher)
-    return [source for source in (teacher, _source_of_weights(config)) if source is not None]
+    before = None
+    if run.recalibration.exists():
+        before = Run(run.folder / run.read_json(run.recalibration)["source"])
+    return [source for source in (teacher, _source_of_weights(config), before) if source is not None]
 
 
 def _source_of_weights(config: Config) -> Run | None:

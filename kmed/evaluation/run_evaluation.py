@@ -215,12 +215,23 @@ def rescore_split(run_folder, settings=()) -> Assessment:
 
 
 def _fit_again(run: Run, config, predictions: Predictions) -> Fitted:
-    """Returns what is fitted on the validation predictions, or what the run stored if those are gone."""
+    """Returns what is fitted on the validation predictions, or what the run stored if those are gone.
+
+    A recalibrated run keeps what was fitted, which rests on the run that it was made of too.
+    """
     validation = predictions.split("val")
-    if len(validation):
-        return fit_on_validation(validation, config.evaluate, config.data.not_findings)
     before = run.read_config().evaluate
     changed = [name for name in FITTED_BY if getattr(before, name) != getattr(config.evaluate, name)]
+    if run.recalibration.exists():
+        if changed:
+            raise RunError(
+                f"{run.folder} was recalibrated, so evaluate.{changed[0]} cannot be changed by scoring again. Make "
+                "another run of its source: kmed recalibrate RUN --on DATA --out DIR --set "
+                f"evaluate.{changed[0]}={getattr(config.evaluate, changed[0])}"
+            )
+        return read_fitted(run)
+    if len(validation):
+        return fit_on_validation(validation, config.evaluate, config.data.not_findings)
     if changed or not len(predictions):
         lost = f"evaluate.{changed[0]}" if changed else "the calibration"
         raise RunError(

@@ -39,9 +39,7 @@ def shifted_shares(probs: np.ndarray, shares: np.ndarray, *, exclusive: bool) ->
     if exclusive:
         return _maximise(probs, shares)
     both = [np.column_stack([prob, 1 - prob]) for prob in probs.T]
-    return np.array(
-        [_maximise(two, np.array([share, 1 - share]))[0] for two, share in zip(both, shares, strict=True)]
-    )
+    return np.array([_maximise(two, np.array([share, 1 - share]))[0] for two, share in zip(both, shares, strict=True)])
 
 
 def _maximise(probs: np.ndarray, shares: np.ndarray) -> np.ndarray:

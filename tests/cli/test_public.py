@@ -15,6 +15,7 @@ FUNCTIONS = {
     "sweep": "sweep",
     "crossval": "crossval",
     "evaluate": "evaluate",
+    "recalibrate": "recalibrate",
     "report": "write_report",
     "compare": "compare",
     "ensemble": "ensemble",
