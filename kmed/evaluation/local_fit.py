@@ -10,8 +10,8 @@ from kmed.evaluation.assessment import score_predictions
 from kmed.evaluation.decisions import Fitted, fit_on_validation
 from kmed.evaluation.predictions import Predictions
 from kmed.metrics.calibration import MIN_POSITIVES, Calibration
-from kmed.metrics.intervals import Bootstrap, Score, check_clusters
-from kmed.metrics.prior_shift import shift_calibration, shifted_shares
+from kmed.metrics.intervals import Bootstrap, Score, check_clusters, draw_resamples
+from kmed.metrics.prior_shift import are_shifted, shift_calibration, shifted_shares
 from kmed.metrics.scores import CALIBRATED, TUNED
 
 TRIES = 200  # random halves, of which the one whose label shares differ least is taken
@@ -96,19 +96,27 @@ def few_labels(sample: Predictions) -> np.ndarray:
     return np.minimum(positives, negatives) < MIN_POSITIVES
 
 
-def fit_shares(sample: Predictions, home: Fitted, shares: np.ndarray) -> tuple[Fitted, np.ndarray]:
-    """Returns (what is fitted without labels, the new shares (K,)), by `kmed.metrics.prior_shift`.
+def fit_shares(
+    sample: Predictions, home: Fitted, shares: np.ndarray, bootstrap: Bootstrap
+) -> tuple[Fitted, np.ndarray, np.ndarray]:
+    """Returns (what is fitted without labels, the new shares (K,), which are used), by `kmed.metrics.prior_shift`.
 
-    A finding is reported from the same calibrated probability on as at home; exclusive classes move with their
-    probabilities. Prediction sets stay as they are.
+    A share is used where the pictures tell it from that at home; the others stay. A finding is reported from the same
+    calibrated probability on as at home; exclusive classes move with their probabilities. Prediction sets stay as they
+    are.
 
     Args:
       sample: the pictures to fit to; their labels are not used.
       home: the run's calibration and thresholds.
       shares: (K,), the shares of the classes that `home` was calibrated for.
+      bootstrap: the settings of the intervals of the new shares, of which 200 draws are enough.
     """
     task, before = sample.task, home.calibration
-    found = shifted_shares(before.apply(sample.probs), shares, exclusive=task.exclusive)
+    probs = before.apply(sample.probs)
+    likeliest = shifted_shares(probs, shares, exclusive=task.exclusive)
+    draws = dataclasses.replace(bootstrap, num_resamples=min(bootstrap.num_resamples, 200))
+    used = are_shifted(probs, shares, draw_resamples(sample.clusters, draws), exclusive=task.exclusive)
+    found = np.where(used, likeliest, shares)
     calibration = shift_calibration(before, shares, found)
     values = np.array(home.thresholds.values)
     if task.exclusive:
@@ -119,7 +127,7 @@ def fit_shares(sample: Predictions, home: Fitted, shares: np.ndarray) -> tuple[F
         moved = calibration.invert(before.apply(values[None]))[0]
         values = np.where(fixed, values, np.clip(moved, 0, 1))
     thresholds = dataclasses.replace(home.thresholds, values=tuple(values.tolist()))
-    return dataclasses.replace(home, calibration=calibration, thresholds=thresholds), found
+    return dataclasses.replace(home, calibration=calibration, thresholds=thresholds), likeliest, used
 
 
 # ---- What it is worth ------------------------------------------------------------------------------

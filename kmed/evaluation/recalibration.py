@@ -90,7 +90,8 @@ class Recalibration:
             *([ASSUMPTION] if self.method == "prior" else []),
         ]
         if self.kept:
-            lines.append(f"Too few positives or negatives to fit, so they stay as at home: {', '.join(self.kept)}.")
+            why = "Too few positives or negatives to fit" if self.method == "labels" else "Shares not told from home's"
+            lines.append(f"{why}, so these stay as at home: {', '.join(self.kept)}.")
         if self.curve is not None:
             lines.append(_enough(self.curve))
         return lines
@@ -163,7 +164,7 @@ def fit_to_sample(
     fit, check, home = predictions.split("val"), predictions.split("test"), read_fitted(run)
     shares = curve = None
     kept: tuple[str, ...] = ()
-    evaluate = foreign.config.evaluate
+    evaluate, bootstrap = foreign.config.evaluate, Bootstrap.from_config(foreign.config)
     if method == "labels":
         local = fit_labels(fit, home, evaluate, foreign.config.data.not_findings)
         if not fit.task.exclusive:
@@ -173,10 +174,11 @@ def fit_to_sample(
         )  # fmt: skip
     else:
         at_home = home_shares(run, own)
-        local, found = fit_shares(fit, home, at_home)
+        local, found, used = fit_shares(fit, home, at_home, bootstrap)
+        kept = tuple(name for name, moved in zip(fit.class_names, used, strict=True) if not moved)
         shares = {"home": at_home, "found": found, "true": _known_shares(predictions.labels)}
     local = dataclasses.replace(local, cases=None)
-    gains = measure_gains(check, home, local, Bootstrap.from_config(foreign.config))
+    gains = measure_gains(check, home, local, bootstrap)
     return Recalibration(
         run, method, foreign, predictions, flagged, novelty, home, local, shares, kept, gains, curve
     )  # fmt: skip

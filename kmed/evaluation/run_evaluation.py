@@ -204,6 +204,9 @@ def rescore_split(run_folder, settings=()) -> Assessment:
     predictions = stored_predictions(run)
     fitted = _fit_again(run, config, predictions)
     assessments = write_scores(run, config, predictions, Prior.from_dict(metrics["training"]), fitted, metrics)
+    if run.recalibration.exists():
+        sentences = run.read_json(run.recalibration)["sentences"]
+        write_text(run.summary, "\n".join([read_text(run.summary), *sentences]) + "\n")
     assessment = assessments[judged_split(assessments)]
     scored = score_columns(assessment)
     per_case = {name for name in old if name == "case" or name.startswith(CASE)}  # of other settings

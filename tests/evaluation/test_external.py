@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 from click.testing import CliRunner
+from drawn_hospitals import COLOURS, draw_findings, draw_hospital
 from PIL import Image
 
 import kmed
@@ -17,22 +18,6 @@ from kmed.errors import ConfigError, DataError, RunError
 from kmed.evaluation import external as judging
 from kmed.evaluation.seen import find_seen
 from kmed.reading import read_csv, read_json
-
-COLOURS = ("red", "green", "blue")
-
-
-def draw_hospital(folder, small_npz=None, names=COLOURS, patients=12, seed=5, dim=0):
-    """Writes CLASS/PATIENT/picture.png, 2 per patient: coloured noise, as `small_npz` has it, perhaps darker."""
-    rng = np.random.default_rng(seed)
-    for patient in range(patients):
-        channel = patient % 3
-        for number in range(2):
-            pixels = rng.integers(0, 120, (32, 40, 3))
-            pixels[:, :, channel] += 60
-            path = folder / names[channel] / f"p{seed}_{patient:02d}" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.clip(pixels - dim, 0, 255).astype(np.uint8)).save(path)
-    return folder
 
 
 @pytest.fixture
@@ -242,8 +227,6 @@ def test_numbers_of_the_page_are_those_of_the_file(run, hospital):
 
 # ---- Findings: unlabelled ones, class folders, and other sources -------------------------------------
 
-FINDINGS = ("Edema", "Mass", "No Finding")
-
 
 @pytest.fixture(scope="module")
 def findings_run(tmp_path_factory):
@@ -256,20 +239,6 @@ def findings_run(tmp_path_factory):
     settings += ["model.name=vit", "model.options={patch_size: 8, width: 8, depth: 1, num_heads: 2}", "train.epochs=1"]
     settings += ["train.tensorboard=false", "train.dtype=float32", "evaluate.num_resamples=50", "train.batch_size=16"]
     return kmed.fit(kmed.load_config(overrides=settings), out=folder / "run")
-
-
-def draw_findings(folder, seed, patients=20, suffix=".png"):
-    """Writes two pictures per patient; returns the table: path, patient, and 0 or 1 for each of FINDINGS."""
-    rng, rows = np.random.default_rng(seed), []
-    folder.mkdir(parents=True)
-    for number in range(2 * patients):
-        mass, edema = rng.random(2) < 0.4
-        pixels = rng.integers(0, 120, (16, 16, 3)) + np.array([60 * mass, 60 * edema, 0])
-        name = f"{seed}_{number}{suffix}"
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
-        found = {"Edema": int(edema), "Mass": int(mass), "No Finding": int(not (mass or edema))}
-        rows.append({"path": name, "patient": f"p{number // 2}", **found})
-    return pd.DataFrame(rows)
 
 
 def test_findings_that_nobody_labelled_are_unknown_and_score_nowhere(findings_run, tmp_path):

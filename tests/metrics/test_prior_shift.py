@@ -10,7 +10,7 @@ from kmed.errors import ScoreError
 from kmed.metrics.calibration import Calibration, fit_platt, fit_temperature
 from kmed.metrics.class_scores import Probabilities, Sample
 from kmed.metrics.intervals import Bootstrap, draw_resamples
-from kmed.metrics.prior_shift import shift_calibration, shifted_shares
+from kmed.metrics.prior_shift import are_shifted, shift_calibration, shifted_shares
 from kmed.metrics.reliability import calibration_error
 
 SHARES = np.array([0.1, 0.2, 0.3])
@@ -97,6 +97,25 @@ def test_a_shifted_calibration_is_bayes_rule_and_can_be_inverted_and_stored(meth
     back = shift_calibration(shifted, new, old)
     np.testing.assert_allclose(back.apply(probs), before)
     assert dataclasses.asdict(back)["method"] == method
+
+
+def test_only_shares_that_the_pictures_tell_from_home_are_moved():
+    """A label that the model tells from the others, twice as frequent; one that it guesses; and one as at home."""
+    rng = np.random.default_rng(0)
+    labels, probs = draw_findings(SHARES * [2, 1, 1], 2000, seed=5)
+    probs = Calibration("platt", NAMES, slopes=tuple(SLOPES), intercepts=tuple(INTERCEPTS)).apply(probs)
+    probs[:, 1] = SHARES[1] + rng.normal(0, 0.002, len(probs))
+    resamples = draw_resamples(np.arange(2000) // 2, Bootstrap(100))
+    assert are_shifted(probs, SHARES, resamples, exclusive=False).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_draws_weigh_pictures_as_copies_of_them_would(exclusive):
+    _, probs = draw_classes((0.5, 0.3, 0.2), 300, seed=6)
+    weights = np.random.default_rng(0).integers(0, 4, (2, 300))
+    drawn = shifted_shares(probs, np.array([0.2, 0.3, 0.5]), exclusive=exclusive, weights=weights)
+    repeated = shifted_shares(np.repeat(probs, weights[1], axis=0), np.array([0.2, 0.3, 0.5]), exclusive=exclusive)
+    np.testing.assert_allclose(drawn[1], repeated, atol=1e-4)
 
 
 def test_what_cannot_be_shifted_is_one_line():
