@@ -16,6 +16,7 @@ from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_j
 from kmed.reading import damaged, read_csv, read_json
 from kmed.schemas import records
 from kmed.schemas.metrics import MetricsFile
+from kmed.schemas.recalibration import RecalibrationFile
 from kmed.schemas.records import Classes, File, check, stamped
 from kmed.schemas.tables import check_result, read_history, read_splits
 
@@ -29,7 +30,7 @@ SCHEMAS: dict[str, type[File]] = {
     "environment.json": records.Environment,
     "ensemble.json": records.EnsembleFile,
     "teacher.json": records.TeacherFile,
-    "recalibration.json": records.RecalibrationFile,
+    "recalibration.json": RecalibrationFile,
     "trackers.json": records.TrackersFile,
 }
 
