@@ -143,7 +143,7 @@ class Run:
 
     @property
     def recalibration(self) -> pathlib.Path:
-        """Which run this one was made of, and what was fitted to which local sample; only of recalibrated runs."""
+        """Of which run this one was made, and how; exists only in recalibrated runs."""
         return self.folder / "recalibration.json"
 
     @property
@@ -211,10 +211,7 @@ class Run:
         return row
 
     def read_history(self) -> pd.DataFrame:
-        """Returns the numbers of history.csv, one row per epoch. Raises RunError if it is damaged.
-
-        An ensemble has no epochs of its own, and gives no rows.
-        """
+        """Returns history.csv, one row per epoch; none for an ensemble. Raises RunError if it is damaged."""
         if self.ensemble.exists():
             return pd.DataFrame({"epoch": [], "loss": [], "val_loss": []})
         return read_history(self.history)

@@ -62,7 +62,6 @@ def _content(run: Run, metrics: Cited, table, model, data) -> dict:
     config, result = run.read_config(), run.read_result(_SHOWN)
     task, assessed, fitted = get_task(config.task), metrics[split], run.read_json(run.fitted)
     others = ["val"] if split == "test" and "val" in metrics else []
-<<<<<<< HEAD
     return {
         "name": run.folder.resolve().name,
         "config": config,
@@ -84,6 +83,7 @@ def _content(run: Run, metrics: Cited, table, model, data) -> dict:
         "data": count_splits(run, metrics, names),
         "held_out": run.splits.exists() and HELD_OUT in set(run.read_splits()["split"]),
         "ensemble": run.read_json(run.ensemble) if run.ensemble.exists() else None,
+        "recalibrated": run.read_json(run.recalibration)["sentences"] if run.recalibration.exists() else [],
         "history": _history(run),
         "figures": _figures(run, assessed, int(float(result["best_epoch"]))),
         "gallery": _gallery(run, stored_predictions(run).split(split), table, model, data),
@@ -96,39 +96,6 @@ def _content(run: Run, metrics: Cited, table, model, data) -> dict:
 def _facts(run: Run, content: dict) -> Facts:
     """Returns what the check-lists are answered from: a part of the page's content."""
     return Facts(run, **{name: content[name] for name in Facts.__dataclass_fields__ if name != "run"})
-=======
-    return render_page(
-        run.report,
-        "run.html.j2",
-        name=run.folder.resolve().name,
-        config=config,
-        config_text=run.config.read_text(encoding="utf-8"),
-        task=task,
-        result=result,
-        class_names=names,
-        negative=negative_label(names),
-        metrics=metrics,
-        fitted=Cited(run.fitted.name, fitted),
-        cases_sentence=describe_cases(assessed),
-        choice=Thresholds.from_dict(fitted["thresholds"], names).choice,
-        split=split,
-        assessed=assessed,
-        others=[(name, metrics[name], score_sections(task, metrics[name])) for name in others],
-        sections=score_sections(task, assessed),
-        headline=pick_headline(task, assessed),
-        meanings={name: row.meaning for name, row in task.make_scores().items() if row.meaning},
-        data=count_splits(run, metrics, names),
-        held_out=run.splits.exists() and HELD_OUT in set(run.read_splits()["split"]),
-        ensemble=run.read_json(run.ensemble) if run.ensemble.exists() else None,
-        recalibrated=run.read_json(run.recalibration)["sentences"] if run.recalibration.exists() else [],
-        history=_history(run),
-        figures=_figures(run, assessed, int(float(result["best_epoch"]))),
-        gallery=_gallery(run, stored_predictions(run).split(split), table, model, data),
-        few=FEW_CLUSTERS,
-        min_positives=MIN_POSITIVES,
-        lower_is_better=LOWER_IS_BETTER,
-    )
->>>>>>> 643a01b (Recalibration: a share is moved only where the pictures tell it from home's; tests)
 
 
 def try_report(run: Run) -> None:
