@@ -129,9 +129,7 @@ def _create(client, run: Run, config: Config, artifacts: str | None) -> str:
     """Returns the id of a new run in the store, with the settings as its parameters."""
     from mlflow.entities import Param
 
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    found = client.get_experiment_by_name(name)
-    experiment = found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts)
+    experiment = _experiment(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT, artifacts)
     folder, environment = run.folder.resolve(), read_json(run.environment)
     tags = {"kmed.version": __version__, "kmed.folder": str(folder), "kmed.parent": folder.parent.name}
     tags |= {"kmed.command": environment["command"], "kmed.device": environment["device"]}
@@ -140,3 +138,18 @@ def _create(client, run: Run, config: Config, artifacts: str | None) -> str:
     for start in range(0, len(params), AT_ONCE):
         client.log_batch(created, params=params[start : start + AT_ONCE])
     return created
+
+
+def _experiment(client, name: str, artifacts: str | None) -> str:
+    """Returns the id of the experiment of this name, which is created if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # else another run of a sweep has just created it
+                raise
+    return found.experiment_id

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator
 
 from kmed.config import Config
-from kmed.errors import ConfigError, suggest
+from kmed.errors import ConfigError, KmedError, suggest
 from kmed.files import write_json
 from kmed.progress import warn
 from kmed.report import run_page
@@ -101,7 +101,8 @@ class Follower:
                 f"Warning: {self.name} does not follow {self.run.folder} any more ({type(error).__name__}: {reason}). "
                 "The run goes on, and its folder holds everything."
             )
-            self._record(failed=True)
+            with contextlib.suppress(KmedError, OSError):  # the warning says it; the run meets a full disk by itself
+                self._record(failed=True)
 
     def _open(self) -> Tracker:
         module = importlib.import_module(TRACKERS[self.name].module)

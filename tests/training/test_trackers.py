@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import types
 
 import numpy as np
 import pandas as pd
@@ -168,6 +169,20 @@ def test_a_run_of_another_store_begins_anew(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     follow(run)
     assert stored(run, uri)[1].info.run_id != first
+
+
+def test_two_runs_that_begin_at_once_share_the_experiment():
+    class Client:
+        made = False
+
+        def get_experiment_by_name(self, name):
+            return types.SimpleNamespace(experiment_id="7") if self.made else None
+
+        def create_experiment(self, name, artifact_location):
+            self.made = True  # by the other run
+            raise mlflow.MlflowException("exists")
+
+    assert mlflow_tracker._experiment(Client(), "kmed", None) == "7"
 
 
 @pytest.mark.parametrize("marker", ["sweep.json", "crossval.json"])
