@@ -299,16 +299,16 @@ def appended(monkeypatch, tmp_path):
     rows = tmp_path / "rows.csv"
 
     def sweep_three(meanwhile):
-        def run(command, check):
+        def start_process(command, log, cores):
             folder = Run(pathlib.Path(command[-1]))
             model = folder.folder.name
             meanwhile(model)
             write_text(folder.config, "")
             if model != "resnet18":
                 write_text(folder.result, f"model,task,minutes,command\n{model},multiclass,10,kmed train\n")
-            return subprocess.CompletedProcess(command, int(model == "resnet18"))
+            return types.SimpleNamespace(poll=lambda: int(model == "resnet18"))
 
-        monkeypatch.setattr(sweep, "subprocess", types.SimpleNamespace(run=run))  # only here, as above
+        monkeypatch.setattr(sweep, "start_process", start_process)
         monkeypatch.setattr("kmed.report.comparison_page.compare", lambda runs, out: (None, ()))
         command = ["sweep", "--models", "densenet121,resnet18,resnet34", "--out", tmp_path / "s", "--append", rows]
         result = CliRunner().invoke(main, [*map(str, command)])
