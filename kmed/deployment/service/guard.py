@@ -1,4 +1,4 @@
-"""What stands before every route: the token, one line in the log, and an answer whatever goes wrong."""
+"""What stands before every route: token, size of headers, a line in the log, and an answer whatever goes wrong."""
 
 import pathlib
 import time
@@ -13,6 +13,7 @@ from kmed.deployment.service.tokens import is_token
 from kmed.progress import say, warn
 
 OPEN = ("/healthz",)  # the paths that need no token: a load balancer has none
+LARGEST_HEADERS = 16_384  # bytes
 OTHER = "other"  # stands for paths that do not exist: they may hold anything, a patient's name too
 
 
@@ -45,11 +46,12 @@ class Guard:
             await send(message)
 
         try:
-            if self._is_let_in(scope):
+            refusal = self._refusal(scope)
+            if refusal is None:
                 await self._app(scope, receive, noting)
             else:
-                self._metrics.refused("token")
-                await refused(_NO_TOKEN)(scope, receive, noting)
+                self._metrics.refused(refusal.reason)
+                await refused(refusal)(scope, receive, noting)
         except Exception as error:  # a defect: its message may quote the request, so only its place is logged
             warn(f"Warning: a request failed: {_place(error)}")
             if not status:
@@ -60,14 +62,22 @@ class Guard:
         method = scope["method"] if scope["method"] in _METHODS else OTHER
         say(f"{method} {route} {status} {seconds * 1000:.1f} ms")
 
-    def _is_let_in(self, scope: Scope) -> bool:
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Returns why a request does not reach its route; None: it does."""
+        if scope["http_version"] not in ("1.0", "1.1"):
+            return _VERSION
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if size + sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADERS:
+            return _HEADERS  # h11 has a limit of its own, but only for headers that come in several pieces
         if self._token is None or scope["path"] in OPEN:
-            return True
+            return None
         sent = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(sent) == 1 and is_token(sent[0], self._token)
+        return None if len(sent) == 1 and is_token(sent[0], self._token) else _NO_TOKEN
 
 
 _METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+_VERSION = Refusal(400, "version", "The service speaks HTTP/1.1.")
+_HEADERS = Refusal(431, "headers", f"The path and headers of a request may have {LARGEST_HEADERS} bytes.")
 _NO_TOKEN = Refusal(
     401, "token", "Send the service's token: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"}
 )

@@ -9,9 +9,11 @@ import socket
 import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kmed.deployment.service.app import NOT_CLINICAL, Service, create_app
+from kmed.deployment.service.guard import LARGEST_HEADERS
 from kmed.deployment.service.limits import Limits
 from kmed.progress import say, warn
 from kmed.runs import Run
@@ -19,7 +21,6 @@ from kmed.runs import Run
 HEADERS_SECONDS = 10.0  # in which the headers of a request must have come
 LINGER_SECONDS = 1.0  # after SIGTERM, in which a request that is on its way on an open connection is still taken
 KEEP_ALIVE_SECONDS = 30  # between two requests on one connection
-LARGEST_HEADERS = 16_384  # bytes
 
 
 class Protocol(H11Protocol):
@@ -29,6 +30,7 @@ class Protocol(H11Protocol):
 
     _phase: str | None = None  # what is awaited: "headers", "body" or nothing
     _clock: asyncio.TimerHandle | None = None
+    _ending = False
 
     def connection_made(self, transport) -> None:  # noqa: D102 - of asyncio
         super().connection_made(transport)
@@ -48,22 +50,23 @@ class Protocol(H11Protocol):
 
     def shutdown(self) -> None:
         """Ends the connection after the request that is in hand, or that is on its way."""
+        self._ending = True
+        self._watch()
         if self._is_idle():
-            self.loop.call_later(LINGER_SECONDS, self._end)
-        else:
-            self.cycle.keep_alive = False
+            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
 
-    def _end(self) -> None:
+    def _close_if_idle(self) -> None:
         if self._is_idle():
             self.transport.close()
-        else:
-            self.cycle.keep_alive = False
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def _watch(self) -> None:
         """Starts a clock if another part of a request is awaited than before."""
+        if self._ending and not self._is_idle() and CLOSE_HEADER not in self.cycle.scope["headers"]:
+            self.cycle.keep_alive = False
+            self.cycle.scope["headers"].append(CLOSE_HEADER)  # lets uvicorn say so to the client
         phase = None
         if self.conn.their_state is h11.SEND_BODY:
             phase = "body"
@@ -132,6 +135,7 @@ def configure(app: FastAPI, limits: Limits) -> uvicorn.Config:
         loop="asyncio",
         lifespan="on",
         log_config=None,
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -22,14 +22,15 @@ def make(run, format="keras", quantize="none", batch_size=4, **limits) -> Servic
 
 @contextlib.contextmanager
 def listening(service: Service, token=None):
-    """Yields the (host, port) at which a service listens, in a thread of this process."""
+    """Yields a server that listens in a thread of this process; its `address` is (host, port)."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         running = server.Server(server.configure(create_app(service, token), service.limits))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
+        running.address = listener.getsockname()
         try:
-            yield listener.getsockname()
+            yield running
         finally:
             running.should_exit = True
             thread.join()
