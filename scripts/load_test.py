@@ -10,9 +10,11 @@ Each command starts `kmed serve` in a process of its own and stops it with SIGTE
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.client
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -38,7 +40,6 @@ from kmed.files import replacing
 from kmed.runs import finished_run
 
 BLOCKS = 5  # of requests, before, between and after which the bare model predicts
-BARE_SECONDS = 20.0
 TOLERANCE = 1e-5  # of probabilities: a batch of another size rounds differently
 RUN = click.argument("run", type=click.Path(path_type=pathlib.Path))
 FORMAT = click.option("--format", "format", default="keras", show_default=True)
@@ -60,22 +61,23 @@ def main():
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--pictures", help="Files, a folder or a glob.  [drawn demo data]")
 @click.option("--num-pictures", default=200, show_default=True, help="How many of them are sent, again and again.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long the bare model predicts each time.")
 @click.option("--out", type=click.Path(path_type=pathlib.Path), help="A CSV to which the row is added.")
 @click.option("--note", default="", help="What else ran on the machine.")
-def load(run, format, clients, num_requests, batch_size, pictures, num_pictures, out, note):
+def load(run, format, clients, num_requests, batch_size, pictures, num_pictures, seconds, out, note):
     """Many clients, each with one picture per request on an open connection; the answers are those of kmed predict."""
     with tempfile.TemporaryDirectory() as folder:
         paths = find_pictures([pictures or kmed.draw_demo(pathlib.Path(folder) / "demo")])[:num_pictures]
         expected = predicted(run, paths, format)
         contents = [pathlib.Path(path).read_bytes() for path in paths]
         with served(run, "--format", format, "--batch-size", str(batch_size)) as service, bare(run, format) as measure:
-            sent, rates, bare_rates = [], [], [measure(batch_size)]
+            sent, blocks, alone = [], [], [measure(batch_size, seconds)]
             for _ in range(BLOCKS):
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), service.cpu()
                 sent += send_many(service, contents, num_requests // BLOCKS, clients)
-                rates.append(num_requests // BLOCKS / (time.perf_counter() - start))
-                bare_rates.append(measure(batch_size))
-    row = summarize(sent, expected, rates, bare_rates)
+                blocks.append(Speed(num_requests // BLOCKS, time.perf_counter() - start, service.cpu() - cpu))
+                alone.append(measure(batch_size, seconds))
+    row = summarize(sent, expected) | compare(blocks, alone)
     about = {"run": run.name, **facts(run), "format": format, "batch_size": batch_size, "clients": clients}
     row = about | row | {"note": note, "device": runtime.describe_device()}
     row |= {"versions": runtime.join_versions(versions()), "command": f"python {' '.join(sys.argv)}"}
@@ -135,6 +137,15 @@ def stop(run, clients, times):
 # ----- the service, and the bare model -----
 
 
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How long it took to predict some pictures: seconds on the clock, and of processor time."""
+
+    pictures: int
+    seconds: float
+    cpu_seconds: float
+
+
 class Served:
     """A running service.
 
@@ -147,6 +158,11 @@ class Served:
     def __init__(self, process: subprocess.Popen, address: tuple[str, int]):
         self.process, self.address = process, address
         self.code: int | None = None
+
+    def cpu(self) -> float:
+        """Returns the processor time so far in seconds."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     def memory(self) -> int:
         """Returns the resident memory in bytes."""
@@ -180,14 +196,14 @@ def served(run, *options, token: str | None = None):
 
 @contextlib.contextmanager
 def bare(run, format):
-    """Yields a function of a batch size that returns the images/s of the model alone, measured in another process."""
+    """Yields a function (batch size, seconds) that returns the Speed of the model alone, in another process."""
     command = [sys.executable, __file__, "bare-model", str(run), "--format", format]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-        def measure(batch_size: int) -> float:
-            process.stdin.write(f"{batch_size}\n")
+        def measure(batch_size: int, seconds: float) -> Speed:
+            process.stdin.write(f"{batch_size} {seconds}\n")
             process.stdin.flush()
-            return float(process.stdout.readline())
+            return Speed(*json.loads(process.stdout.readline()))
 
         yield measure
         process.stdin.close()
@@ -197,17 +213,18 @@ def bare(run, format):
 @RUN
 @FORMAT
 def bare_model(run, format):
-    """Prints images/s for each batch size on standard input: noise of the model's size, without reading files."""
+    """Predicts noise of the model's size for each line "BATCH SECONDS" of standard input, and prints the Speed."""
     predictor = open_model(finished_run(run), format)
     height, width = finished_run(run).read_config().data.image_size
     for line in sys.stdin:
-        batch = np.random.default_rng(0).integers(0, 256, (int(line), height, width, 3)).astype(np.float32)
+        size, limit = int(line.split()[0]), float(line.split()[1])
+        batch = np.random.default_rng(0).integers(0, 256, (size, height, width, 3)).astype(np.float32)
         predictor.predict(batch)
-        start, count = time.perf_counter(), 0
-        while (seconds := time.perf_counter() - start) < BARE_SECONDS:
+        start, cpu, count = time.perf_counter(), time.process_time(), 0
+        while (seconds := time.perf_counter() - start) < limit:
             predictor.predict(batch)
-            count += len(batch)
-        print(count / seconds, flush=True)
+            count += size
+        print(json.dumps([count, seconds, time.process_time() - cpu]), flush=True)
 
 
 def predicted(run, paths, format) -> list[dict]:
@@ -278,39 +295,55 @@ def until_refused(service: Served, outcomes: collections.Counter) -> None:
 # ----- the row of results -----
 
 
-def summarize(sent: list[dict], expected: list[dict], rates: list[float], bare_rates: list[float]) -> dict:
-    """Returns the figures of a run."""
+def summarize(sent: list[dict], expected: list[dict]) -> dict:
+    """Returns whether the answers came, whether they are right, their times, and the memory."""
     answered = [record for record in sent if record["status"] == 200]
-    wrong = sum(not same(record["answer"], expected[record["row"]]) for record in answered)
-    apart = max(distance(record["answer"], expected[record["row"]]) for record in answered)
     milliseconds = [1000 * record["seconds"] for record in answered]
-    first, last = (memory_of(sent[part]) for part in (slice(0, 1000), slice(-1000, None)))
-    # A block of requests is compared with the bare model just before and after it.
-    ratios = [2 * rate / (bare_rates[block] + bare_rates[block + 1]) for block, rate in enumerate(rates)]
+    first, last = (memory_of(sent[part]) / 2**20 for part in (slice(0, 1000), slice(-1000, None)))
+    apart = max(difference(record["answer"], expected[record["row"]]) for record in answered)
     return {
         "requests": len(sent),
         "errors": len(sent) - len(answered),
-        "wrong": wrong,
+        "wrong": sum(not same(record["answer"], expected[record["row"]]) for record in answered),
         "largest_difference": float(f"{apart:.1g}"),
         "median_ms": round(statistics.median(milliseconds), 1),
         "p99_ms": round(float(np.quantile(milliseconds, 0.99)), 1),
-        "requests_per_s": round(len(sent) / sum(len(sent) / len(rates) / rate for rate in rates), 1),
-        "bare_images_per_s": round(statistics.median(bare_rates), 1),
+        "memory_first_mb": round(first, 1),
+        "memory_last_mb": round(last, 1),
+    }
+
+
+def compare(blocks: list[Speed], alone: list[Speed]) -> dict:
+    """Returns the throughput of the service beside that of the bare model just before and after each block.
+
+    The ratio of processor times does not depend on what else runs on the machine, nor on the clients.
+    """
+    rates = [speed.pictures / speed.seconds for speed in alone]
+    ratios = [2 * one.pictures / one.seconds / (rates[block] + rates[block + 1]) for block, one in enumerate(blocks)]
+    pictures, bare_pictures = (sum(speed.pictures for speed in speeds) for speeds in (blocks, alone))
+    cpu = 1000 * sum(speed.cpu_seconds for speed in blocks) / pictures
+    bare_cpu = 1000 * sum(speed.cpu_seconds for speed in alone) / bare_pictures
+    return {
+        "requests_per_s": round(pictures / sum(speed.seconds for speed in blocks), 1),
+        "bare_images_per_s": round(bare_pictures / sum(speed.seconds for speed in alone), 1),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_low": round(min(ratios), 3),
         "ratio_high": round(max(ratios), 3),
-        "memory_first_mb": round(first / 2**20, 1),
-        "memory_last_mb": round(last / 2**20, 1),
+        "cpu_ms": round(cpu, 2),
+        "bare_cpu_ms": round(bare_cpu, 2),
+        "cpu_ratio": round(bare_cpu / cpu, 3),
     }
 
 
 def same(answer: dict, known: dict) -> bool:
     """Returns whether an answer is that of kmed predict, but for the name and the last digits."""
     exact = ("found", "prediction_set", "unlike_training", "error")
-    return all(answer[name] == known[name] for name in exact) and distance(answer, known) <= TOLERANCE
+    distances = [0.0 if one["distance"] is None else one["distance"] for one in (answer, known)]
+    is_near = math.isclose(*distances, rel_tol=100 * TOLERANCE)
+    return all(answer[name] == known[name] for name in exact) and is_near and difference(answer, known) <= TOLERANCE
 
 
-def distance(answer: dict, known: dict) -> float:
+def difference(answer: dict, known: dict) -> float:
     """Returns the largest difference between the probabilities of two answers."""
     return max(abs(answer["probs"][name] - prob) for name, prob in known["probs"].items())
 
