@@ -11,7 +11,9 @@ import time
 import pytest
 from services import TOKEN, listening, make, picture
 
+from kmed.deployment import serving
 from kmed.deployment.service import server
+from kmed.deployment.service.limits import Limits
 
 HEADERS = {"Content-Type": "image/png", "Authorization": f"Bearer {TOKEN}"}
 
@@ -116,3 +118,13 @@ def test_an_answer_has_its_own_picture_under_load(address, short_run, service):
         found = list(pool.map(lambda content: ask(address, content)[1]["answers"][0]["probs"], contents))
     alone = [ask(address, content)[1]["answers"][0]["probs"] for content in contents]
     assert [pytest.approx(probs, abs=1e-6) for probs in alone] == found
+
+
+def test_a_service_that_is_open_to_others_without_a_token_warns(short_run, monkeypatch, caplog):
+    monkeypatch.setattr(server.Server, "run", lambda self, sockets: None)
+    model = {"format": "keras", "quantize": "none", "batch_size": 1}
+    for host, token, warns in (("0.0.0.0", None, True), ("0.0.0.0", TOKEN, False), ("127.0.0.1", None, False)):
+        caplog.clear()
+        with serving.bound(host, 0) as listener:
+            server.run_server(short_run, listener, Limits(), token, **model)
+        assert ("anyone may send pictures" in caplog.text) == warns
