@@ -94,6 +94,16 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's server, which returns after SIGTERM or Ctrl-C instead of raising the signal again."""
 
+    def __init__(self, config: uvicorn.Config, announcement: str = ""):
+        """Stores what is said as soon as connections are taken, and not earlier."""
+        super().__init__(config)
+        self.announcement = announcement
+
+    async def startup(self, sockets=None) -> None:
+        """Begins to listen, and says so."""
+        await super().startup(sockets)
+        say(self.announcement)
+
     def handle_exit(self, sig: int, frame) -> None:
         """Ends the service in good order; a second Ctrl-C ends it at once."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
@@ -121,8 +131,8 @@ def run_server(run: Run, listener: socket.socket, limits: Limits, token: str | N
         warn(f"Warning: {address} is open to other machines, and no token is asked for: anyone may send pictures.")
     config = configure(create_app(service, token), limits)
     shown = f"[{address}]" if ":" in address else address
-    say(f"Serving {run.folder} at http://{shown}:{port} (docs at /docs). {NOT_CLINICAL} Stop: Ctrl-C.")
-    Server(config).run(sockets=[listener])
+    announcement = f"Serving {run.folder} at http://{shown}:{port} (docs at /docs). {NOT_CLINICAL} Stop: Ctrl-C."
+    Server(config, announcement).run(sockets=[listener])
     say(f"Stopped after {service.metrics.num_requests} requests.")
 
 
