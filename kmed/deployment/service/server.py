@@ -64,9 +64,9 @@ class Protocol(H11Protocol):
 
     def _watch(self) -> None:
         """Starts a clock if another part of a request is awaited than before."""
-        if self._ending and not self._is_idle() and CLOSE_HEADER not in self.cycle.scope["headers"]:
+        if self._ending and not self._is_idle() and CLOSE_HEADER not in self.headers:
             self.cycle.keep_alive = False
-            self.cycle.scope["headers"].append(CLOSE_HEADER)  # lets uvicorn say so to the client
+            self.headers.append(CLOSE_HEADER)  # lets uvicorn say so to the client
         phase = None
         if self.conn.their_state is h11.SEND_BODY:
             phase = "body"
