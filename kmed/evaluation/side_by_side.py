@@ -1,6 +1,7 @@
 """A model on its own test pictures and on somebody else's, side by side: two independent samples and what changes."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from kmed.evaluation.assessment import score_predictions
 from kmed.evaluation.decisions import DecisionRule, Fitted
 from kmed.evaluation.predictions import Predictions
+from kmed.labels import finding_indices
 from kmed.metrics.calibration_line import calibration_lines
 from kmed.metrics.class_scores import Decisions, Probabilities, Sample
 from kmed.metrics.intervals import Bootstrap, Score, change_of, draw_resamples, macro_score
@@ -94,7 +96,7 @@ def set_side_by_side(
     shared = _shared(internal) & _shared(external)
     sides = [_only(side, shared) for side in (internal, external)]
     scored = [score_predictions(side, fitted, each) for side, each in zip(sides, seeds, strict=True)]
-    lines = [_lines(side, scores, rule) for side, scores in zip(sides, scored, strict=True)]
+    lines = _with_means([_lines(side, scores, rule) for side, scores in zip(sides, scored, strict=True)], scored)
     points = [_points(side, scores, rule) for side, scores in zip(sides, scored, strict=True)]
     names = [name for name, held in zip(internal.class_names, shared, strict=True) if held]
 
@@ -150,11 +152,18 @@ def _shares(side: Predictions, bootstrap: Bootstrap) -> dict[str, Score]:
 def _lines(side: Predictions, scores: Scores, rule: DecisionRule) -> dict[str, dict[str, Score]]:
     sample = _sample(side, scores.resamples)
     lines = calibration_lines(Probabilities(sample, rule.calibration.apply(side.probs)))
-    return {
-        kind: {"mean": macro_score(each, scores.resamples, sample.averaged)}
-        | dict(zip(side.class_names, each, strict=True))
-        for kind, each in lines.items()
-    }
+    return {kind: dict(zip(side.class_names, each, strict=True)) for kind, each in lines.items()}
+
+
+def _with_means(lines: list[dict[str, dict[str, Score]]], scored: list[Scores]) -> list[dict[str, dict[str, Score]]]:
+    """Returns the lines of both sides with their "mean", over the classes that have a line on both sides."""
+    made: list[dict[str, dict[str, Score]]] = [{}, {}]
+    for kind in lines[0]:
+        names = list(lines[0][kind])
+        both = [k for k in finding_indices(names) if all(not math.isnan(side[kind][names[k]].value) for side in lines)]
+        for side, own, scores in zip(made, lines, scored, strict=True):
+            side[kind] = {"mean": macro_score(list(own[kind].values()), scores.resamples, both), **own[kind]}
+    return made
 
 
 def _points(side: Predictions, scores: Scores, rule: DecisionRule) -> dict[str, dict[str, Score]]:
