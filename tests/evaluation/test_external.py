@@ -290,8 +290,8 @@ def test_a_run_without_a_novelty_file_counts_nothing_as_unlike(findings_run, tmp
     run = type(findings_run)(shutil.copytree(findings_run.folder, tmp_path / "run"))
     run.novelty.unlink()
     draw_findings(tmp_path / "there", seed=6).to_csv(tmp_path / "there" / "labels.csv", index=False)
-    kmed.evaluate(run.folder, on=tmp_path / "there", name="there", copies="none")
-    folder = run.folder / "external" / "there"
+    kmed.evaluate(run.folder, on=tmp_path / "there", name="elsewhere", copies="none")
+    folder = run.folder / "external" / "elsewhere"
     assert read_json(folder / "metrics.json")["novelty"] is None
     assert "The run has no novelty.npz" in (folder / "summary.txt").read_text()
     assert "Flagged as unlike" not in (folder / "report.html").read_text()
