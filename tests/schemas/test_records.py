@@ -27,6 +27,18 @@ NEW = {
         "reason": "log loss 0.6 on validation after calibration, and 0.7 with probabilities",
         "validation_log_loss": {"probabilities": 0.7, "logits": 0.6},
     },
+    "recalibration.json": {
+        "source": "../run",
+        "method": "labels",
+        "assumption": "",
+        "groups": {"fit": 32, "check": 33},
+        "pictures": {"fit": 37, "check": 34},
+        "kept": [],
+        "shares": {"home": {"a": 0.4}, "found": {"a": 0.3}, "true": {"a": None}},
+        "gains": {},
+        "curve": {"home": 0.34, "points": [{"groups": 10, "mean": 0.6, "low": 0.3, "high": 2.2}], "enough": 20},
+        "sentences": ["Labels of 20 groups would have been enough."],
+    },
     "teacher.json": {"folder": "saved_models/teacher", "model": "vit", "sha256": "0" * 64},
     "trackers.json": {"trackers": {"mlflow": {"id": "0" * 32, "failed": False}}},
 }
