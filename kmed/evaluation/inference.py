@@ -6,7 +6,7 @@ from kmed.data.images import Resizing
 from kmed.data.pictures import Pictures
 from kmed.data.pipeline import Pipeline
 from kmed.data.prepare import open_table
-from kmed.data.splits import read_splits
+from kmed.data.splits import JUDGED_BY, read_splits
 from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.evaluation.novelty import NUM_REFERENCE, Novelty, fit_reference, look, picture_statistics
@@ -102,14 +102,15 @@ def draw_training_pictures(table: Table, config, num_pictures: int) -> np.ndarra
 
 
 def training_rows(table: Table) -> np.ndarray:
-    """Returns bool (N,), the training split, or the validation split where there is none.
+    """Returns bool (N,), the training split, or the validation split of an ensemble of folds or a recalibrated run.
 
-    An ensemble of folds has none, and some members trained on its validation pictures; a recalibrated run has none, and
-    was fitted to them.
+    These have no training split: some members of the ensemble trained on its validation pictures, and the recalibrated
+    run, which has no other splits than val and test, was fitted to them.
     """
     splits = table.rows["split"]
     training = (splits == "train").to_numpy()
-    return training if training.any() else (splits == "val").to_numpy()
+    without = JUDGED_BY in table.rows.columns or set(splits) <= {"val", "test", ""}
+    return (splits == "val").to_numpy() if without and not training.any() else training
 
 
 def _drawn(table: Table, config, num_pictures: int) -> Table:

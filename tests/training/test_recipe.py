@@ -33,7 +33,7 @@ def read(monkeypatch):
 
     def pretend(config, *, out=None):
         configs.append(config)
-        return Run(out)
+        return Run(pathlib.Path(out or "nowhere"))
 
     monkeypatch.setattr(fit, "fit", pretend)
     monkeypatch.setattr("kmed.report.run_page.try_report", lambda run: None)
