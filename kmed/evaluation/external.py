@@ -23,7 +23,7 @@ from kmed.evaluation.external_text import describe_external
 from kmed.evaluation.inference import predict, predict_with_distances
 from kmed.evaluation.novelty import false_alarms, feature_model, run_novelty
 from kmed.evaluation.predictions import Predictions, make_predictions, stored_predictions
-from kmed.evaluation.result_rows import LAST, in_order, read_results, score_columns
+from kmed.evaluation.result_rows import LAST, read_results, score_columns, with_scores
 from kmed.evaluation.seen import Seen, check_copies, find_seen
 from kmed.evaluation.side_by_side import SideBySide, set_side_by_side
 from kmed.files import replacing, write_frame, write_json, write_text
@@ -35,7 +35,6 @@ from kmed.reading import read_csv, read_json
 from kmed.runs import Run, finished_run, judged_split
 from kmed.runtime import command_line
 from kmed.schemas.records import stamped
-from kmed.schemas.tables import CASE
 from kmed.tables import append_rows
 
 FOLDER = "external"  # in a run's folder: one folder per data set that judged it
@@ -299,7 +298,6 @@ def write_external(run: Run, external: External, draw=None) -> pathlib.Path:
 
 def external_row(run: Run, external: External) -> dict:
     """Returns the results as one row of a results table: the run's, with these scores and their changes."""
-    old, scored = run.read_result(LAST), score_columns(external.assessment)
     changes: dict[str, float] = {}
     for name in external.assessment.task.paired_scores:
         change = external.beside.scores[name].change
@@ -308,10 +306,9 @@ def external_row(run: Run, external: External) -> dict:
             f"change_{name}_low": change.low,
             f"change_{name}_high": change.high,
         }
-    gone = {name for name in old if name == "case" or name.startswith(CASE)} | set(scored)
-    others = {key: value for key, value in old.items() if key not in gone}
-    others |= {"data": external.foreign.table.name, "split": SPLIT, "command": command_line()}
-    return in_order(others, scored | changes)
+    scored = score_columns(external.assessment) | changes
+    own = {"data": external.foreign.table.name, "split": SPLIT, "command": command_line()}
+    return with_scores(run.read_result(LAST), scored, **own)
 
 
 def append_external(external: External, path) -> None:

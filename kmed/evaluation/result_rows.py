@@ -57,6 +57,18 @@ def in_order(others: dict, scored: dict) -> dict:
     }
 
 
+def with_scores(stored: dict, scored: dict, **others) -> dict:
+    """Returns a stored row with other scores in the place of its own, those per case included.
+
+    Args:
+      stored: from `Run.read_result(LAST)`.
+      scored: the new scores, from `score_columns`.
+      others: further columns that change, such as data.
+    """
+    gone = {name for name in stored if name == "case" or name.startswith(CASE)} | set(scored)
+    return in_order({name: value for name, value in stored.items() if name not in gone} | others, scored)
+
+
 def result_row(run: Run, config, table: Table, model, state, split: str, assessment: Assessment) -> dict:
     """Returns the run as one row of a results table, in the order of its columns."""
     environment = run.read_json(run.environment)

@@ -19,7 +19,7 @@ from kmed.evaluation.members import all_judge, predict_judged
 from kmed.evaluation.novelty import false_alarms, feature_model
 from kmed.evaluation.predictions import Predictions, make_predictions, stored_predictions
 from kmed.evaluation.predictor import open_model
-from kmed.evaluation.result_rows import LAST, in_order, result_row, score_columns
+from kmed.evaluation.result_rows import LAST, result_row, score_columns, with_scores
 from kmed.evaluation.summary import describe_assessment, describe_novelty
 from kmed.files import write_frame, write_json, write_text
 from kmed.formats.registry import check_format
@@ -31,7 +31,7 @@ from kmed.progress import optional, say
 from kmed.reading import read_text
 from kmed.runs import Run, finished_run, judged_run, judged_split
 from kmed.schemas.records import stamped
-from kmed.schemas.tables import CASE, PREDICTED
+from kmed.schemas.tables import PREDICTED
 from kmed.tasks import get_task
 
 FITTED_BY = (
@@ -208,10 +208,7 @@ def rescore_split(run_folder, settings=()) -> Assessment:
         sentences = run.read_json(run.recalibration)["sentences"]
         write_text(run.summary, "\n".join([read_text(run.summary), *sentences]) + "\n")
     assessment = assessments[judged_split(assessments)]
-    scored = score_columns(assessment)
-    per_case = {name for name in old if name == "case" or name.startswith(CASE)}  # of other settings
-    kept = {name: value for name, value in old.items() if name not in {*scored, *per_case}}
-    write_frame(run.result, pd.DataFrame([in_order(kept, scored)]))
+    write_frame(run.result, pd.DataFrame([with_scores(old, score_columns(assessment))]))
     config.write(run.config)
     write_figures(run, assessments)
     return assessment
