@@ -9,7 +9,7 @@ from kmed.errors import DataError
 from kmed.evaluation.assessment import score_predictions
 from kmed.evaluation.decisions import Fitted, fit_on_validation
 from kmed.evaluation.predictions import Predictions
-from kmed.metrics.calibration import MIN_POSITIVES, Calibration
+from kmed.metrics.calibration import MIN_POSITIVES, Calibration, mean_log_loss
 from kmed.metrics.intervals import Bootstrap, Score, check_clusters, draw_resamples
 from kmed.metrics.prior_shift import are_shifted, shift_calibration, shifted_shares
 from kmed.metrics.scores import CALIBRATED, TUNED
@@ -39,7 +39,7 @@ def split_groups(predictions: Predictions, fraction: float, seed: int) -> np.nda
     count = min(max(round(fraction * len(names)), 2), len(names) - 2)
     for _ in range(TRIES):
         inside = np.isin(index, rng.permutation(len(names))[:count])
-        shares = [_shares(predictions.labels[part]) for part in (inside, ~inside)]
+        shares = [np.nan_to_num(known_shares(predictions.labels[part])) for part in (inside, ~inside)]
         if (distance := float(((shares[0] - shares[1]) ** 2).sum())) < best:
             best, chosen = distance, inside
     for part in (chosen, ~chosen):
@@ -47,10 +47,10 @@ def split_groups(predictions: Predictions, fraction: float, seed: int) -> np.nda
     return chosen
 
 
-def _shares(labels: np.ndarray) -> np.ndarray:
-    """Returns (K,), the share of the known labels that are 1; 0 where none is known."""
-    known = ~np.isnan(labels)
-    return np.nansum(labels, axis=0) / np.maximum(known.sum(axis=0), 1)
+def known_shares(labels: np.ndarray) -> np.ndarray:
+    """Returns (K,), the share of the known labels that are 1; NaN where none is known."""
+    known = (~np.isnan(labels)).sum(axis=0)
+    return np.where(known > 0, np.nansum(labels, axis=0) / np.maximum(known, 1), np.nan)
 
 
 # ---- The two ways ----------------------------------------------------------------------------------
@@ -162,11 +162,8 @@ def measure_gains(check: Predictions, home: Fitted, local: Fitted, bootstrap: Bo
 
 def log_loss(predictions: Predictions, calibration: Calibration) -> float:
     """Returns the log loss of calibrated probabilities: per picture of exclusive classes, else per known label."""
-    labels = predictions.labels
-    probs = np.clip(calibration.apply(predictions.probs), 1e-12, 1 - 1e-12)
-    if predictions.task.exclusive:
-        return float(-(labels * np.log(probs)).sum(axis=1).mean())
-    return float(np.nanmean(-labels * np.log(probs) - (1 - labels) * np.log(1 - probs)))
+    probs = calibration.apply(predictions.probs)
+    return mean_log_loss(predictions.labels, probs, exclusive=predictions.task.exclusive)
 
 
 def learning_curve(

@@ -22,6 +22,7 @@ from kmed.evaluation.lineage import are_known, read_members, trained_pictures
 from kmed.evaluation.novelty import feature_model
 from kmed.labels import describe_difference
 from kmed.metrics.baselines import Prior, count_prior
+from kmed.metrics.calibration import mean_log_loss
 from kmed.models.combined import AVERAGES
 from kmed.reading import damaged
 from kmed.runs import Run, finished_run, judged_run
@@ -274,14 +275,8 @@ def validation_losses(logits, judges, labels, class_names, task: Task) -> dict[s
     for average in AVERAGES:
         probs = mean_probs(logits, judges, average, task)
         calibrated = task.fit_calibration(labels, probs, class_names).apply(probs)
-        losses[average] = _log_loss(labels, calibrated, exclusive=task.exclusive)
+        losses[average] = mean_log_loss(labels, calibrated, exclusive=task.exclusive)
     return losses
-
-
-def _log_loss(labels, probs, *, exclusive: bool) -> float:
-    probs = np.clip(probs, 1e-12, 1 - 1e-12)
-    loss = -labels * np.log(probs)
-    return float(loss.sum(axis=1).mean() if exclusive else np.nanmean(loss - (1 - labels) * np.log(1 - probs)))
 
 
 def disagreement(logits: np.ndarray, task: Task) -> np.ndarray:

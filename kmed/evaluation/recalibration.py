@@ -23,6 +23,7 @@ from kmed.evaluation.local_fit import (
     fit_calibration,
     fit_labels,
     fit_shares,
+    known_shares,
     learning_curve,
     measure_gains,
     split_groups,
@@ -30,7 +31,7 @@ from kmed.evaluation.local_fit import (
 from kmed.evaluation.members import read_members, relative_path
 from kmed.evaluation.novelty import false_alarms
 from kmed.evaluation.predictions import Predictions, stored_predictions
-from kmed.evaluation.result_rows import LAST, in_order, score_columns
+from kmed.evaluation.result_rows import LAST, score_columns, with_scores
 from kmed.evaluation.run_evaluation import FITTED_BY, write_figures, write_scores
 from kmed.evaluation.summary import aligned, cell
 from kmed.files import exclusive, replacing, write_frame, write_json, write_text
@@ -41,7 +42,6 @@ from kmed.progress import say
 from kmed.reading import read_text
 from kmed.runs import Run, check_vacant, finished_run, judged_split, write_classes
 from kmed.schemas.records import stamped
-from kmed.schemas.tables import CASE
 
 METHODS = ("labels", "prior")
 SCORING = (*FITTED_BY, "num_resamples", "level", "subgroups", "batch_size")
@@ -176,7 +176,7 @@ def fit_to_sample(
         at_home = home_shares(run, own)
         local, found, used = fit_shares(fit, home, at_home, bootstrap)
         kept = tuple(name for name, moved in zip(fit.class_names, used, strict=True) if not moved)
-        shares = {"home": at_home, "found": found, "true": _known_shares(predictions.labels)}
+        shares = {"home": at_home, "found": found, "true": known_shares(predictions.labels)}
     local = dataclasses.replace(local, cases=None)
     gains = measure_gains(check, home, local, bootstrap)
     return Recalibration(
@@ -188,15 +188,9 @@ def home_shares(run: Run, own: Predictions) -> np.ndarray:
     """Returns (K,), the shares that a run's calibration is for: of its validation labels, else of those in training."""
     validation = own.split("val")
     prior = Prior.from_dict(run.read_json(run.metrics)["training"])
-    shares = _known_shares(validation.labels) if len(validation) else prior.shares
+    shares = known_shares(validation.labels) if len(validation) else prior.shares
     shares = np.where((shares > 0) & (shares < 1), shares, prior.shares)
     return np.clip(shares, 1e-4, 1 - 1e-4)
-
-
-def _known_shares(labels: np.ndarray) -> np.ndarray:
-    """Returns (K,), the share of the known labels that are 1; NaN where none is known."""
-    known = (~np.isnan(labels)).sum(axis=0)
-    return np.where(known > 0, np.nansum(labels, axis=0) / np.maximum(known, 1), np.nan)
 
 
 # ---- Writing ---------------------------------------------------------------------------------------
@@ -274,11 +268,8 @@ def _novelty(recalibration: Recalibration, config) -> dict:
 
 def _row(recalibration: Recalibration, assessment) -> dict:
     """Returns result.csv: the source's row with the local scores."""
-    old, scored = recalibration.source.read_result(LAST), score_columns(assessment)
-    gone = {name for name in old if name == "case" or name.startswith(CASE)} | set(scored)
-    others = {name: value for name, value in old.items() if name not in gone}
     own = {"data": recalibration.foreign.table.name, "split": "test", "command": runtime.command_line()}
-    return in_order(others | own, scored)
+    return with_scores(recalibration.source.read_result(LAST), score_columns(assessment), **own)
 
 
 def describe(recalibration: Recalibration) -> str:

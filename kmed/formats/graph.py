@@ -19,7 +19,7 @@ def calibrated(model: keras.Model, calibration: Calibration):
     def serve(images):
         logits = logits_of(images, training=False)
         if calibration.method == "temperature":
-            shifts = np.array(calibration.log_weights or [0.0] * len(calibration.class_names), np.float32)
+            shifts = calibration.weights.astype(np.float32)
             return ops.softmax(logits / calibration.temperature + shifts, axis=-1)
         slopes, intercepts = (np.array(values, np.float32) for values in (calibration.slopes, calibration.intercepts))
         return ops.sigmoid(logits * slopes + intercepts)

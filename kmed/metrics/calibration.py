@@ -34,7 +34,8 @@ class Calibration:
     log_weights: tuple[float, ...] = ()
 
     @property
-    def _weights(self) -> np.ndarray:
+    def weights(self) -> np.ndarray:
+        """w, float64 (K,), zeros without `log_weights`."""
         return np.array(self.log_weights or [0.0] * len(self.class_names))
 
     @property
@@ -46,7 +47,7 @@ class Calibration:
         """Returns float64 (N, K), the calibrated probabilities."""
         probs = np.clip(np.asarray(probs, np.float64), _SMALLEST, 1 - _SMALLEST)
         if self.method == "temperature":
-            return scipy.special.softmax(np.log(probs) / self.temperature + self._weights, axis=1)
+            return scipy.special.softmax(np.log(probs) / self.temperature + self.weights, axis=1)
         return scipy.special.expit(scipy.special.logit(probs) * np.array(self.slopes) + np.array(self.intercepts))
 
     def invert(self, calibrated: np.ndarray) -> np.ndarray:
@@ -58,7 +59,7 @@ class Calibration:
         """
         calibrated = np.asarray(calibrated, np.float64)
         if self.method == "temperature":
-            logits = (np.log(np.maximum(calibrated, _TINY)) - self._weights) * self.temperature
+            logits = (np.log(np.maximum(calibrated, _TINY)) - self.weights) * self.temperature
             return scipy.special.softmax(logits, axis=1)
         calibrated = np.clip(calibrated, _TINY, 1 - _SMALLEST)
         slopes = np.array(self.slopes)
@@ -137,3 +138,16 @@ def _logistic(truth, probs):
     fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(((odds - odds.mean()) / scale)[:, None], truth)
     slope = float(fitted.coef_[0, 0] / scale)
     return (slope, float(fitted.intercept_[0] - slope * odds.mean())) if slope > 0 else (0.0, share)
+
+
+def mean_log_loss(labels: np.ndarray, probs: np.ndarray, *, exclusive: bool) -> float:
+    """Returns the log loss of probabilities: per picture if classes exclude each other, else per known label.
+
+    Args:
+      labels: (N, K) in {0, 1}, NaN where unknown.
+      probs: (N, K) in [0, 1].
+      exclusive: whether each picture has exactly one class.
+    """
+    probs = np.clip(probs, 1e-12, 1 - 1e-12)
+    loss = -labels * np.log(probs)
+    return float(loss.sum(axis=1).mean() if exclusive else np.nanmean(loss - (1 - labels) * np.log(1 - probs)))

@@ -107,7 +107,7 @@ def shift_calibration(calibration: Calibration, shares: np.ndarray, new: np.ndar
       shares, new: (K,), the shares at home and the new ones.
     """
     if calibration.method == "temperature":
-        weights = np.array(calibration.log_weights or [0.0] * len(new)) + np.log(new / shares)
+        weights = calibration.weights + np.log(new / shares)
         return dataclasses.replace(calibration, log_weights=tuple(weights.tolist()))
     moves = scipy.special.logit(new) - scipy.special.logit(shares)
     intercepts = tuple((np.array(calibration.intercepts) + moves).tolist())
