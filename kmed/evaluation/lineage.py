@@ -35,15 +35,15 @@ def are_known(rows: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
     return (rows["path"].isin(known["path"]) | rows["group"].isin(known["group"])).to_numpy()
 
 
-def describe_leak(source: Run, table: Table) -> str:
-    """Returns which images outside the training split a run has trained on, or on others of their groups; "" if none.
+def describe_leak(known: pd.DataFrame, table: Table) -> str:
+    """Returns which images outside the training split are known, or are others of known groups; "" if none.
 
     Args:
-      source: what another run learns from.
+      known: the `trained_pictures` of what a run learns from.
       table: the images of that run with their splits.
     """
     rows = table.rows
-    leaked = are_known(rows, trained_pictures(source)) & (rows["split"] != "train").to_numpy()
+    leaked = are_known(rows, known) & (rows["split"] != "train").to_numpy()
     if not leaked.any():
         return ""
     found = " and ".join(
@@ -67,7 +67,7 @@ def leak_of_weights(config: Config, table: Table) -> str:
     same_place = source.read_config().data.path == config.data.path
     if not same_place and set(source.read_classes().class_names) != set(table.class_names):
         return ""  # other data, whose patients 1 to 100 are others
-    leak = describe_leak(source, table)
+    leak = describe_leak(trained_pictures(source), table)
     return leak and f"the weights come from {source.folder}, which has trained on {leak}."
 
 

@@ -111,7 +111,7 @@ def _check_unseen(run: Run, table: Table, config: Config) -> None:
             f"Warning: none of the {len(known)} images that the teacher has trained on is in these data by its name. "
             "If they are the same images under other names, the scores may be too good."
         )
-    if not (leak := describe_leak(run, table)):
+    if not (leak := describe_leak(known, table)):
         return
     own = run.read_splits()
     clean = not own["path"][own["split"] != "train"].isin(known["path"]).any()  # not so if folds were put together

@@ -5,6 +5,7 @@ column of a CSV, or a section of report.html.
 """
 
 import dataclasses
+import functools
 
 import yaml
 
@@ -47,8 +48,11 @@ class Facts:
 
     def settings(self, *keys: str) -> tuple[str, ...]:
         """Returns the places of settings such as "train.epochs"; earlier versions did not have all of them."""
-        stored = yaml.safe_load(self.run.config.read_text(encoding="utf-8"))
-        return tuple(f"config.yaml#/{key.replace('.', '/')}" for key in keys if _holds(stored, key))
+        return tuple(f"config.yaml#/{key.replace('.', '/')}" for key in keys if _holds(self._stored, key))
+
+    @functools.cached_property
+    def _stored(self):
+        return yaml.safe_load(self.run.config.read_text(encoding="utf-8"))
 
     def figures(self, *stems: str) -> tuple[str, ...]:
         """Returns the places of those of the run's figures that could be drawn."""

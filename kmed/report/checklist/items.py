@@ -15,7 +15,7 @@ class Item:
       number: as in the paper.
       section: of the paper that is written, such as "Methods".
       text: what the item asks for.
-      topic: the key of the answer in `kmed.report.checklist_answers.ANSWERS`; "": only the authors know it.
+      topic: the key of the answer in `kmed.report.checklist.filled.ANSWERS`; "": only the authors know it.
       left: what only the authors can add to the answer; "": the answer is complete.
     """
 
