@@ -225,8 +225,8 @@ def build(config: Config, table: Table, *, weights: str | None) -> keras.Model:
 def describe_model(model: keras.Model, config: Config, dtype: str, pictures: list) -> None:
     """Says which model is trained on which device, and how much memory that is likely to take."""
     cached = sum(math.prod(held.shape) for held in pictures if held.place in ("memory", "table"))
-    memory = estimate_memory(model, config.train.batch_size, cached_bytes=cached, averaged=bool(config.train.ema))
-    memory += 4 * model.count_params() * (config.train.accumulate > 1)  # the gradients that wait for an update
+    kept = {"averaged": bool(config.train.ema), "accumulated": config.train.accumulate > 1}
+    memory = estimate_memory(model, config.train.batch_size, cached_bytes=cached, **kept)
     size = f"{model.count_params():,} parameters"
     say(f"{config.model.name}: {size}, {dtype}, {runtime.describe_device()}; about {memory / 1e9:.1f} GB of memory.")
 

@@ -7,20 +7,23 @@ import keras
 PROCESS_BYTES = 1.0e9  # Python, the backend and its buffers, measured on TensorFlow with a tiny model
 
 
-def estimate_memory(model: keras.Model, batch_size: int, *, cached_bytes: int = 0, averaged: bool = True) -> float:
+def estimate_memory(
+    model: keras.Model, batch_size: int, *, cached_bytes: int = 0, averaged: bool = True, accumulated: bool = False
+) -> float:
     """Returns the likely peak memory of a training process, in bytes; measured peaks were within a third of it.
 
-    Weights count five times in float32 (the weight, its gradient, AdamW's two moments, a copy during the update), and
-    twice more with a weight average (the average, and that of the best epoch). The outputs of all layers are kept for
-    the backward pass, in the layer's compute dtype.
+    Weights count five times in float32 (the weight, its gradient, AdamW's two moments, a copy during the update),
+    and twice more with a weight average (the average, and that of the best epoch), and once more if gradients
+    accumulate. The outputs of all layers are kept for the backward pass, in the layer's compute dtype.
 
     Args:
       model: built model.
       batch_size: images per step.
       cached_bytes: size of the decoded pictures kept in memory.
       averaged: whether a moving average of the weights is kept.
+      accumulated: whether gradients of several steps wait for one update.
     """
-    weights = 4 * model.count_params() * (5 + 2 * averaged)
+    weights = 4 * model.count_params() * (5 + 2 * averaged + accumulated)
     outputs = sum(_output_bytes(layer) for layer in model._flatten_layers() if not isinstance(layer, keras.Model))
     return PROCESS_BYTES + weights + batch_size * outputs + cached_bytes
 

@@ -129,7 +129,6 @@ def train_all(
                 say(f"{place}: already finished.")
                 finished(run)
                 continue
-            failed += _conclude(running, at_most=jobs - 1, finished=finished)
             _remove_earlier_start(run)
             log = None if jobs == 1 else plan.folder / f"{model}.log"
             to = "" if log is None else f" It prints to {log}."
@@ -138,8 +137,7 @@ def train_all(
             slot = min(set(range(jobs)) - {each.slot for each in running})
             process = start_process(command, log=log, cores=_cores_of(slot, jobs))
             running.append(_Running(model, place, run, process, slot, time.monotonic()))
-            if jobs == 1:  # before the next one is looked at
-                failed += _conclude(running, at_most=0, finished=finished)
+            failed += _conclude(running, at_most=jobs - 1, finished=finished)  # there is room for the next one
         failed += _conclude(running, at_most=0, finished=finished)
     return [model for model in plan.models if model in failed]
 
