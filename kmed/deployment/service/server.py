@@ -47,13 +47,14 @@ class Protocol(H11Protocol):
     def on_response_complete(self) -> None:  # noqa: D102 - of uvicorn
         super().on_response_complete()
         self._watch()
+        if self._ending:  # this answer had begun when the end came
+            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
 
     def shutdown(self) -> None:
         """Ends the connection after the request that is in hand, or that is on its way."""
         self._ending = True
         self._watch()
-        if self._is_idle():
-            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
+        self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if self._is_idle():
@@ -64,9 +65,10 @@ class Protocol(H11Protocol):
 
     def _watch(self) -> None:
         """Starts a clock if another part of a request is awaited than before."""
-        if self._ending and not self._is_idle() and CLOSE_HEADER not in self.headers:
+        if self._ending and self.cycle is not None and self.cycle.keep_alive and not self.cycle.response_started:
+            # The client is told: it would else send its next request to a closed connection.
             self.cycle.keep_alive = False
-            self.headers.append(CLOSE_HEADER)  # lets uvicorn say so to the client
+            self.cycle.default_headers = [*self.cycle.default_headers, CLOSE_HEADER]
         phase = None
         if self.conn.their_state is h11.SEND_BODY:
             phase = "body"

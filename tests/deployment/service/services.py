@@ -25,6 +25,7 @@ def listening(service: Service, token=None):
     """Yields a server that listens in a thread of this process; its `address` is (host, port)."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # a client that is faster than the thread waits
         running = server.Server(server.configure(create_app(service, token), service.limits))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -84,7 +84,8 @@ def test_the_end_answers_what_has_been_received_and_what_is_on_its_way(short_run
         idle = http.client.HTTPConnection(*running.address, timeout=60)
         idle.request("GET", "/healthz")
         assert idle.getresponse().read() == b'{"status":"ok"}'
-        waiting = [pool.submit(ask, running.address) for _ in range(6)]
+        open_ones = [http.client.HTTPConnection(*running.address, timeout=60) for _ in range(6)]
+        waiting = [pool.submit(ask, running.address, connection=connection) for connection in open_ones]
         wait_until(lambda: service.room.requests == 6)
         running.handle_exit(signal.SIGTERM, None)
         wait_until(lambda: not is_open(running.address))
@@ -92,7 +93,8 @@ def test_the_end_answers_what_has_been_received_and_what_is_on_its_way(short_run
         wait_until(lambda: service.room.requests == 7)
         held.set()
         assert [future.result()[0] for future in [*waiting, late]] == [200] * 7
-        assert idle.sock is None  # the last answer said that the connection ends
+        # Each last answer said that the connection ends: no client sends another request there.
+        assert [connection.sock for connection in [*open_ones, idle]] == [None] * 7
     assert not service.batcher.is_alive
 
 
