@@ -33,6 +33,7 @@ setup(
         "keras-hub>=0.32,<1",
         "scikit-learn>=1.7",
         "scipy>=1.13",
+        "threadpoolctl>=3.5",  # scikit-learn brings it
         "iterative-stratification>=0.1.9",
         "pandas>=2.2",
         "tabulate>=0.9",  # pandas writes Markdown with it

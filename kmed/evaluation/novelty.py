@@ -1,11 +1,14 @@
 """Images unlike the training data, found by their distance to the training images in the network's features."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 
+import cv2
 import keras
 import numpy as np
+import threadpoolctl
 
 from kmed.errors import RunError, shorten
 from kmed.files import replacing
@@ -18,7 +21,6 @@ NUM_REFERENCE = 1000  # training pictures that are kept for comparison
 NEIGHBOUR = 10  # the distance is measured to the tenth nearest of them
 NUM_STATISTICS = 9  # of the pixels, see `picture_statistics`
 LAYER = "pool"
-_STEP = 8  # pictures whose statistics are computed at once, so that their floats fit in the processor's cache
 _LEAST_SCALE = 0.1  # of the mean scale: a feature that hardly varied must not decide alone
 
 
@@ -53,7 +55,9 @@ class Novelty:
         """
         joined = np.concatenate([features, picture_statistics(images)], axis=1).astype(np.float32)
         points = (joined - self.center) / self.scale
-        squares = (points**2).sum(axis=1)[:, None] + (self.reference**2).sum(axis=1) - 2 * points @ self.reference.T
+        with _blas().limit(limits=1):  # its threads would go on spinning, and slow down the model's
+            products = points @ self.reference.T
+        squares = (points**2).sum(axis=1)[:, None] + (self.reference**2).sum(axis=1) - 2 * products
         nearest = min(NEIGHBOUR, len(self.reference)) - 1
         return np.sqrt(np.maximum(np.partition(squares, nearest, axis=1)[:, nearest], 0)).astype(np.float64)
 
@@ -76,6 +80,11 @@ class Novelty:
                 threshold=self.threshold,
                 wanted=self.wanted,
             )
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def load_novelty(path: pathlib.Path) -> Novelty:
@@ -189,18 +198,25 @@ def false_alarms(flagged: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap
 def picture_statistics(images: np.ndarray) -> np.ndarray:
     """Returns float32 (N, 9): mean and spread of each colour, mean step down and across in grey, mean colourfulness.
 
-    All are computed from pixels scaled to [0, 1].
+    All are those of pixels scaled to [0, 1].
+
+    Args:
+      images: uint8 or float (N, H, W, 3) in [0, 255].
     """
-    return np.concatenate([_statistics(images[start : start + _STEP]) for start in range(0, len(images), _STEP)])
+    return np.array([_statistics(image) for image in images], np.float32).reshape(-1, NUM_STATISTICS)
 
 
-def _statistics(images: np.ndarray) -> np.ndarray:
-    pixels = np.asarray(images, np.float32) / 255  # (N, H, W, 3)
-    # NumPy is slow along an axis of three, so the colours are taken one by one.
-    red, green, blue = (pixels[..., colour] for colour in range(3))  # (N, H, W) each
-    grey = (red + green + blue) / 3
-    steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)]
-    darkest, brightest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
-    columns = [*steps, (brightest - darkest).mean(axis=(1, 2))]  # the last is the colourfulness
-    mean = pixels.mean(axis=(1, 2), keepdims=True)  # (N, 1, 1, 3)
-    return np.column_stack([mean[:, 0, 0], pixels.std(axis=(1, 2), mean=mean), *columns]).astype(np.float32)
+def _statistics(image: np.ndarray) -> np.ndarray:
+    """Returns float64 (9,) of a picture (H, W, 3); OpenCV sums exactly, and in a tenth of NumPy's time."""
+    image = np.ascontiguousarray(image if image.dtype == np.uint8 else image.astype(np.float32))
+    mean, spread = cv2.meanStdDev(image)
+    red, green, blue = cv2.split(image)
+    wider = cv2.CV_16S if image.dtype == np.uint8 else cv2.CV_32F
+    grey = cv2.add(cv2.add(red, green, dtype=wider), blue, dtype=wider)  # three times as bright
+    down, across = _mean_step(grey[1:], grey[:-1]) / 3, _mean_step(grey[:, 1:], grey[:, :-1]) / 3
+    brightest, darkest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    return np.array([*mean[:, 0], *spread[:, 0], down, across, _mean_step(brightest, darkest)]) / 255
+
+
+def _mean_step(first: np.ndarray, second: np.ndarray) -> float:
+    return cv2.norm(first, second, cv2.NORM_L1) / first.size

@@ -7,6 +7,7 @@ import tracemalloc
 import keras
 import numpy as np
 import pytest
+import threadpoolctl
 from sklearn.neighbors import NearestNeighbors
 
 import kmed
@@ -164,3 +165,23 @@ def test_scoring_again_keeps_it(short_run, tmp_path):
     assert "Flagged as unlike" in run.summary.read_text()
     with pytest.raises(ConfigError, match="Distances are not stored"):
         kmed.rescore(run.folder, ["evaluate.novelty_false_alarms=0.1"])
+
+
+def test_statistics_are_exact_for_bytes_and_for_floats():
+    """Of pictures with many pixels too, where sums in single precision are off."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 240, 320, 3), dtype=np.uint8)
+    scaled = images / 255
+    grey, spread = scaled.mean(axis=3), scaled.max(axis=3) - scaled.min(axis=3)
+    expected = [scaled.mean(axis=(1, 2)), scaled.std(axis=(1, 2))]
+    expected += [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2))[:, None] for axis in (1, 2)]
+    expected = np.concatenate([*expected, spread.mean(axis=(1, 2))[:, None]], axis=1)
+    for pictures in (images, images.astype(np.float32), images[:, ::-1]):
+        np.testing.assert_allclose(picture_statistics(pictures), expected, rtol=1e-6)
+
+
+def test_distances_leave_the_number_of_threads_as_it_was():
+    images, features = made_up(20)
+    novelty = fit_reference(features, picture_statistics(images))
+    before = threadpoolctl.threadpool_info()
+    novelty.distances(images, features)
+    assert threadpoolctl.threadpool_info() == before
