@@ -154,6 +154,7 @@ class TrainConfig(Section):
     label_smoothing: Fraction = 0.0  # how far labels are moved away from 0 and 1
     clip_norm: NonNegative = 1.0  # largest norm of the whole gradient; 0: off
     ema: Fraction = 0.99  # decay per update of the averaged weights; 0: off
+    ema_every: Count = 1  # updates between two renewals of that average, which then takes less time
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more in the loss
     freeze_epochs: Annotated[int, pydantic.Field(ge=0)] = 0  # epochs in which only the head learns
     backbone_learning_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # factor on the backbone's learning rate

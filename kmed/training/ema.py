@@ -6,10 +6,10 @@ import keras
 
 
 class WeightAverage(keras.callbacks.Callback):
-    """Keeps an exponential moving average of every weight, updated whenever the weights are.
+    """Keeps an exponential moving average of every weight, renewed after every few updates of the weights.
 
-    average <- d * average + (1 - d) * weight, with d = min(decay, (1 + t) / (10 + t)) at update t, so
-    that early averages forget the random start (as in TensorFlow's ExponentialMovingAverage).
+    average <- d^n * average + (1 - d^n) * weight, n updates after the last time, with d = min(decay, (1 + t) / (10 + t))
+    at update t, so that early averages forget the random start (as in TensorFlow's ExponentialMovingAverage).
     Keras' own `use_ema` does not average the moving mean and variance of batch normalisation, which
     then fit neither set of weights; here they are averaged like the others.
 
@@ -17,16 +17,18 @@ class WeightAverage(keras.callbacks.Callback):
       weights: the variables to average, such as `model.weights` (trainable and not).
       decay: in [0, 1); the average covers about the last 1 / (1 - decay) updates. 0: only the last one.
       accumulate: how many steps make one update of the weights.
+      every: how many updates n lie between two renewals, at least 1. At the end of an epoch fewer may: the average is
+        then always that of the last update, and a run that is resumed has the same one.
 
     Attributes:
       num_updates: how many updates are in the average.
       num_steps: how many steps were made; it is set at the beginning of each epoch.
     """
 
-    def __init__(self, weights, decay: float, accumulate: int = 1):
+    def __init__(self, weights, decay: float, accumulate: int = 1, every: int = 1):
         super().__init__()
-        self.decay, self.accumulate = decay, accumulate
-        self.num_updates = self.num_steps = 0
+        self.decay, self.accumulate, self.every = decay, accumulate, every
+        self.num_updates = self.num_steps = self._missing = 0
         self._weights = list(weights)
         # They are variables, so that a step updates them in place. They hold copies, since Keras would use a
         # TensorFlow variable itself instead of its value.
@@ -46,14 +48,25 @@ class WeightAverage(keras.callbacks.Callback):
         _assign(self._averages, values)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Adds one update to the average, if this step has made one."""
+        """Counts an update if this step has made one, and renews the average after every few of them."""
         self.num_steps += 1
         if self.num_steps % self.accumulate:
             return
+        self.num_updates += 1
+        self._missing += 1
+        if self._missing == self.every:
+            self._renew()
+
+    def on_train_end(self, logs=None):
+        """Renews the average at the end of an epoch, each of which is a call of `fit`."""
+        if self._missing:
+            self._renew()
+
+    def _renew(self) -> None:
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # `fit` writes the newest weights to the model only when it is asked to
-        self.num_updates += 1
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates)) ** self._missing
+        self._missing = 0
         self._step(keras.ops.convert_to_tensor(decay, "float32"))
 
     @contextlib.contextmanager

@@ -79,7 +79,9 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
     state = checkpoint.read_state(last)
     with runtime.scope(strategy), runtime.dtype_policy(dtype):
         model = with_teacher(build(config, table, weights=config.model.weights if last is None else None), teacher)
-        average = WeightAverage(model.weights, settings.ema, settings.accumulate) if settings.ema else None
+        average = None
+        if settings.ema:
+            average = WeightAverage(model.weights, settings.ema, settings.accumulate, settings.ema_every)
         start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             continue_from(run, last, state, model, average)

@@ -156,7 +156,8 @@ def demo_npz(tmp_path_factory):
 def test_a_killed_run_is_resumed_to_the_same_history(demo_npz, tmp_path):
     settings = [
         f"data.path={demo_npz}", "data.image_size=32x40", "model.name=resnet18", "model.dropout=0.2",
-        "augment.level=strong", "augment.orientation=free", "augment.mixup=0.2", "train.ema=0.9", "train.patience=3",
+        "augment.level=strong", "augment.orientation=free", "augment.mixup=0.2", "train.ema=0.9", "train.ema_every=4",
+        "train.patience=3",
         "train.learning_rate=0.05", "train.epochs=12", "train.batch_size=16", "train.dtype=float32",
         "train.tensorboard=false", "evaluate.num_resamples=50",
     ]  # fmt: skip
