@@ -121,21 +121,21 @@ def race(wanted: dict, modes: dict, steps: int, torch_python: str | None) -> lis
             workers[mode] = stack.enter_context(started([python, STEP_SCRIPT, json.dumps(settings)]))
         seconds = take_turns({mode: worker.run for mode, worker in workers.items()}, steps, ROUND)
         facts = {mode: worker.facts for mode, worker in workers.items()}
-    return [raced(mode, seconds, facts[mode]) for mode in seconds]
+    return [raced(mode, seconds, facts[mode], wanted.get("batch_size", BATCH_SIZE)) for mode in seconds]
 
 
-def raced(mode: str, seconds: dict[str, list[float]], facts: dict) -> dict:
+def raced(mode: str, seconds: dict[str, list[float]], facts: dict, batch_size: int = BATCH_SIZE) -> dict:
     """Returns the row of one mode; `kmed_ratio` is kmed's speed divided by that of the mode."""
     ratios = np.array(seconds[mode]) / np.array(seconds["kmed"])
     return {
         "mode": mode,
         "dtype": facts["dtype"],
-        "images_per_second": round(ROUND * BATCH_SIZE / statistics.median(seconds[mode]), 1),
+        "images_per_second": round(ROUND * batch_size / statistics.median(seconds[mode]), 1),
         "kmed_ratio": round(float(np.median(ratios)), 3),
         "ratio_low": round(float(ratios.min()), 3),
         "ratio_high": round(float(ratios.max()), 3),
         "steps": ROUND * len(ratios),
-        "batch_size": BATCH_SIZE,
+        "batch_size": batch_size,
         "versions": runtime.join_versions(facts["versions"]),
     }
 

@@ -9,6 +9,7 @@ framework needs, so that PyTorch and timm can have an environment of their own:
 """
 
 import functools
+import itertools
 import json
 import sys
 import time
@@ -101,18 +102,30 @@ def keras_vit(size, dropout: float = 0.3, attention_dropout: float = 0.3):
 
 def keras_runner(model, wanted: dict, callbacks: list):
     """Returns a function that trains the model on one batch, repeated."""
+    import keras
     import numpy as np
-    import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    images = tf.constant(rng.integers(0, 256, (BATCH_SIZE, *wanted["size"], 3)), tf.float32)
-    labels = tf.one_hot(rng.integers(0, NUM_CLASSES, BATCH_SIZE), NUM_CLASSES)
+    size = wanted.get("batch_size", BATCH_SIZE)
+    images = keras.ops.convert_to_tensor(rng.integers(0, 256, (size, *wanted["size"], 3)), "float32")
+    labels = keras.ops.one_hot(rng.integers(0, NUM_CLASSES, size), NUM_CLASSES)
+    batches = repeated(images, labels)
+    return lambda steps: model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=callbacks)
+
+
+def repeated(images, labels):
+    """Returns one batch without end, on the device, in the form that the backend's `fit` takes."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return ((images, labels) for _ in itertools.count())
+    import tensorflow as tf
+
     batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
     # With tf.data's autotuning, releasing the iterator at the end of `fit` waits up to a second for a timer.
     settings = tf.data.Options()
     settings.autotune.enabled = False
-    batches = batches.with_options(settings)
-    return lambda steps: model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=callbacks)
+    return batches.with_options(settings)
 
 
 def drawn_table():
@@ -126,31 +139,33 @@ def drawn_table():
     return Table(rows, np.eye(NUM_CLASSES, dtype=np.float32), tuple("abcd"), "multiclass", "drawn")
 
 
-def torch_steps(wanted: dict, same_work: bool = False):
-    """Returns the same for PyTorch: timm's model in channels-last with PyTorch's fused AdamW.
+def torch_steps(wanted: dict, same_work: bool = False, compiled: bool = False):
+    """Returns the same for PyTorch: timm's model in channels-last with PyTorch's fused AdamW, on a GPU if there is one.
 
     `same_work` adds the other parts of kmed's step: clipping by the norm of all gradients, an average of weights and
-    statistics, and the accuracy, but not the F1.
+    statistics, and the accuracy, but not the F1. `compiled` uses torch.compile.
     """
     import timm
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     torch.manual_seed(0)
-    model = timm_model(wanted).to(memory_format=torch.channels_last).train()
+    device, size = "cuda" if torch.cuda.is_available() else "cpu", wanted.get("batch_size", BATCH_SIZE)
+    model = timm_model(wanted).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
-    images = torch.randint(0, 256, (BATCH_SIZE, 3, *wanted["size"])).float() / 255
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(0, NUM_CLASSES, (BATCH_SIZE,))
+    images = torch.randint(0, 256, (size, 3, *wanted["size"])).float() / 255
+    images = images.to(device, memory_format=torch.channels_last)
+    labels = torch.randint(0, NUM_CLASSES, (size,)).to(device)
     bfloat16 = wanted["dtype"] == "mixed_bfloat16"
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True) if same_work else None
-    right = torch.zeros(())
+    right = torch.zeros((), device=device)
+    predict = torch.compile(model) if compiled else model
 
     def run(steps: int):
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                logits = model(images)
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+                logits = predict(images)
             torch.nn.functional.cross_entropy(logits.float(), labels).backward()
             if same_work:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
@@ -158,6 +173,8 @@ def torch_steps(wanted: dict, same_work: bool = False):
             if same_work:
                 average.update_parameters(model)
                 right.add_((logits.argmax(1) == labels).sum())
+        if device == "cuda":
+            torch.cuda.synchronize()  # its steps are only queued so far
 
     versions = {"torch": torch.__version__, "timm": timm.__version__}
     return run, {"dtype": wanted["dtype"], "versions": versions}
@@ -176,6 +193,9 @@ def timm_model(wanted: dict):
     if wanted["model"] == "efficientnetb0":
         drops = {"drop_rate": 0.2, "drop_path_rate": 0.06}
         return timm.create_model("efficientnet_b0", num_classes=NUM_CLASSES, **drops)
+    if wanted["model"].startswith("efficientnetlite"):
+        number = wanted["model"].removeprefix("efficientnetlite")
+        return timm.create_model(f"efficientnet_lite{number}", num_classes=NUM_CLASSES, drop_rate=0.2)
     return timm.create_model(wanted["model"], num_classes=NUM_CLASSES)
 
 
@@ -184,6 +204,7 @@ FRAMEWORKS = {
     "keras": keras_steps,
     "torch": torch_steps,
     "torch, same work": functools.partial(torch_steps, same_work=True),
+    "torch, compiled": functools.partial(torch_steps, compiled=True),
 }
 
 if __name__ == "__main__":
