@@ -64,6 +64,8 @@ setup(
         # SQL stores need SQLAlchemy and Alembic; the whole mlflow would bring its server, pyarrow, pandas and more
         "mlflow": ["mlflow-skinny>=3.17,<4", "sqlalchemy>=2", "alembic>=1.13"],
         "labels": ["cleanlab>=2.9"],  # finds labels that look wrong; Apache-2.0
+        "tune": ["optuna>=5,<6"],
+        "slurm": ["submitit>=1.5"],
         "serve": [
             "fastapi>=0.115",
             "uvicorn>=0.30",
@@ -81,7 +83,7 @@ setup(
             "ruff==0.17.6",  # as in .pre-commit-config.yaml
             "jax>=0.5",
             "mapie>=1.0",
-            "kmed[onnx,dicom,mlflow,labels,serve,docs,pretrained]",
+            "kmed[onnx,dicom,mlflow,labels,serve,tune,slurm,docs,pretrained]",
         ],
     },
     entry_points={"console_scripts": ["kmed=kmed.cli:main"]},

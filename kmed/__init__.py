@@ -41,12 +41,14 @@ if TYPE_CHECKING:  # the same names, for whoever checks types or completes them
     from kmed.training.crossval import crossval
     from kmed.training.fit import fit, resume
     from kmed.training.recipe import sweep, train
+    from kmed.training.tune import tune
 
 # Public name -> module that holds it.
 _EXPORTS = {
     # what the commands do
     "train": "kmed.training.recipe",
     "sweep": "kmed.training.recipe",
+    "tune": "kmed.training.tune",
     "crossval": "kmed.training.crossval",
     "ensemble": "kmed.report.ensemble",
     "evaluate": "kmed.report.scoring",
@@ -92,6 +94,7 @@ __all__ = [
     "__version__",
     "train",
     "sweep",
+    "tune",
     "crossval",
     "ensemble",
     "evaluate",

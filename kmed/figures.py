@@ -194,6 +194,44 @@ def plot_histories(histories: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def plot_trials(trials: pd.DataFrame, score: str, *, minimize: bool) -> Figure:
+    """Returns the score of each trial of a study, with the best one so far as a line.
+
+    Args:
+      trials: one row per trial with the columns `trial`, `state` ("finished" or another) and the score.
+      score: the name of the score.
+      minimize: whether a lower score is better.
+    """
+    figure = _figure(7.5, 4.2)
+    axes = figure.subplots()
+    finished = trials["state"] == "finished"
+    so_far = trials.loc[finished, score].cummin() if minimize else trials.loc[finished, score].cummax()
+    axes.step(trials.loc[finished, "trial"], so_far, where="post", color=_VAL, lw=2, label="best so far")
+    axes.plot(trials.loc[finished, "trial"], trials.loc[finished, score], "o", color=_TRAIN, label="finished")
+    if (~finished).any():
+        others = trials.loc[~finished]
+        axes.plot(others["trial"], others[score], "x", color=_BEST, label="not finished: the best until then")
+    axes.set(xlabel="trial", ylabel=drawable(score.replace("_", " ")))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def plot_importance(shares: dict[str, float]) -> Figure:
+    """Returns a bar per setting: its share of what the settings explain, the largest at the top."""
+    figure = _figure(7.5, 0.36 * len(shares) + 1.2)
+    axes = figure.subplots()
+    axes.barh(range(len(shares)), list(shares.values()), color=_TRAIN, height=0.6)
+    axes.set_yticks(range(len(shares)), [drawable(name) for name in shares])
+    axes.invert_yaxis()
+    axes.set(xlabel="share of importance", xlim=(0, 1))
+    axes.grid(alpha=0.3, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def plot_compared(
     runs: dict, constants: dict[str, float], crosses: dict[str, list[float]] | None = None, crosses_are: str = ""
 ) -> Figure:

@@ -22,6 +22,7 @@ from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
 CROSSVAL = "crossval.json"  # marks the folder of a cross-validation
+TUNE = "tune.json"  # marks the folder of a study
 COMBINED = "ensemble"  # in that folder: the ensemble of its runs
 SCHEMAS: dict[str, type[File]] = {
     "classes.json": Classes,

@@ -27,6 +27,7 @@ def main(quiet):
 for command in (
     train.train,
     train.sweep,
+    train.tune,
     train.crossval,
     evaluate.evaluate,
     evaluate.recalibrate,

@@ -127,6 +127,51 @@ def sweep(quiet, append, **arguments):
 
 
 @click.command()
+@click.option("--space", metavar="FILE", type=PATH, help="A YAML file of settings to try; see below.")
+@click.option("--model", metavar="NAME", help="A network; `kmed models` lists them.  [resnet18]")
+@recipe_options
+@click.option("--trials", type=int, metavar="N", help="How many trials there are in all, over all processes.  [20]")
+@click.option("--prune/--no-prune", default=True, show_default=True, help="Stop trials that lag behind the others.")
+@click.option("--out", metavar="DIR", type=PATH, help="The folder of the study.  [saved_models/tune-TIME]")
+@click.option("--resume", metavar="DIR", type=PATH, help="Continue a study with its own settings, or take part in it.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
+def tune(quiet, **arguments):
+    """Try settings, and find those that are best on the validation split.
+
+    The search space is a YAML file with one line per setting, such as
+
+    \b
+      train.learning_rate: {log: [0.0001, 0.01]}
+      train.weight_decay: {float: [0, 0.1]}
+      model.options.depth: {int: [2, 8]}
+      augment.level: {choices: [light, medium, strong]}
+
+    Each trial is a run folder DIR/trialN that has seen only train and val; no test picture is opened. To use several
+    processes or machines, start the same command in each of them. Trials whose process was killed are continued. DIR
+    holds trials.csv, best.yaml and report.html with the history of the trials and the importance of the settings.
+
+    \b
+    Examples:
+      kmed tune --space space.yaml --data my_pictures --trials 30 --out saved_models/tuned
+      kmed tune --resume saved_models/tuned --trials 50
+      kmed train --config saved_models/tuned/best.yaml
+    """
+    if quiet:
+        configure(True)
+    with one_line_errors(continue_with="kmed tune --resume DIR"):
+        from kmed.training import tune as tuning
+
+        result = tuning.tune(**arguments)
+        best = result.trials.set_index("trial").loc[int(result.best.folder.name.removeprefix("trial"))]
+        shown = best.drop(["state", "best_epoch", "epochs", "minutes", "note"])
+        click.echo(f"Best trial: {result.best.folder}\n{shown.to_string()}")
+        click.echo("These are validation scores, and the best of many, so they are too good.")
+        click.echo(f"Train with these settings, and score the test split once: kmed train --config {result.config}")
+        if result.page.exists():
+            click.echo(f"Report: {result.page}")
+
+
+@click.command()
 @click.option("--model", metavar="NAME", help="A network; `kmed models` lists them.  [resnet18]")
 @recipe_options
 @click.option("--folds", type=int, metavar="K", default=5, show_default=True, help="How many folds there are.")

@@ -106,6 +106,27 @@ def prepare_folds(table: Table, config, draw: Callable[[Table], Table]) -> tuple
         raise
 
 
+def prepare_unjudged(table: Table, config) -> tuple[Table, Table, pd.DataFrame]:
+    """Returns (table, everything, unreadable) as `prepare_table` does, but opens no picture outside train and val.
+
+    Args:
+      table: from `open_table`.
+      config: the settings.
+    Returns: the pictures of train and val with their range; the rows of all splits, without the unreadable ones; and
+      which pictures of train and val are left out.
+    """
+    try:
+        check_labels(table.task if config.task == "auto" else config.task, table.labels)
+        everything = _split(table, config)
+        table = everything.take(everything.rows["split"].isin(["train", "val"]).to_numpy())
+        table, unreadable, facts = _readable(table, config)
+        everything = everything.take(~everything.rows["path"].isin(unreadable["path"]).to_numpy())
+        return with_range(table, peaks(facts), config.data.range), everything, unreadable
+    except KmedError:
+        _print_notes(table)
+        raise
+
+
 def _readable(table, config):
     """Returns (table, unreadable, facts): the readable pictures, the others, and what `look_at` says of all."""
     check_labels(table.task if config.task == "auto" else config.task, table.labels)
@@ -114,8 +135,13 @@ def _readable(table, config):
 
 
 def _prepare(table, config):
-    settings = config.data
     table, unreadable, facts = _readable(table, config)
+    return with_range(_split(table, config), peaks(facts), config.data.range), unreadable
+
+
+def _split(table, config):
+    """Returns the table with its splits, which have been checked."""
+    settings = config.data
     if settings.splits is not None:
         table = read_splits(table, settings.splits, fold=settings.fold)
     else:
@@ -129,7 +155,7 @@ def _prepare(table, config):
     for name in sorted(set(table.rows["split"]) - {*SPLITS, "test_simple"}):
         note = f"Split {name!r} is not used for training. It is scored only if `kmed evaluate` is asked to."
         table = table.with_notes(note + suggest(name, SPLITS))
-    return with_range(table, peaks(facts), settings.range), unreadable
+    return table
 
 
 def print_counts(table: Table) -> None:

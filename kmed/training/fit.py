@@ -3,6 +3,7 @@
 import contextlib
 import math
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -52,7 +53,13 @@ RESOLVED = (("task", "auto"), ("model.normalization", None), ("data.range", "aut
 BEGINS, CONTINUES, ENDED = range(3)
 
 
-def fit(config: Config | None = None, *, table: Table | None = None, out=None) -> Run:
+def fit(
+    config: Config | None = None,
+    *,
+    table: Table | None = None,
+    out=None,
+    after_epoch: Callable[[list[dict]], None] | None = None,
+) -> Run:
     """Trains a model, scores it on the test split, and returns its run folder.
 
     Args:
@@ -60,6 +67,8 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
       table: the pictures, to be used instead of those at `config.data.path`.
       out: the run folder, which must not exist yet, or hold an interrupted run with the same settings, which is then
         continued; None: a new one in saved_models/.
+      after_epoch: called after each epoch, when it is stored, with the rows of history.csv so far. An error that it
+        raises ends the run, which can then be resumed.
     Returns: Run, the paths of the files that were made.
     Raises: KmedError: bad settings or data, a full disk, a loss that is not finite. An error before
       the end of the first epoch leaves no folder behind.
@@ -77,7 +86,7 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         return Run(pathlib.Path(out))
     if continues == CONTINUES:
         say(f"{out} holds this run, which was interrupted: it is continued.")
-        return resume(out, table=table)
+        return resume(out, table=table, after_epoch=after_epoch)
     if out is not None and processes.leads():
         check_vacant(pathlib.Path(out))  # before the pictures are read, which may take a while
     config = with_absolute_paths(with_normalization(config))
@@ -88,11 +97,11 @@ def fit(config: Config | None = None, *, table: Table | None = None, out=None) -
         check_task_settings(config)
     if not processes.leads():
         with scratch_run() as run:
-            return train(run, *start(run, config, table))
+            return train(run, *start(run, config, table), after_epoch=after_epoch)
     folder = pathlib.Path(out) if out is not None else default_folder(config.data.name or table.name, config.model.name)
     with claimed(folder) as run:
         config.write(run.config)  # first, since it makes the folder a run that can be resumed
-        return train(run, *start(run, config, table))
+        return train(run, *start(run, config, table), after_epoch=after_epoch)
 
 
 def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
@@ -133,12 +142,13 @@ def find_begun(config: Config, out) -> Run | None:
     return run if same else None
 
 
-def resume(folder, *, table: Table | None = None) -> Run:
+def resume(folder, *, table: Table | None = None, after_epoch: Callable[[list[dict]], None] | None = None) -> Run:
     """Continues an interrupted run from its last finished epoch, with the run's own settings.
 
     Args:
       folder: the run folder.
       table: the pictures, to be used instead of those that the run's settings name.
+      after_epoch: as for `fit`.
     Returns: Run, the paths of the files that were made.
     Raises: RunError: there is no such run, it has already ended, it was started for another task, or another process is
       training it. DataError: the pictures cannot be read, or their classes or labels are not those that the run was
@@ -146,7 +156,7 @@ def resume(folder, *, table: Table | None = None) -> Run:
     """
     run = open_run(folder)
     if not processes.leads():
-        return resume_beside(run, table)
+        return resume_beside(run, table, after_epoch)
     with held(run):
         clear_run(run)
         if has_ended(run):
@@ -166,10 +176,11 @@ def resume(folder, *, table: Table | None = None) -> Run:
             check_before(run)
         check_settings(config)
         table = open_table(config) if table is None else table
-        return train(run, *(continue_with(run, config, table) if begun else start(run, config, table)))
+        prepared = continue_with(run, config, table) if begun else start(run, config, table)
+        return train(run, *prepared, after_epoch=after_epoch)
 
 
-def resume_beside(run: Run, table: Table | None) -> Run:
+def resume_beside(run: Run, table: Table | None, after_epoch=None) -> Run:
     """Takes part in `resume` as a process that does not write the run folder."""
     if run.result.exists():
         return run
@@ -178,7 +189,7 @@ def resume_beside(run: Run, table: Table | None) -> Run:
     table = open_table(config) if table is None else table
     with scratch_run() as own:
         prepared = continue_with(run, config, table) if begun else start(own, config, table)
-        return train(own, *prepared, checkpoints=run.checkpoints)
+        return train(own, *prepared, checkpoints=run.checkpoints, after_epoch=after_epoch)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import math
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -42,7 +42,14 @@ def write_history(path: pathlib.Path, rows: list[dict]) -> None:
     write_frame(path, pd.DataFrame(rows))
 
 
-def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path | None = None) -> Run:
+def train(
+    run: Run,
+    config: Config,
+    table: Table,
+    *,
+    checkpoints: pathlib.Path | None = None,
+    after_epoch: Callable[[list[dict]], None] | None = None,
+) -> Run:
     """Trains for the remaining epochs, then scores the best one; trackers follow it. `fit` and `resume` call it.
 
     Args:
@@ -50,13 +57,14 @@ def train(run: Run, config: Config, table: Table, *, checkpoints: pathlib.Path |
       config: its settings.
       table: its images, with their splits.
       checkpoints: where an earlier process left its state; None: in the run.
+      after_epoch: as for `kmed.fit`.
     """
     with following(run, config) as trackers:
-        train_and_score(run, config, table, trackers, checkpoints)
+        train_and_score(run, config, table, trackers, checkpoints, after_epoch)
     return run
 
 
-def train_and_score(run: Run, config: Config, table: Table, trackers: Followers, checkpoints) -> None:
+def train_and_score(run: Run, config: Config, table: Table, trackers: Followers, checkpoints, after_epoch=None) -> None:
     """Trains for the remaining epochs, then scores the best one; see `train`."""
     settings = config.train
 
@@ -112,6 +120,8 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
         writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
         trackers.write_epochs(state.rows)
         say(describe_epoch(row, settings.epochs, improved))
+        if after_epoch is not None:
+            after_epoch(state.rows)
     writer.close()
     leads = processes.leads()
     processes.leave()  # nobody waits while the first of several processes scores the model

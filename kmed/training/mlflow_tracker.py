@@ -12,7 +12,7 @@ import time
 
 from kmed.config import Config
 from kmed.reading import read_json
-from kmed.runs import CROSSVAL, Run, judged_split
+from kmed.runs import CROSSVAL, TUNE, Run, judged_split
 from kmed.training.sweep import PLAN
 from kmed.version import __version__
 
@@ -105,9 +105,9 @@ def open_tracker(run: Run, config: Config, id: str | None) -> MlflowTracker:
 
 
 def home_of(run: Run) -> pathlib.Path:
-    """Returns the folder of the store: that of the run folders, also for the runs of a sweep or a cross-validation."""
+    """Returns the folder of the store: that of the run folders, also for the runs of a sweep, a cross-validation, a study."""
     folder = run.folder.resolve().parent
-    return folder.parent if any((folder / name).exists() for name in (PLAN, CROSSVAL)) else folder
+    return folder.parent if any((folder / name).exists() for name in (PLAN, CROSSVAL, TUNE)) else folder
 
 
 def _continues(client, id: str) -> bool:

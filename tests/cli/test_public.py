@@ -13,6 +13,7 @@ from kmed.cli.main import main
 FUNCTIONS = {
     "train": "train",
     "sweep": "sweep",
+    "tune": "tune",
     "crossval": "crossval",
     "evaluate": "evaluate",
     "recalibrate": "recalibrate",
@@ -34,7 +35,12 @@ FUNCTIONS = {
     "data download": "download_data",
 }
 # How a terminal shows results: a library returns them instead.
-OF_THE_TERMINAL = {"train": {"quiet"}, "crossval": {"quiet"}, "predict": {"as_json", "as_csv", "out", "merge"}}
+OF_THE_TERMINAL = {
+    "train": {"quiet"},
+    "crossval": {"quiet"},
+    "tune": {"quiet"},
+    "predict": {"as_json", "as_csv", "out", "merge"},
+}
 # What only Python can pass: objects that are already open, and functions to call.
 OF_PYTHON = {"train": {"finished"}, "report": {"table", "model"}, "data demo": {"settings"}}
 
