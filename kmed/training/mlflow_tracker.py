@@ -105,7 +105,7 @@ def open_tracker(run: Run, config: Config, id: str | None) -> MlflowTracker:
 
 
 def home_of(run: Run) -> pathlib.Path:
-    """Returns the folder of the store: that of the run folders, also for the runs of a sweep, a cross-validation, a study."""
+    """Returns the folder of the store: that of the run folders, also for those of a sweep or a study."""
     folder = run.folder.resolve().parent
     return folder.parent if any((folder / name).exists() for name in (PLAN, CROSSVAL, TUNE)) else folder
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from kmed.errors import RunError
@@ -35,7 +35,7 @@ STATES = {
 }
 
 
-class _JournalLock(BaseJournalFileLock):
+class _JournalLock(JournalFileOpenLock):
     """A lock of the operating system; those of Optuna are files that a killed process leaves behind."""
 
     def __init__(self, journal: pathlib.Path):
