@@ -91,7 +91,12 @@ def _print_run(run) -> None:
 @click.option("--out", metavar="DIR", type=PATH, help="The folder of the sweep.  [saved_models/sweep-TIME]")
 @click.option("--resume", metavar="DIR", type=PATH, help="Continue an interrupted sweep with its own settings.")
 @click.option("--append", metavar="CSV", help="Add each run's row to a table of results as soon as it is finished.")
-@click.option("--jobs", type=int, metavar="N", default=1, show_default=True, help="How many models train at once.")
+@click.option("--jobs", type=int, metavar="N", help="How many models train at once.  [1; on Slurm: all]")
+@click.option("--executor", metavar="WHERE", default="local", show_default=True, help="local, or slurm: as jobs.")
+@click.option(
+    "--slurm", metavar="KEY=VALUE", multiple=True, help="time, partition, gpus, cpus, mem, ... of a job; repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Print the batch script for Slurm, and do nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but results and errors.")
 def sweep(quiet, append, **arguments):
     """Train several models with one recipe on the same split, and compare them.
@@ -102,12 +107,18 @@ def sweep(quiet, append, **arguments):
     of `kmed compare`. A run that fails is named, and the others are still trained. With --jobs, several models are
     trained at once on this machine, each on its share of the processor cores; each one prints to DIR/MODEL.log.
 
+    With --executor slurm, the models are trained as an array of Slurm jobs, and the command waits for them. --slurm
+    takes time (minutes or HH:MM:SS; needed), partition, gpus, cpus, mem (16GB), account, qos, constraint, exclude and
+    setup (a line of shell that is run first). A job that is preempted or reaches its time limit is put into the queue
+    again, and continues after its last finished epoch.
+
     \b
     Examples:
       kmed sweep --models resnet18,densenet121,vit --config configs/nih_cxr_six.yaml --data data/nih_cxr_sample
       kmed sweep --models resnet18,vit --image-size 64x80 --epochs 3 --out saved_models/drawn
       kmed sweep --models resnet18,densenet121,vit --jobs 3 --data my_pictures
       kmed sweep --resume saved_models/drawn
+      kmed sweep --models resnet18,vit --executor slurm --slurm time=240 --slurm partition=gpu --slurm gpus=1
     """
     if quiet:
         configure(True)
@@ -115,6 +126,9 @@ def sweep(quiet, append, **arguments):
         from kmed.training import recipe
 
         swept = recipe.sweep(**arguments, append=append, quiet=quiet)
+        if swept.script:
+            click.echo(swept.script)
+            return
         if append:
             click.echo(f"The rows of {len(swept.runs)} runs are in {append}.")
         if swept.comparison:

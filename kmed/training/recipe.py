@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from kmed.config import Config
 from kmed.data.demo.sets import read_settings
-from kmed.errors import ConfigError, KmedError
+from kmed.errors import ConfigError, KmedError, suggest
 from kmed.progress import configure, say, warn
 from kmed.runs import Run, clear_run, default_folder, has_ended, held, open_run
 from kmed.runtime import load_backend
 from kmed.training import processes
+from kmed.training.slurm_options import check_installed, parse_options
 
 # Argument -> the setting that it stands for; `settings` can change every other one.
 SETTINGS = {
@@ -217,12 +218,14 @@ class Sweep:
       runs: the finished runs, in the order of training.
       failed: names of the models whose run failed.
       comparison: the files of the comparison of the runs; empty if fewer than two are finished.
+      script: with `dry_run`, the batch script that Slurm would get; "": the sweep was run.
     """
 
     folder: pathlib.Path
     runs: tuple[Run, ...]
     failed: tuple[str, ...]
     comparison: tuple[pathlib.Path, ...]
+    script: str = ""
 
 
 def sweep(
@@ -241,7 +244,10 @@ def sweep(
     out: str | pathlib.Path | None = None,
     resume: str | pathlib.Path | None = None,
     append: str | pathlib.Path | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    executor: str = "local",
+    slurm: str | Iterable[str] = (),
+    dry_run: bool = False,
     quiet: bool = False,
 ) -> Sweep:
     """Trains several models with one recipe on the same split, each in a process of its own, and compares them.
@@ -254,9 +260,14 @@ def sweep(
       task, data, config, epochs, batch_size, image_size, lr, seed, weights, settings: as for `train`.
       out: the folder of the sweep; None: saved_models/sweep-TIME.
       resume: the folder of an interrupted sweep, which is continued with its own models and settings. Of the other
-        arguments, only `append`, `jobs` and `quiet` may be given with it.
+        arguments, only `append`, those after it and none before it may be given with it.
       append: a CSV table of results to which the row of each run is added as soon as the run is finished.
-      jobs: how many models are trained at once, with the processor cores shared out between them.
+      jobs: how many models are trained at once. None: one here, with all processor cores, which several share out
+        between them; on Slurm all for which there is room.
+      executor: "local", or "slurm" for an array of jobs, which is waited for. A job that is preempted or reaches its
+        time limit is put into the queue again, and continues after its last finished epoch.
+      slurm: one or several texts "KEY=VALUE" for Slurm: time (needed), partition, gpus, cpus, mem and others.
+      dry_run: whether only the batch script for Slurm is made, and nothing is written or submitted.
       quiet: whether the runs print only results and errors.
     Returns: Sweep, with the finished runs, the models that failed, and the files of the comparison.
     Raises: ConfigError, ModelError: bad settings, or settings given with `resume`. RunError: there is no sweep to
@@ -265,8 +276,9 @@ def sweep(
       >>> sweep = kmed.sweep(["resnet18", "vit"], data="my_images", epochs=5)
     """
     recipe = Recipe(config, task, data, epochs, batch_size, image_size, lr, seed, weights, as_settings(settings))
-    if not isinstance(jobs, int) or jobs < 1:
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise ConfigError(f"jobs must be a whole number of at least 1. Received: {jobs!r}.")
+    cluster = _read_executor(executor, slurm, dry_run)
     names = models.split(",") if isinstance(models, str) else list(models or [])
     names = [name.strip() for name in names if name.strip()]
     if resume is not None:
@@ -278,6 +290,7 @@ def sweep(
     from kmed.evaluation.result_rows import append_results, check_table
     from kmed.models.build import check_model
     from kmed.report.comparison_page import compare
+    from kmed.training import slurm as on_slurm
     from kmed.training import sweep as sweeping
     from kmed.training.trackers import report_run
 
@@ -285,12 +298,19 @@ def sweep(
         for name, chosen in zip(names, configs, strict=True):  # a mistake is found before hours of training
             check_model(name, chosen.data.image_size, chosen.model.options)
         check_table(append, [chosen.task for chosen in configs])
-        plan = sweeping.make_plan(names, recipe.options(), out or default_folder("sweep"))
+        begin = sweeping.find_plan if dry_run else sweeping.make_plan
+        plan = begin(names, recipe.options(), out or default_folder("sweep"))
     else:
         plan = sweeping.read_plan(resume)
         started = [plan.run(name) for name in plan.models if append and plan.run(name).config.exists()]
         check_table(append, [run.read_config().task for run in started])
-    failed = sweeping.train_all(plan, jobs=jobs, quiet=quiet, finished=lambda run: _add_row(run, append))
+    if dry_run:
+        return Sweep(plan.folder, (), (), (), on_slurm.batch_script(plan, cluster or {}, jobs=jobs))
+    shared = {"quiet": quiet, "finished": lambda run: _add_row(run, append)}
+    if cluster is None:
+        failed = sweeping.train_all(plan, jobs=jobs or 1, **shared)
+    else:
+        failed = on_slurm.train_all(plan, cluster, jobs=jobs, **shared)
     runs = [plan.run(model) for model in plan.models if model not in failed]
     for run in runs:
         if not run.report.exists():  # its process was killed
@@ -299,6 +319,21 @@ def sweep(
         append_results(runs, append)
     made = compare([run.folder for run in runs], out=plan.folder / "comparison")[1] if len(runs) > 1 else ()
     return Sweep(plan.folder, tuple(runs), tuple(failed), tuple(made))
+
+
+def _read_executor(executor: str, options: str | Iterable[str], dry_run: bool) -> dict | None:
+    """Returns the options for Slurm, or None if the models are trained here. Raises ConfigError if they do not fit."""
+    given = (options,) if isinstance(options, str) else tuple(options)
+    if executor not in ("local", "slurm"):
+        raise ConfigError(
+            f"executor must be local or slurm. Received: {executor!r}.{suggest(executor, ['local', 'slurm'])}"
+        )
+    if executor == "local":
+        if given or dry_run:
+            raise ConfigError(f"{'--slurm' if given else '--dry-run'} needs --executor slurm.")
+        return None
+    check_installed()
+    return parse_options(given)
 
 
 def _add_row(run: Run, path) -> None:

@@ -44,13 +44,26 @@ class SweepPlan:
 
     def command(self, model: str) -> list[str]:
         """Returns the arguments of `kmed` that start or resume a model's run."""
-        run = self.run(model)
-        if run.config.exists():
-            return ["train", "--resume", str(run.folder)]
-        return ["train", *self.options, "--model", model, "--out", str(run.folder)]
+        return self.resume_command(model) if self.run(model).config.exists() else self.start_command(model)
+
+    def start_command(self, model: str) -> list[str]:
+        """Returns the arguments of `kmed` that start a model's run."""
+        return ["train", *self.options, "--model", model, "--out", str(self.run(model).folder)]
+
+    def resume_command(self, model: str) -> list[str]:
+        """Returns the arguments of `kmed` that continue a model's run."""
+        return ["train", "--resume", str(self.run(model).folder)]
 
 
 def make_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPlan:
+    """Returns what `find_plan` does, and stores it if the sweep is new; the arguments are the same."""
+    plan = find_plan(models, options, folder)
+    if not (plan.folder / PLAN).exists():
+        write_json(plan.folder / PLAN, stamped({"models": list(plan.models), "options": list(plan.options)}))
+    return plan
+
+
+def find_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPlan:
     """Returns the SweepPlan of a new sweep, or of the same sweep if it has already started in `folder`.
 
     Args:
@@ -75,7 +88,6 @@ def make_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPla
             )
         return stored
     check_vacant(folder, "a sweep")
-    write_json(folder / PLAN, stamped({"models": list(names), "options": list(options)}))
     return plan
 
 
@@ -129,7 +141,7 @@ def train_all(
                 say(f"{place}: already finished.")
                 finished(run)
                 continue
-            _remove_earlier_start(run)
+            remove_earlier_start(run)
             log = None if jobs == 1 else plan.folder / f"{model}.log"
             to = "" if log is None else f" It prints to {log}."
             say(f"{place}: {'resumes' if run.config.exists() else 'starts'}.{to} {describe_time_left(plan)}".rstrip())
@@ -226,7 +238,7 @@ def _wait(process: subprocess.Popen, seconds: float) -> bool:
     return True
 
 
-def _remove_earlier_start(run: Run) -> None:
+def remove_earlier_start(run: Run) -> None:
     """Removes what a killed run of kmed 0.1 left, which wrote its config.yaml last; a folder with other files stays."""
     written = {path.name for path in (run.splits, run.classes, run.environment, run.unreadable)}
     if run.folder.is_dir() and {path.name for path in run.folder.iterdir()} <= written:

@@ -25,7 +25,7 @@ from kmed.reading import damaged, read_json
 from kmed.report.tune_page import try_tune_report
 from kmed.runs import TUNE, Run, check_vacant
 from kmed.schemas.records import check, stamped
-from kmed.schemas.tuning import TuneFile
+from kmed.schemas.searches import TuneFile
 from kmed.tasks import LOWER_IS_BETTER
 from kmed.training import fit, study
 from kmed.training.callbacks import NonFiniteLoss

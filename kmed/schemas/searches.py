@@ -1,4 +1,4 @@
-"""tune.json: what `kmed tune` searches, and the settings that its trials share."""
+"""The JSON files of a study and of the jobs of a sweep."""
 
 import typing
 from typing import Annotated
@@ -15,3 +15,9 @@ class TuneFile(File):
     settings: dict[str, typing.Any]  # only those that were given, as in a config.yaml
     trials: Annotated[Count, Field(ge=1)]
     prune: bool
+
+
+class JobsFile(File):
+    """jobs.json: which job of Slurm trains which model of a sweep."""
+
+    jobs: dict[Name, Name]
