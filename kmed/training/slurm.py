@@ -25,6 +25,7 @@ from kmed.schemas.searches import JobsFile
 from kmed.training.sweep import SweepPlan, remove_earlier_start
 
 FOLDER, JOBS = "slurm", "jobs.json"  # in the folder of a sweep: submitit's files, and which job trains which model
+PROGRAM = (sys.executable, "-m", "kmed")
 MAX_TIMEOUTS = 20  # how often a job may reach its time limit and continue
 # States of Slurm in which a job has not come to its end.
 ACTIVE = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "PREEMPTED", "RESIZING"}
@@ -64,7 +65,7 @@ def _ignore_signals() -> None:
 
 def make_job(plan: SweepPlan, model: str, *, quiet: bool) -> Job:
     """Returns the job that trains a model of a sweep."""
-    program = (sys.executable, "-m", "kmed", *(["--quiet"] if quiet else []))
+    program = (*PROGRAM, *(["--quiet"] if quiet else []))
     start, resume = ((*program, *command) for command in (plan.start_command(model), plan.resume_command(model)))
     return Job(tuple(start), tuple(resume), str(plan.run(model).folder))
 
