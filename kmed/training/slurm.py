@@ -89,8 +89,6 @@ def batch_script(plan: SweepPlan, options: dict, *, jobs: int | None) -> str:
         raise RunError(f"All models of {plan.folder} are trained: there is nothing to submit.")
     folder = (plan.folder / FOLDER).absolute()
     parameters = _parameters(plan, options, jobs, len(left))
-    if "mem" in parameters:
-        parameters["mem"] = slurm._convert_mem(parameters["mem"])
     command = f"{slurm.shlex.quote(sys.executable)} -u -m submitit.core._submit {slurm.shlex.quote(str(folder))}"
     count = {"map_count": len(left)} if len(left) > 1 else {}
     return slurm._make_sbatch_string(command=command, folder=folder, **parameters, **count)

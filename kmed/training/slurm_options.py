@@ -35,11 +35,12 @@ def _minutes(value: str) -> int:
     return total
 
 
-def _gigabytes(value: str) -> float:
+def _size(value: str) -> str:
+    """Returns a size as Slurm takes it, in gigabytes if no unit is given."""
     match = re.fullmatch(r"(\d+)(G|GB|M|MB)?", value, re.IGNORECASE)
     if match is None or int(match[1]) < 1:
         raise ValueError("a size such as 16GB or 4000MB")
-    return int(match[1]) / (1024 if (match[2] or "G")[0].upper() == "M" else 1)
+    return f"{int(match[1])}{(match[2] or 'G')[0].upper()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ OPTIONS = {
     "time": Option("time", _minutes),
     "gpus": Option("gpus_per_node", _count),
     "cpus": Option("cpus_per_task", _count),
-    "mem": Option("mem", _gigabytes),
+    "mem": Option("mem", _size),
     "account": Option("account", _text),
     "qos": Option("qos", _text),
     "constraint": Option("constraint", _text),

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 
 from kmed.cli.main import main
 from kmed.errors import ConfigError, RunError
-from kmed.files import write_text
 from kmed.training import slurm, sweep
 from kmed.training.slurm_options import parse_options
 
@@ -22,6 +21,7 @@ from kmed.training.slurm_options import parse_options
 SBATCH = """
 import os, pathlib, re, subprocess, sys
 home = pathlib.Path(os.environ["FAKE_SLURM"])
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
 script = pathlib.Path(sys.argv[1])
 text = script.read_text()
 if "partition=none" in text:
@@ -31,7 +31,7 @@ number = 100 + len(list(home.glob("*.sh")))
 (home / f"{number}.sh").write_text(text)
 for task in range(int(array[1]) + 1) if array else [None]:
     name = str(number) if task is None else f"{number}_{task}"
-    subprocess.Popen([sys.executable, str(home / "launch"), name], start_new_session=True)
+    subprocess.Popen([sys.executable, str(home / "launch"), name], **QUIET)
 print(f"Submitted batch job {number}")
 """
 LAUNCH = """
@@ -69,8 +69,9 @@ for path in pathlib.Path(os.environ["FAKE_SLURM"]).glob("*.state"):
 SCONTROL = """
 import os, pathlib, subprocess, sys
 home, name = pathlib.Path(os.environ["FAKE_SLURM"]), sys.argv[2]
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
 (home / f"{name}.requeued").touch()
-subprocess.Popen([sys.executable, str(home / "launch"), name], start_new_session=True)
+subprocess.Popen([sys.executable, str(home / "launch"), name], **QUIET)
 """
 # What stands for `kmed`: it leaves what a run leaves, and says which command it was. FAKE_RUN makes it fail or wait.
 PROGRAM = """
@@ -138,7 +139,7 @@ def test_an_array_of_jobs_trains_the_models_and_its_script_is_the_one_of_a_dry_r
         "--time=90",
         "--partition=gpu",
         "--gpus-per-node=1",
-        "--mem=16GB",
+        "--mem=16G",
         "--cpus-per-task=4",
     ):
         assert f"#SBATCH {flag}\n" in script
@@ -171,7 +172,7 @@ def test_a_job_that_runs_out_of_time_is_requeued_and_continues(cluster, plan, mo
         os.kill(int((cluster / "100_1.pid").read_text()), signal.SIGUSR2)  # as Slurm does before the time limit
         assert waiting.communicate(timeout=180)[0].strip() == "[]"
     assert (cluster / "100_1.requeued").exists() and not (cluster / "100_0.requeued").exists()
-    log = (plan.folder / "slurm" / "100_1_log.out").read_text()
+    log = (plan.folder / "slurm" / "100_1_0_log.out").read_text()
     assert log.index("kmed train --epochs=2") < log.index("Requeued") < log.index("kmed train --resume")
 
 
@@ -187,23 +188,24 @@ print(slurm.train_all(sweep.read_plan(sys.argv[1]), parse_options(["time=10"])))
 
 def test_after_an_interruption_the_jobs_stay_and_are_waited_for_again(cluster, plan, monkeypatch):
     monkeypatch.setenv("FAKE_WAIT", "vit")
-    lines = []
+    lines, wait = [], slurm._wait_for
     monkeypatch.setattr(slurm, "say", lines.append)
 
-    def interrupt(seconds):
+    def interrupt(run):
         wait_for(plan.run("vit").config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(slurm.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(plan)
-    assert lines[-1].startswith("The jobs stay in Slurm's queue. `scancel ")
-    monkeypatch.undo()
-    monkeypatch.setenv("FAKE_SLURM", str(cluster))
-    monkeypatch.setenv("PATH", f"{cluster / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    write_text(plan.run("vit").result, "minutes\n1\n")
-    os.kill(int((cluster / "100_1.pid").read_text()), signal.SIGUSR2)
+        train(plan, finished=interrupt)
+    assert lines[-1].startswith("The jobs stay in Slurm's queue. `scancel 100_1` ends them;")
+
+    def end_the_job(*arguments):
+        (cluster / "stop").touch()
+        return wait(*arguments)
+
+    monkeypatch.setattr(slurm, "_wait_for", end_the_job)
     assert train(plan) == []
+    assert "[2/2] vit: job 100_1 is running." in lines
     assert len(list(cluster.glob("*.sh"))) == 1
 
 
@@ -222,7 +224,7 @@ def test_a_machine_without_slurm_says_so(plan, monkeypatch):
 
 def test_a_dry_run_needs_no_slurm_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    command = ["sweep", "--models", "vit,resnet18", "--out", tmp_path / "s", "--executor", "slurm", "--dry-run"]
+    command = ["sweep", "--models", "resnet34,resnet18", "--out", tmp_path / "s", "--executor", "slurm", "--dry-run"]
     result = CliRunner().invoke(main, [*map(str, command), "--slurm", "time=60", "--slurm", "gpus=1"])
     assert result.exit_code == 0, result.output
     assert "#SBATCH --array=0-1%2\n" in result.output and "#SBATCH --time=60\n" in result.output

@@ -17,7 +17,7 @@ def test_options_become_parameters():
     }
     times = {"90": 90, "1:30:00": 90, "1-12:00:00": 2160, "00:30:59": 30}
     assert {text: parse_options([f"time={text}"])["time"] for text in times} == times
-    sizes = {"16": 16, "16GB": 16, "16g": 16, "512M": 0.5}
+    sizes = {"16": "16G", "16GB": "16G", "16g": "16G", "512mb": "512M"}
     assert {text: parse_options(["time=1", f"mem={text}"])["mem"] for text in sizes} == sizes
     assert parse_options(["time=1", "setup=module load a=b", "setup=source x"])["setup"] == [
         "module load a=b",
