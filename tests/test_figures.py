@@ -18,7 +18,9 @@ from kmed.figures import (
     plot_confusion,
     plot_histories,
     plot_history,
+    plot_importance,
     plot_per_class,
+    plot_trials,
     save_figure,
 )
 from kmed.metrics.baselines import count_prior
@@ -54,6 +56,22 @@ def test_history_draws_each_quantity_once_loss_first():
     assert set(best.get_xdata()) == {2}
     labels = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert labels == ["validation", "best epoch (2)"]
+
+
+def test_trials_are_drawn_with_the_best_one_so_far():
+    scores = pd.DataFrame({"trial": range(4), "state": ["finished", "finished", "pruned", "finished"]})
+    scores["val_loss"] = [0.5, 0.7, 0.1, 0.4]
+    so_far, finished, others = plot_trials(scores, "val_loss", minimize=True).axes[0].get_lines()
+    assert list(so_far.get_ydata()) == [0.5, 0.5, 0.4] and list(finished.get_ydata()) == [0.5, 0.7, 0.4]
+    assert list(others.get_xdata()) == [2]
+    so_far, _, _ = plot_trials(scores, "val_loss", minimize=False).axes[0].get_lines()
+    assert list(so_far.get_ydata()) == [0.5, 0.7, 0.7]
+
+
+def test_importance_has_a_bar_per_setting():
+    (axes,) = plot_importance({"train.learning_rate": 0.8, "augment.level": 0.2}).axes
+    assert [bar.get_width() for bar in axes.patches] == [0.8, 0.2]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["train.learning_rate", "augment.level"]
 
 
 @pytest.mark.parametrize("num_epochs", [1, 40])

@@ -88,10 +88,15 @@ class Plan:
         return study.open_study(self.folder, minimize=self.minimize, prune=self.prune, warmup=warmup)
 
 
-def find_plan(plan: Plan) -> Plan:
-    """Returns the study that has begun in the folder of `plan` if it is the same, with the number of trials of `plan`.
+def check_settings(config: Config) -> None:
+    """Raises KmedError if a trial with these settings could not begin, whatever the pictures are."""
+    config = with_recipe(config)
+    fit.check_settings(config)
+    fit.with_normalization(config)  # which finds a mistake in the weights
 
-    If the folder is empty or does not exist yet, `plan` itself is returned.
+
+def find_plan(plan: Plan) -> Plan:
+    """Returns the study that has begun in the folder of `plan`, or `plan` itself if the folder is empty or not there.
 
     Raises: RunError: the folder holds something else, or another study.
     """
@@ -106,7 +111,7 @@ def find_plan(plan: Plan) -> Plan:
             f"{folder} holds another study ({difference}). Resume that one with --resume {folder}, or choose another "
             "--out."
         )
-    return dataclasses.replace(stored, trials=plan.trials)
+    return stored
 
 
 def _difference(stored: Plan, plan: Plan) -> str:

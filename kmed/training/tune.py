@@ -100,16 +100,15 @@ def tune(
     load_backend()  # before anything imports Keras
     from kmed.training import fit
     from kmed.training import trials as running
-    from kmed.training.fine_tuning import with_recipe
 
     if chosen is None or searched is None:
         plan = running.read_plan(resume)
-        plan = dataclasses.replace(plan, trials=trials or plan.trials)
     else:
-        check_space(searched, chosen, str(space), lambda each: fit.check_settings(with_recipe(each)))
+        check_space(searched, chosen, str(space), running.check_settings)
         folder = pathlib.Path(out) if out is not None else default_folder("tune")
         plan = running.Plan(folder, searched, fit.with_absolute_paths(chosen), trials or TRIALS, prune)
         plan = running.find_plan(plan)
+    plan = dataclasses.replace(plan, trials=trials or plan.trials)
     running.train_all(plan)
     return _result(plan, running.write_results(plan), running.best_trial)
 
@@ -121,9 +120,7 @@ def _result(plan, trials: pd.DataFrame, best_trial) -> Tuning:
         say(f"{others} trials are still in training by other processes, which will write the results anew.")
     best = best_trial(plan, trials)
     if best is None:
-        raise RunError(
-            f"No trial has finished: {trials['state'].value_counts().to_dict()}. Run the command again for more "
-            f"trials, with a higher --trials."
-        )
+        counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
+        raise RunError(f"No trial has finished ({counts}). Run the command again with a higher --trials.")
     folder = plan.folder
     return Tuning(folder, trials, plan.run(best), folder / "best.yaml", folder / "report.html")
