@@ -8,8 +8,8 @@ import keras
 class WeightAverage(keras.callbacks.Callback):
     """Keeps an exponential moving average of every weight, renewed after every few updates of the weights.
 
-    average <- d^n * average + (1 - d^n) * weight, n updates after the last time, with d = min(decay, (1 + t) / (10 + t))
-    at update t, so that early averages forget the random start (as in TensorFlow's ExponentialMovingAverage).
+    average <- d^n * average + (1 - d^n) * weight, n updates after the last time, with d = min(decay, (1 + t) /
+    (10 + t)) at update t, so that early averages forget the random start (as in TensorFlow's ExponentialMovingAverage).
     Keras' own `use_ema` does not average the moving mean and variance of batch normalisation, which
     then fit neither set of weights; here they are averaged like the others.
 
