@@ -87,9 +87,7 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
     state = checkpoint.read_state(last)
     with runtime.scope(strategy), runtime.dtype_policy(dtype):
         model = with_teacher(build(config, table, weights=config.model.weights if last is None else None), teacher)
-        average = None
-        if settings.ema:
-            average = WeightAverage(model.weights, settings.ema, settings.accumulate, settings.ema_every)
+        average = make_average(model, settings)
         start_phase(model, config, training, epoch=max(state.epoch - 1, 0), steps=batches.steps_per_epoch)
         if last is not None:
             continue_from(run, last, state, model, average)
@@ -101,7 +99,7 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
     # ---- 4. Epochs: fit, validate the averaged weights, record, store -------------------------------
     writer = make_writer(run.logs, get_task(config.task), enabled=settings.tensorboard)
     first = state.epoch
-    for epoch in remaining_epochs(settings, state):
+    for epoch in remaining_epochs(settings, state, after_epoch):
         start = time.monotonic()
         if 0 < epoch == settings.freeze_epochs:
             with runtime.scope(strategy):
@@ -120,8 +118,6 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
         writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
         trackers.write_epochs(state.rows)
         say(describe_epoch(row, settings.epochs, improved))
-        if after_epoch is not None:
-            after_epoch(state.rows)
     writer.close()
     leads = processes.leads()
     processes.leave()  # nobody waits while the first of several processes scores the model
@@ -143,6 +139,13 @@ def score_best(run: Run, config: Config, table: Table, state: checkpoint.State, 
     remove_leftovers(run)
 
 
+def make_average(model: keras.Model, settings: TrainConfig) -> WeightAverage | None:
+    """Returns the average of the model's weights, or None if it is turned off."""
+    if not settings.ema:
+        return None
+    return WeightAverage(model.weights, settings.ema, settings.accumulate, settings.ema_every)
+
+
 def continue_from(run: Run, last: pathlib.Path, state: checkpoint.State, model: keras.Model, average) -> None:
     """Puts the model, its optimizer, the average and history.csv into the state of the checkpoint `last`."""
     checkpoint.restore(last, state, model, average)
@@ -150,13 +153,18 @@ def continue_from(run: Run, last: pathlib.Path, state: checkpoint.State, model: 
     say(f"Continuing after epoch {state.epoch}.")
 
 
-def remaining_epochs(settings: TrainConfig, state: checkpoint.State) -> Iterator[int]:
-    """Yields the remaining epochs, 0-based, until patience ends; `state` is read anew before each one."""
+def remaining_epochs(settings: TrainConfig, state: checkpoint.State, after_epoch=None) -> Iterator[int]:
+    """Yields the remaining epochs, 0-based, until patience ends; `state` is read anew before each one.
+
+    After each epoch, `after_epoch` is called with the rows of all epochs so far.
+    """
     for epoch in range(state.epoch, settings.epochs):
         if settings.patience and state.waited >= settings.patience:
             say(f"Stopped early: {settings.monitor} has not improved for {state.waited} epochs.")
             return
         yield epoch
+        if after_epoch is not None:
+            after_epoch(state.rows)
 
 
 def remove_leftovers(run: Run) -> None:
