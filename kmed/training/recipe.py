@@ -4,6 +4,7 @@ Importing this module does not load Keras, so a mistake in an argument is report
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
@@ -306,11 +307,11 @@ def sweep(
         check_table(append, [run.read_config().task for run in started])
     if dry_run:
         return Sweep(plan.folder, (), (), (), on_slurm.batch_script(plan, cluster or {}, jobs=jobs))
-    shared = {"quiet": quiet, "finished": lambda run: _add_row(run, append)}
+    add_row = functools.partial(_add_row, path=append)
     if cluster is None:
-        failed = sweeping.train_all(plan, jobs=jobs or 1, **shared)
+        failed = sweeping.train_all(plan, jobs=jobs or 1, quiet=quiet, finished=add_row)
     else:
-        failed = on_slurm.train_all(plan, cluster, jobs=jobs, **shared)
+        failed = on_slurm.train_all(plan, cluster, jobs=jobs, quiet=quiet, finished=add_row)
     runs = [plan.run(model) for model in plan.models if model not in failed]
     for run in runs:
         if not run.report.exists():  # its process was killed

@@ -90,8 +90,8 @@ def batch_script(plan: SweepPlan, options: dict, *, jobs: int | None) -> str:
     folder = (plan.folder / FOLDER).absolute()
     parameters = _parameters(plan, options, jobs, len(left))
     command = f"{slurm.shlex.quote(sys.executable)} -u -m submitit.core._submit {slurm.shlex.quote(str(folder))}"
-    count = {"map_count": len(left)} if len(left) > 1 else {}
-    return slurm._make_sbatch_string(command=command, folder=folder, **parameters, **count)
+    count = len(left) if len(left) > 1 else None
+    return slurm._make_sbatch_string(command=command, folder=folder, map_count=count, **parameters)
 
 
 def train_all(
@@ -145,10 +145,10 @@ def _find_active(plan: SweepPlan, models: list[str]) -> dict[str, Any]:
     from submitit.slurm.slurm import SlurmJob
 
     folder = plan.folder / FOLDER
-    found = {}
+    found: dict[str, Any] = {}
     for model, job_id in _read_jobs(plan).items():
         if model in models:
-            job = SlurmJob(folder=folder, job_id=job_id)
+            job: SlurmJob = SlurmJob(folder=folder, job_id=job_id)
             if not job.paths.result_pickle.exists() and job.get_info().get("State", "").split(" ")[0] in ACTIVE:
                 found[model] = job
     return found

@@ -11,6 +11,8 @@ def commands(folder: pathlib.Path) -> None:
     print(run.folder / "report.html", run.report)
     swept = kmed.sweep(["resnet18", "vit"], data=folder, out=folder / "sweep")
     print([each.folder for each in swept.runs], swept.failed)
+    tuned = kmed.tune("space.yaml", model="resnet18", data=folder, trials=3, out=folder / "tuned")
+    print(tuned.best.folder, tuned.config, tuned.trials["state"].tolist())
     validated = kmed.crossval(model="resnet18", data=folder, folds=3, repeats=2, all_splits=True, out=folder / "folds")
     print(validated.pooled.predictions, [each.folder for each in validated.runs])
     scores = kmed.evaluate(run.folder, "test", format="tflite", quantize="int8")
