@@ -122,3 +122,21 @@ def test_nothing_is_left_of_a_run_that_could_not_be_written(made, tmp_path, monk
             made[0].folder, on=made[2], out=tmp_path / "out", class_map=["crimson=red"], copies="none"
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ensemble_is_recalibrated_like_its_member(made, tmp_path):
+    """An ensemble of one answers as its member does, and keeps its record of members from its new place."""
+    source, single, hospital = made
+    kmed.ensemble([source.folder], out=tmp_path / "one")
+    run = kmed.recalibrate(tmp_path / "one", on=hospital, out=tmp_path / "deep" / "here", class_map=["crimson=red"])
+    assert read_fitted(run).calibration.temperature == pytest.approx(
+        read_fitted(single).calibration.temperature, rel=1e-4
+    )
+    member = run.read_json(run.ensemble)["members"][0]
+    assert (run.folder / member["path"]).resolve() == source.folder.resolve()
+    assert set(trained_pictures(run)["path"]) == set(trained_pictures(source)["path"])
+    stored = run.read_json(run.metrics)["test"]["scores"]
+    scores = kmed.evaluate(run.folder).scores
+    assert scores["brier_calibrated"].value == pytest.approx(stored["brier_calibrated"]["value"], abs=1e-6)
+    answer = next(iter(kmed.classify_files(run.folder, [next((hospital / "green").rglob("*.png"))])))
+    assert sum(answer.probs.values()) == pytest.approx(1)
