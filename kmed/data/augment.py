@@ -1,11 +1,10 @@
-"""Augmentation at named levels: NumPy draws the changes from (seed, epoch, row), and layers apply them.
+"""Augmentation at named levels: NumPy draws the changes from (seed, epoch, row), and augment_pixels.py applies them.
 
-NumPy draws the random numbers and computes the matrices of each row, so TensorFlow and JAX get the
+All random numbers and the matrices of each row are drawn in advance, so TensorFlow and JAX get the
 same order and the same pictures, with any batch size, with any number of parallel calls, and in a
-resumed run too. The layers (augment_layers.py) only apply the matrices. Flip, rotation, zoom, stretch
-and shift form one affine map, so there is only one interpolation: it costs as much as a single
-`keras.layers.RandomRotation`, and blurs once. Likewise, brightness, contrast, saturation and hue
-form one 3x3 matrix and an offset, and so do changes of stain or exposure, on a logarithmic scale.
+resumed run too. Flip, rotation, zoom, stretch and shift form one affine map, so there is only one
+interpolation, which blurs once. Likewise, brightness, contrast, saturation and hue form one 3x3 matrix
+and an offset, and so do changes of stain or exposure, on a logarithmic scale.
 """
 
 import dataclasses

@@ -94,6 +94,10 @@ class Pictures:
             return np.asarray(self._pixels[rows])
         return np.stack(list(self._pool.map(self._read, [self._sources[row] for row in rows])))
 
+    def in_threads(self, function, items):
+        """Returns the results of a function for each of the items, computed in the threads that decode pictures."""
+        return self._pool.map(function, items)
+
     def _fill(self, pixels: np.ndarray) -> np.ndarray:
         for _ in track(self._read_into(pixels, range(len(pixels))), "Reading pictures", len(pixels)):
             pass

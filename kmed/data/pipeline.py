@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kmed.data.augment import NUM_DRAWS, Augmentation, Plan, check_epoch, plan_epoch
-from kmed.data.augment_layers import Augmenter
+from kmed.data.augment_pixels import Augmenter
 from kmed.data.images import Resizing
 from kmed.data.pictures import Pictures
 from kmed.data.table import Table
@@ -150,7 +150,8 @@ class Pipeline:
         # Keeps the plan of the current epoch, and of the next one, which a prefetching reader may have started.
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
         self.pictures = Pictures(table, resizing, cache, cache_dir, as_needed=self._num_parts > 1)
-        self._augment = _compile(Augmenter(self._augmentation))
+        # tf.data changes several batches at once; in memory there is one at a time, which is shared out.
+        self._augment = Augmenter(self._augmentation, map if self.backend == "tensorflow" else self.pictures.in_threads)
         self._failure = None
 
     def epoch(self, epoch: int):
@@ -212,9 +213,10 @@ class Pipeline:
         num_rows = self.steps_per_epoch * self.batch_size
         return Plan(whole.order[:num_rows], whole.draws[:num_rows])
 
-    def _load(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns the images, labels and, if there are any, weights of these rows."""
-        return self.pictures.gather(rows), *(values[rows] for values in self._rows)
+    def _load(self, rows: np.ndarray, draws: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """Returns the images, labels and, if there are any, weights of these rows, changed as the draws say, if any."""
+        loaded = self.pictures.gather(rows), *(values[rows] for values in self._rows)
+        return loaded if draws is None else self._augment(loaded[0], draws, *loaded[1:])
 
     def _slice(self, step: int) -> slice:
         return slice(step * self.batch_size, (step + 1) * self.batch_size)
@@ -225,9 +227,7 @@ class Pipeline:
         epochs, step = divmod(step, self.steps_per_epoch)
         plan = self.plan(first_epoch + epochs)
         own, size = self._own_rows(step)
-        loaded = self._load(plan.order[own])
-        changed = self._augment(loaded[0], plan.draws[own], *loaded[1:])
-        return tuple(keras.ops.convert_to_numpy(values)[:size] for values in changed)
+        return tuple(values[:size] for values in self._load(plan.order[own], plan.draws[own]))
 
     def _own_rows(self, step: int) -> tuple[np.ndarray, int]:
         """Returns (the rows of the plan that this process's part of a batch is made of, the number of rows in it).
@@ -254,7 +254,6 @@ class Pipeline:
         end = tf.int64.max if num_epochs is None else first_epoch + num_epochs
         dataset = tf.data.Dataset.range(first_epoch, end).flat_map(batches_of)
         dataset = dataset.map(self._load_graph, num_cores(), deterministic=True)
-        dataset = dataset.map(self._augment, num_cores(), deterministic=True)
         steps = tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * self.steps_per_epoch
         return self._finish(dataset, steps)
 
@@ -263,18 +262,20 @@ class Pipeline:
         return plan.order, plan.draws
 
     def _load_graph(self, rows, draws=None):
-        """Returns (images[, draws], labels[, weights]) as tensors of known shape."""
+        """Returns (images, labels[, weights]) as tensors of known shape."""
         import tensorflow as tf
 
-        types = [tf.uint8] + [tf.float32] * len(self._rows)
-        images, *values = tf.numpy_function(self._load_or_note, [rows], types, stateful=False)
+        changes = draws is not None and self._augmentation.changes
+        types = [tf.float32 if changes else tf.uint8] + [tf.float32] * len(self._rows)
+        inputs = [rows] if draws is None else [rows, draws]
+        images, *values = tf.numpy_function(self._load_or_note, inputs, types, stateful=False)
         images = tf.ensure_shape(images, (rows.shape[0], *self.pictures.shape[1:]))
         values = [tf.ensure_shape(value, (rows.shape[0], *known.shape[1:])) for value, known in zip(values, self._rows)]
-        return (images, *values) if draws is None else (images, draws, *values)
+        return images, *values
 
-    def _load_or_note(self, rows):
+    def _load_or_note(self, rows, draws=None):
         try:
-            return self._load(rows)
+            return self._load(rows, draws)
         except KmedError as error:
             self._failure = error
             raise
@@ -311,19 +312,6 @@ class _Batches(keras.utils.PyDataset):
 
     def __getitem__(self, step: int):
         return self._batch(step)
-
-
-def _compile(augmenter: Augmenter):
-    """Returns the augmenter as one compiled function, traced once for all epochs."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(augmenter, autograph=False)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(augmenter)
-    return augmenter
 
 
 def _choose_clusters(table: Table, sample: str) -> tuple[np.ndarray | None, np.ndarray | None]:
