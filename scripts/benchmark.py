@@ -141,7 +141,7 @@ def raced(mode: str, seconds: dict[str, list[float]], facts: dict, batch_size: i
 
 
 class Worker:
-    """A process of `training_step.py`; `facts` is its first answer, with its dtype and versions."""
+    """A process of a script such as `training_step.py`; `facts` is its first answer, with its versions."""
 
     def __init__(self, process: subprocess.Popen):
         self._process = process
@@ -149,9 +149,13 @@ class Worker:
 
     def run(self, steps: int) -> float:
         """Returns the seconds that `steps` steps took."""
-        self._process.stdin.write(f"{steps}\n")
+        return self.ask(str(steps))["seconds"]
+
+    def ask(self, line: str) -> dict:
+        """Returns the answer to a line."""
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
-        return self._answer()["seconds"]
+        return self._answer()
 
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
