@@ -108,6 +108,7 @@ class DataConfig(Section):
     image_size: ImageSize = (120, 160)  # height and width that images are resized to
     fit: Literal["pad", "crop", "stretch"] = "pad"  # pad and crop keep the aspect ratio
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"  # how images are resized
+    decode: Literal["full", "reduced"] = "full"  # of JPEG files; reduced: at 1/2, 1/4 or 1/8 of their size, if enough
     range: ValueRange = "auto"  # of 16-bit pictures, what becomes black to white: auto, full or LOW-HIGH
     split_folders: dict[str, str] = {}  # {folder name: split}, where a name does not say it
     class_names: list[str] | None = None  # the legal classes, in order; none: those that are found
@@ -128,7 +129,8 @@ class DataConfig(Section):
     val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # share of what is not test, if there is no val
     test_fraction: Fraction = 0.2  # share of all images, if there is no test split; 0: none
     skip_unreadable: bool = False  # whether broken files are left out; otherwise they are an error
-    cache: Literal["auto", "memory", "disk", "none"] = "auto"  # where decoded images stay
+    # where decoded images stay; shared: in a folder of the user's, for all runs
+    cache: Literal["auto", "memory", "disk", "shared", "none"] = "auto"
 
 
 class AugmentConfig(Section):

@@ -66,7 +66,7 @@ class Augmenter:
 
 
 def move(image: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Flips, rotates, zooms, stretches and shifts in one bilinear interpolation; the image is mirrored at its border."""
+    """Flips, rotates, zooms, stretches and shifts in one bilinear interpolation; images are mirrored at the border."""
     matrix = draws[TRANSFORM].reshape(2, 3).astype(np.float64)
     size, flags = (image.shape[1], image.shape[0]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT)

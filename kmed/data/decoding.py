@@ -6,7 +6,7 @@ import functools
 import io
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
@@ -28,15 +28,18 @@ _PIXELS_AT_ONCE = 2**22  # in which large pictures are converted, to save memory
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION = 0x0112
+# {orientation: (what makes the picture upright, the sides on which its right and its bottom edge then lie)}
 _TURNED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, "left", "bottom"),
+    3: (Image.Transpose.ROTATE_180, "left", "top"),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, "right", "top"),
+    5: (Image.Transpose.TRANSPOSE, "bottom", "right"),
+    6: (Image.Transpose.ROTATE_270, "bottom", "left"),
+    7: (Image.Transpose.TRANSVERSE, "top", "left"),
+    8: (Image.Transpose.ROTATE_90, "top", "right"),
 }
+_UNTURNED = (None, "right", "bottom")
+REDUCTIONS = (8, 4, 2)  # how many times smaller than it is a JPEG file can be decoded
 _JPEG = b"\xff\xd8\xff"
 # Segments of a JPEG file that are left out if they are damaged: all metadata but EXIF, then EXIF too.
 _METADATA = (frozenset({*range(0xE2, 0xEE), 0xEF}), frozenset({*range(0xE1, 0xEE), 0xEF}))
@@ -56,22 +59,36 @@ class Decoded:
       mode: Pillow's name for the pixels as stored ("RGB", "L", "I;16", ...), or "DICOM".
       size: (height, width) as stored.
       peak: the highest value of a picture with more than 8 bits per value that is not DICOM; None for others.
+      reduction: how many times smaller than it is the picture was decoded.
+      margins: {side: the part of a pixel by which the image extends beyond the picture there}, as a reduced one does
+        whose sides are no multiples of the reduction.
     """
 
     image: Image.Image
     mode: str
     size: tuple[int, int]
     peak: int | None = None
+    reduction: int = 1
+    margins: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom): the part of the image that the picture fills, in pixels of the image."""
+        left, top, right, bottom = (self.margins.get(side, 0.0) for side in ("left", "top", "right", "bottom"))
+        return left, top, self.image.width - right, self.image.height - bottom
 
 
 @contextlib.contextmanager
-def decoded(source, limits: tuple[int, int] = FULL, *, reduced: bool = False) -> Iterator[Decoded]:
+def decoded(
+    source, limits: tuple[int, int] = FULL, *, reduction: Callable[[int, int], int] | None = None
+) -> Iterator[Decoded]:
     """Yields the picture in a file; while it is held, no other thread decodes a large one.
 
     Args:
       source: the path of the file, or its bytes.
       limits: (low, high), the values that become black and white if there are more than 8 bits per value.
-      reduced: whether a JPEG file may be decoded at an eighth of its size: every byte is read, in a fifth of the time.
+      reduction: function (height, width) of an upright picture -> 1, 2, 4 or 8, how many times smaller than it is it
+        may be decoded if the file is a JPEG; every byte is read, at an eighth in a fifth of the time. None: 1.
     Raises: DataError: the file is missing, damaged or too large, or its pixels cannot be used.
     """
     is_bytes = isinstance(source, (bytes, bytearray))
@@ -82,7 +99,7 @@ def decoded(source, limits: tuple[int, int] = FULL, *, reduced: bool = False) ->
                 plain = Image.fromarray(read_dicom(source, name, held))
                 picture = Decoded(plain, "DICOM", (plain.height, plain.width))
             else:
-                picture = _decode(source, name, limits, reduced, held)
+                picture = _decode(source, name, limits, reduction, held)
         except KmedError:
             raise
         except FileNotFoundError as error:
@@ -149,19 +166,29 @@ def _opened(source):
 # ----- decoding with Pillow -----
 
 
-def _decode(source, name: str, limits: tuple[int, int], reduced: bool, held: contextlib.ExitStack) -> Decoded:
+def _decode(source, name: str, limits: tuple[int, int], reduction, held: contextlib.ExitStack) -> Decoded:
     with _open(source) as image:
         admit(name, image.height, image.width, held)
         mode, size = image.mode, (image.height, image.width)
         deep_colour = ";16" in _raw_mode(image) and mode not in _DEEP
-        if reduced:
-            image.draft(None, (1, 1))
+        factor = 1 if reduction is None else _reduce(image, reduction)
         _load(image)
-        turn = _TURNED.get(_orientation(image))
+        turn, right, bottom = _TURNED.get(_orientation(image), _UNTURNED)
         plain, peak = _to_plain(image, limits, name)
     if deep_colour:
         plain, peak = _read_deep_colour(source, limits) or (plain, peak)
-    return Decoded(plain if turn is None else plain.transpose(turn), mode, size, peak)
+    over = {right: plain.width - size[1] / factor, bottom: plain.height - size[0] / factor} if factor > 1 else {}
+    return Decoded(plain if turn is None else plain.transpose(turn), mode, size, peak, factor, over)
+
+
+def _reduce(image: Image.Image, reduction: Callable[[int, int], int]) -> int:
+    """Returns how many times smaller than it is a picture will be decoded, as its file format allows."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return 1
+    width, height = image.size
+    factor = reduction(width, height) if _orientation(image) >= 5 else reduction(height, width)
+    drafted = image.draft(None, (max(width // factor, 1), max(height // factor, 1))) if factor > 1 else None
+    return 1 if drafted is None else round(width / drafted[1][2])
 
 
 @functools.cache

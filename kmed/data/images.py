@@ -7,12 +7,13 @@ import numpy as np
 from PIL import Image
 
 from kmed.config import FULL, DataConfig, parse_range
-from kmed.data.decoding import decoded, strips
+from kmed.data.decoding import REDUCTIONS, Decoded, decoded, strips
 from kmed.data.pixel_range import to_eight_bits
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
 
 FITS = ("pad", "crop", "stretch")
+DECODINGS = ("full", "reduced")
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -33,6 +34,8 @@ class Resizing:
       interpolation: "nearest", "box", "bilinear", "bicubic" or "lanczos"; all but the first average
         over pixels when they shrink an image.
       range: (low, high), the values that become black and white in images with more than 8 bits per value.
+      decode: "full", or "reduced": a JPEG file is decoded at 1/8, 1/4 or 1/2 of its size, the smallest that is at least
+        the resized one, and resized from there.
     Raises: DataError: a value that is not legal.
     """
 
@@ -40,8 +43,10 @@ class Resizing:
     fit: str = "pad"
     interpolation: str = "bilinear"
     range: tuple[int, int] = FULL
+    decode: str = "full"
 
     def __post_init__(self):
+        check_word("decode", self.decode, DECODINGS)
         check_word("fit", self.fit, FITS)
         check_word("interpolation", self.interpolation, tuple(INTERPOLATIONS))
         if self.image_size is not None:
@@ -58,12 +63,27 @@ class Resizing:
         and one of kmed 0.1.0, which has none, was trained on the full range.
         """
         limits = parse_range(data_config.range) or FULL
-        return cls(data_config.image_size, data_config.fit, data_config.interpolation, limits)
+        return cls(data_config.image_size, data_config.fit, data_config.interpolation, limits, data_config.decode)
 
     @property
     def common_size(self) -> tuple[int, int]:
         """The (height, width) that all images have. Raises DataError if each image keeps its own size."""
         return self._checked_size()
+
+    def reduction(self, height: int, width: int) -> int:
+        """Returns 1, 2, 4 or 8: how many times smaller than it is an upright JPEG picture of this size is decoded."""
+        if self.decode == "full" or self.image_size is None:
+            return 1
+        down, across = self.scales(height, width)
+        return next((factor for factor in REDUCTIONS if factor * max(down, across) <= 1), 1)
+
+    def scales(self, height: float, width: float) -> tuple[float, float]:
+        """Returns the scales (down, across) of a picture of this size."""
+        down, across = self.common_size[0] / height, self.common_size[1] / width
+        if self.fit == "stretch":
+            return down, across
+        scale = min(down, across) if self.fit == "pad" else max(down, across)
+        return scale, scale
 
     def _checked_size(self) -> tuple[int, int]:
         sizes = tuple(self.image_size) if isinstance(self.image_size, (tuple, list)) else ()
@@ -94,8 +114,10 @@ def read_image(source: str | os.PathLike | bytes, resizing: Resizing | None = No
       >>> read_image("smear.jpeg", Resizing((120, 160))).shape
       (120, 160, 3)
     """
-    with decoded(source, FULL if resizing is None else resizing.range) as picture:
-        return _resize(picture.image, resizing)
+    if resizing is None:
+        resizing = Resizing()
+    with decoded(source, resizing.range, reduction=resizing.reduction) as picture:
+        return _resize(picture, resizing)
 
 
 def resize_array(array: np.ndarray, resizing: Resizing | None = None) -> np.ndarray:
@@ -114,7 +136,7 @@ def resize_array(array: np.ndarray, resizing: Resizing | None = None) -> np.ndar
     if array.dtype == np.uint16:
         array = to_eight_bits(array, FULL if resizing is None else resizing.range)
     rgb = np.broadcast_to(array.reshape(*array.shape[:2], -1), (*array.shape[:2], 3))
-    return _resize(Image.fromarray(np.ascontiguousarray(rgb)), resizing)
+    return _resize(Decoded(Image.fromarray(np.ascontiguousarray(rgb)), "RGB", array.shape[:2]), resizing)
 
 
 def read_row(table: Table, row: int, resizing: Resizing | None = None) -> np.ndarray:
@@ -135,26 +157,35 @@ def check_word(name: str, value: str, legal: tuple[str, ...]) -> None:
         raise DataError(f"{name} must be one of {', '.join(legal)}. Received: {name}={value!r}.{hint}")
 
 
-def _resize(image: Image.Image, resizing: Resizing | None) -> np.ndarray:
+def _resize(picture: Decoded, resizing: Resizing | None) -> np.ndarray:
+    image, factor = picture.image, picture.reduction
     if resizing is None or resizing.image_size is None:
         return _as_array(image)
     height, width = resizing.common_size
-    if (image.height, image.width) == (height, width):
+    left, top, right, bottom = picture.box
+    own_height, own_width = (
+        (bottom - top) * factor,
+        (right - left) * factor,
+    )  # before it was reduced
+    if (own_height, own_width) == (height, width):
         return np.array(image.convert("RGB"))
     method = INTERPOLATIONS[resizing.interpolation]
-    if resizing.fit == "stretch":
-        return np.array(image.resize((width, height), method).convert("RGB"))
-    across, down = width / image.width, height / image.height
+    down, across = resizing.scales(own_height, own_width)
     if resizing.fit == "crop":
-        # The visible part of the picture in its own pixel coordinates, which may be fractions.
-        seen_width, seen_height = width / max(across, down), height / max(across, down)
-        left, top = max((image.width - seen_width) / 2, 0), max((image.height - seen_height) / 2, 0)
-        box = (left, top, min(left + seen_width, image.width), min(top + seen_height, image.height))
+        # The visible part of the picture in the image's pixel coordinates, which may be fractions.
+        seen_width, seen_height = width / across, height / down
+        start, above = max((own_width - seen_width) / 2, 0), max((own_height - seen_height) / 2, 0)
+        right, bottom = min(start + seen_width, own_width), min(above + seen_height, own_height)
+        box = (left + start / factor, top + above / factor, left + right / factor, top + bottom / factor)
         return np.array(image.resize((width, height), method, box=box).convert("RGB"))
-    inner_width = min(max(round(image.width * min(across, down)), 1), width)
-    inner_height = min(max(round(image.height * min(across, down)), 1), height)
+    if resizing.fit == "stretch":
+        return np.array(image.resize((width, height), method, box=picture.box).convert("RGB"))
+    inner_width = min(max(round(own_width * across), 1), width)
+    inner_height = min(max(round(own_height * down), 1), height)
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    inner = image.resize((inner_width, inner_height), method).convert("RGB")
+    inner = image.resize((inner_width, inner_height), method, box=picture.box).convert("RGB")
+    if (inner_height, inner_width) == (height, width):
+        return np.array(inner)
     canvas = np.zeros((height, width, 3), np.uint8)
     canvas[top : top + inner_height, left : left + inner_width] = np.asarray(inner)
     return canvas

@@ -11,19 +11,21 @@ import tempfile
 import weakref
 
 import numpy as np
+import PIL
 import psutil
 
 from kmed.data.decoding import missing
 from kmed.data.images import Resizing, check_word, read_image, resize_array
+from kmed.data.shared_cache import SharedCache
 from kmed.data.table import Table
 from kmed.files import replacing, temporary_folder
 from kmed.progress import say, track
 
-CACHES = ("auto", "memory", "disk", "none")
+CACHES = ("auto", "memory", "disk", "shared", "none")
 # Share of the free memory that decoded pictures may take before "auto" turns to the disk. The model, its optimizer
 # and the batches in flight need the rest.
 MEMORY_SHARE = 0.4
-# Part of the name of a disk cache. Raise it whenever the same file would be decoded to other pixels.
+# Part of the name of a cache on the disk. Raise it whenever the same file would be decoded to other pixels.
 DECODER_VERSION = 1
 
 
@@ -31,7 +33,7 @@ class Pictures:
     """The pictures of a table, all of one size, gathered by row; decoded once or on demand.
 
     Attributes:
-      place: where the decoded pixels are stored: "table", "memory", "disk" or "none" (decoded on demand).
+      place: where the decoded pixels are stored: "table", "memory", "disk", "shared" or "none" (decoded on demand).
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class Pictures:
         Args:
           table: the table whose pictures are read; its `images` are used if it has them.
           resizing: the size of all pictures, and how they are resized.
-          cache: "memory", "disk", "none", or "auto": memory if the pictures take at most 40 % of
-            what is free, else the disk if there is room, else none.
+          cache: "memory", "disk", "shared", "none", or "auto": memory if the pictures take at most 40 % of
+            what is free, else the disk if there is room, else none. "shared" is a folder of the user's, where other
+            runs find them: see `kmed.data.shared_cache`.
           cache_dir: the folder of the disk cache, kept for the next run; None uses a temporary
             folder that is removed with this object.
           as_needed: decodes each picture when it is first asked for, and keeps it in memory if `cache` is not "none"
@@ -67,6 +70,7 @@ class Pictures:
             self._sources = table.files
             self._read = functools.partial(read_image, resizing=resizing)
         self._pixels: np.ndarray | None = None
+        self._shared: SharedCache | None = None
         self._held: np.ndarray | None = None  # bool (N,): which of the pictures have been read, if not all
         if table.images is not None and table.images.shape == self.shape and table.images.dtype == np.uint8:
             self.place, self._pixels = "table", table.images
@@ -82,10 +86,15 @@ class Pictures:
         if self.place == "memory":
             self._pixels = self._fill(np.empty(self.shape, np.uint8))
         elif self.place == "disk":
-            self._pixels = self._on_disk(folder, f"{resizing.fit} {resizing.interpolation} {resizing.range}")
+            settings = f"{resizing.fit} {resizing.interpolation} {resizing.range} {resizing.decode}"
+            self._pixels = self._on_disk(folder, settings)
+        elif self.place == "shared":
+            self._shared = SharedCache(_store_name(resizing), self.shape[1:], self._sources, self._read, self._pool.map)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns uint8 (B, H, W, 3), the pictures of these rows of the table."""
+        if self._shared is not None:
+            return self._shared.gather(rows)
         if self._pixels is not None:
             if self._held is not None:
                 for _ in self._read_into(self._pixels, rows[~self._held[rows]]):
@@ -140,11 +149,18 @@ class Pictures:
         return digest.hexdigest()[:20]
 
 
+def _store_name(resizing: Resizing) -> str:
+    """Returns the name of the shared store of pictures that are resized so."""
+    size, limits = "x".join(map(str, resizing.common_size)), "_".join(map(str, resizing.range))
+    words = (size, resizing.fit, resizing.interpolation, limits, resizing.decode, f"pillow_{PIL.__version__}")
+    return "-".join([*words, str(DECODER_VERSION)])
+
+
 def decode_table(table: Table, resizing: Resizing, cache: str = "auto") -> Table:
     """Returns the table with its decoded pictures in memory, for several runs in one process.
 
-    The table stays as it is if its pictures are in memory already, if `cache` is "disk" or "none", or if they and a
-    copy for each run, split into training and validation, would take too much memory; the last is said.
+    The table stays as it is if its pictures are in memory already, if `cache` is neither "auto" nor "memory", or if
+    they and a copy for each run, split into training and validation, would take too much memory; the last is said.
 
     Args:
       table: pictures, with their range.

@@ -45,6 +45,7 @@ def make_dataset(
     seed: int = 0,
     fit: str = "pad",
     interpolation: str = "bilinear",
+    decode: str = "full",
     cache: str = "auto",
     cache_dir: str | os.PathLike | None = None,
     class_weights=None,
@@ -63,7 +64,7 @@ def make_dataset(
       first_epoch: the epoch at which the stream starts, as for a resumed run.
       augment: how much training images are changed: "none", "light", "medium" or "strong".
       orientation, mixup, cutmix, density, seed: as for `kmed.data.augment.Augmentation`.
-      fit, interpolation: as for `kmed.data.images.Resizing`.
+      fit, interpolation, decode: as for `kmed.data.images.Resizing`.
       cache, cache_dir: as for `kmed.data.pictures.Pictures`.
       sample, class_weights, backend: as for `Pipeline`.
     Returns: a tf.data.Dataset, or a keras.utils.PyDataset without TensorFlow.
@@ -72,7 +73,7 @@ def make_dataset(
     augmentation = Augmentation(augment, orientation, mixup, cutmix, seed, density)
     pipeline = Pipeline(
         table,
-        Resizing(image_size, fit, interpolation),
+        Resizing(image_size, fit, interpolation, decode=decode),
         augmentation=augmentation,
         batch_size=batch_size,
         cache=cache,

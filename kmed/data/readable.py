@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pandas as pd
 
-from kmed.data.decoding import REMEDY, UNKNOWN_FORMAT, UNREADABLE, decoded, read_header
+from kmed.data.decoding import REDUCTIONS, REMEDY, UNKNOWN_FORMAT, UNREADABLE, decoded, read_header
 from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.progress import track
@@ -110,7 +110,7 @@ def _decode(path):
     try:
         if path.stat().st_size == 0:
             return "the file is empty", None, (0, 0), ""
-        with decoded(path, reduced=True) as picture:
+        with decoded(path, reduction=lambda height, width: REDUCTIONS[0]) as picture:
             return "", picture.peak, picture.size, picture.mode
     except FileNotFoundError:
         return "the file is missing", None, (0, 0), ""

@@ -40,7 +40,7 @@ from kmed.tables import append_rows
 FOLDER = "external"  # in a run's folder: one folder per data set that judged it
 SPLIT = "external"  # what predictions.csv and rows of results have in the column split
 # Settings of data that belong to the model or are arguments of their own; all others say how somebody's data are read.
-_FIXED = frozenset({"path", "class_names", "class_map", "image_size", "fit", "interpolation", "cache"})
+_FIXED = frozenset({"path", "class_names", "class_map", "image_size", "fit", "interpolation", "decode", "cache"})
 # Settings of data that a run keeps for other data: how its model takes pictures, and what its labels mean.
 _KEPT = (*sorted(_FIXED - {"path", "class_names", "class_map"}), "range", "no_finding", "not_findings")
 _SCORING = ("num_resamples", "level", "subgroups", "batch_size")  # settings of evaluate that may be changed

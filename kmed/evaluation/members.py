@@ -91,6 +91,7 @@ def _input(run: Run) -> dict:
         "data.image_size": "x".join(map(str, data.image_size)),
         "data.fit": data.fit,
         "data.interpolation": data.interpolation,
+        "data.decode": data.decode,
         "data.range": "{}-{}".format(*(parse_range(data.range) or FULL)),
     }
 

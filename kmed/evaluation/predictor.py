@@ -17,7 +17,7 @@ from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
 from kmed.formats.registry import FORMATS, check_format, open_file
 from kmed.models.keras_file import load_run_model
 from kmed.models.registry import ENSEMBLE, resolve_name
-from kmed.runs import Run, judged_split
+from kmed.runs import Run, decoding, judged_split
 from kmed.schemas.records import stamped
 
 if typing.TYPE_CHECKING:
@@ -64,7 +64,8 @@ def describe_run(run: Run) -> dict:
     Keys: version, kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input,
     output, calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
     (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence; range [low, high], what
-    becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535; and for findings that are
+    becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535; decode, "reduced", if JPEG
+    files are decoded as `kmed.data.images.Resizing` says of that; and for findings that are
     decided together, constant (names that are reported whatever the picture shows, or None) and exclusion (a
     `kmed.metrics.thresholds.Exclusion`, or None).
     """
@@ -83,6 +84,7 @@ def describe_run(run: Run) -> dict:
         "image_size": [height, width],
         "fit": config.data.fit,
         "interpolation": config.data.interpolation,
+        **decoding(config),
         **({} if limits == FULL else {"range": list(limits)}),
         "input": f"float32 (batch, {height}, {width}, 3), RGB, raw 0-255; normalisation is inside",
         "output": f"float32 (batch, {len(rule.class_names)}), calibrated probabilities",

@@ -120,7 +120,8 @@ def _model_metadata(builder, description: dict) -> int:
     pixels = _tensor(
         builder,
         "images",
-        f"RGB pictures of {height}x{width}, raw 0-255; {description['fit']}, {description['interpolation']}.",
+        f"RGB pictures of {height}x{width}, raw 0-255; {description['fit']}, {description['interpolation']}"
+        + ("." if "decode" not in description else ", JPEG files decoded at the smallest size that is enough."),
         content=_content(builder, _IMAGE, properties),
         units=_tables(builder, [unit]),
         stats=_stats(builder, 0.0, 255.0),

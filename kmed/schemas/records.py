@@ -60,6 +60,7 @@ class Interface(File):
     image_size: ImageSize
     fit: Literal["pad", "crop", "stretch"]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+    decode: Literal["full", "reduced"] = "full"  # at which size JPEG files are decoded
     range: Limits | None = None  # of 16-bit pictures, what becomes 0 and 255; version 1 has none
     input: str
 

@@ -53,7 +53,7 @@ def check_teacher(config: Config) -> None:
             f"The teacher {settings.teacher} is {classes.task}, but this run is {config.task}. A teacher must have the "
             "same task."
         )
-    for name in ("fit", "interpolation"):
+    for name in ("fit", "interpolation", "decode"):
         if getattr(config.data, name) != getattr(classes, name):
             raise ConfigError(
                 f"The teacher {settings.teacher} was trained with data.{name}={getattr(classes, name)} and would see "

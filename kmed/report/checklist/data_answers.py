@@ -27,11 +27,16 @@ def _preprocessing(facts: Facts) -> Answer:
     data, height, width = facts.config.data, *facts.config.data.image_size
     text = (
         f"Images become RGB from 0 to 255 (16-bit values by the range {data.range}), resized to {height}x{width} "
-        f"(height x width; {data.fit}, {data.interpolation}). Scaling and normalisation are inside the model. kmed "
-        f"checks that every file can be decoded; unreadable ones are {_unreadable_rule(facts)}.",
+        f"(height x width; {data.fit}, {data.interpolation}{_reduced_rule(data)}). Scaling and normalisation "
+        "are inside the model. kmed checks that every file can be decoded; "
+        f"unreadable ones are {_unreadable_rule(facts)}.",
     )
-    keys = ("data.image_size", "data.fit", "data.interpolation", "data.range", "model.normalization")
+    keys = ("data.image_size", "data.fit", "data.interpolation", "data.decode", "data.range", "model.normalization")
     return Answer(text, (*facts.settings(*keys), "classes.json#/input"))
+
+
+def _reduced_rule(data) -> str:
+    return "" if data.decode == "full" else "; JPEG files decoded at 1/2, 1/4 or 1/8 of their size, if that is enough"
 
 
 def _unreadable_rule(facts: Facts) -> str:
