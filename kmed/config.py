@@ -132,6 +132,11 @@ class DataConfig(Section):
     # where decoded images stay; shared: in a folder of the user's, for all runs
     cache: Literal["auto", "memory", "disk", "shared", "none"] = "auto"
 
+    @property
+    def decoding(self) -> dict[str, str]:
+        """{"decode": "reduced"}, or {} if JPEG files are decoded at their full size, as other programs do."""
+        return {} if self.decode == "full" else {"decode": self.decode}
+
 
 class AugmentConfig(Section):
     """How training images are augmented."""

@@ -173,9 +173,7 @@ class Run:
         settings = {
             "task": config.task,
             "image_size": list(config.data.image_size),
-            "fit": config.data.fit,
-            "interpolation": config.data.interpolation,
-            "decode": config.data.decode,
+            **{name: getattr(config.data, name) for name in ("fit", "interpolation", "decode")},
             "range": None if classes.range is None else list(parse_range(config.data.range) or FULL),
         }
         for name, value in settings.items():
@@ -382,11 +380,6 @@ def point_latest(folder: pathlib.Path) -> None:
         temporary.symlink_to(folder.name)
 
 
-def decoding(config: Config) -> dict[str, str]:
-    """Returns {"decode": "reduced"} if JPEG files are decoded at a part of their size, {} if at their full size."""
-    return {} if config.data.decode == "full" else {"decode": config.data.decode}
-
-
 def write_classes(run: Run, config: Config, class_names) -> None:
     """Writes classes.json: what a program needs to prepare the model's input and to read its output.
 
@@ -399,7 +392,7 @@ def write_classes(run: Run, config: Config, class_names) -> None:
         "image_size": list(config.data.image_size),
         "fit": config.data.fit,
         "interpolation": config.data.interpolation,
-        **decoding(config),
+        **config.data.decoding,
         "range": list(parse_range(config.data.range) or FULL),
         "input": "RGB, 0-255; scaling and normalisation are inside the model",
     }

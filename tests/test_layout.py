@@ -195,7 +195,8 @@ def test_the_top_level_is_the_agreed_one():
 OTHER_TESTS = {"docs", "fixtures", "reference", "scripts", "types"}
 # Test files that are not named after one module: they go through all commands, and all public functions.
 ACROSS_MODULES = {"cli/test_cli.py", "cli/test_public.py", "data/readers/test_public_csv_layouts.py"} | {
-    "data/readers/test_public_folder_layouts.py"
+    "data/readers/test_public_folder_layouts.py",
+    "data/test_reduced.py",
 }
 
 

@@ -86,7 +86,7 @@ def change_densities(image: np.ndarray, draws: np.ndarray) -> np.ndarray:
     logs = cv2.log(image + 1.0)  # log(256) - density
     offset = np.log(_WHITE) * (1 - matrix.sum(axis=1)) - change[9:]
     image = cv2.exp(cv2.transform(logs, np.column_stack([matrix, offset])))
-    image -= 1.0
+    np.subtract(image, 1.0, out=image)
     return np.clip(image, 0.0, 255.0, out=image)
 
 

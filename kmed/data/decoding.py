@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ _TURNED = {
 _UNTURNED = (None, "right", "bottom")
 REDUCTIONS = (8, 4, 2)  # how many times smaller than it is a JPEG file can be decoded
 _JPEG = b"\xff\xd8\xff"
+_READ_ONCE, _SMALL = (_JPEG, b"\x89PNG"), 2**24  # files of these kinds and up to this many bytes are read at once
 # Segments of a JPEG file that are left out if they are damaged: all metadata but EXIF, then EXIF too.
 _METADATA = (frozenset({*range(0xE2, 0xEE), 0xEF}), frozenset({*range(0xE1, 0xEE), 0xEF}))
 
@@ -95,6 +97,7 @@ def decoded(
     name = f"a picture of {len(source)} bytes" if is_bytes else str(source)
     with contextlib.ExitStack() as held:
         try:
+            source = _in_memory(source)
             if is_dicom(source):
                 plain = Image.fromarray(read_dicom(source, name, held))
                 picture = Decoded(plain, "DICOM", (plain.height, plain.width))
@@ -156,6 +159,17 @@ def _tiff_channels(source) -> int:
         return 0
     # Four channels are RGB with transparency or CMYK. If the file calls them grey, they are the bands of a sensor.
     return channels if channels == 2 or channels > 4 or (channels == 4 and is_grey) else 0
+
+
+def _in_memory(source):
+    """Returns the bytes of a small JPEG or PNG file, which then is opened only once; other sources as they are."""
+    if isinstance(source, (bytes, bytearray)) or not pathlib.Path(source).is_file():
+        return source
+    with _opened(source) as file:
+        start = file.read(len(_JPEG) + 1)
+        if start.startswith(_READ_ONCE) and os.fstat(file.fileno()).st_size <= _SMALL:
+            return start + file.read()
+    return source
 
 
 def _opened(source):
@@ -268,7 +282,8 @@ def _to_plain(image: Image.Image, limits: tuple[int, int], name: str) -> tuple[I
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         return _on_black(image), None
     # Grey keeps a single channel until it has been resized, which then costs a third.
-    return image.convert("L" if image.mode in ("1", "L") else "RGB"), None
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode), None
 
 
 def _scaled(image: Image.Image, limits: tuple[int, int], name: str) -> tuple[Image.Image, int]:

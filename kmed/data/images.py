@@ -79,7 +79,8 @@ class Resizing:
 
     def scales(self, height: float, width: float) -> tuple[float, float]:
         """Returns the scales (down, across) of a picture of this size."""
-        down, across = self.common_size[0] / height, self.common_size[1] / width
+        wanted_height, wanted_width = self.common_size
+        down, across = wanted_height / height, wanted_width / width
         if self.fit == "stretch":
             return down, across
         scale = min(down, across) if self.fit == "pad" else max(down, across)
@@ -168,7 +169,7 @@ def _resize(picture: Decoded, resizing: Resizing | None) -> np.ndarray:
         (right - left) * factor,
     )  # before it was reduced
     if (own_height, own_width) == (height, width):
-        return np.array(image.convert("RGB"))
+        return _as_rgb(image)
     method = INTERPOLATIONS[resizing.interpolation]
     down, across = resizing.scales(own_height, own_width)
     if resizing.fit == "crop":
@@ -177,18 +178,23 @@ def _resize(picture: Decoded, resizing: Resizing | None) -> np.ndarray:
         start, above = max((own_width - seen_width) / 2, 0), max((own_height - seen_height) / 2, 0)
         right, bottom = min(start + seen_width, own_width), min(above + seen_height, own_height)
         box = (left + start / factor, top + above / factor, left + right / factor, top + bottom / factor)
-        return np.array(image.resize((width, height), method, box=box).convert("RGB"))
+        return _as_rgb(image.resize((width, height), method, box=box))
     if resizing.fit == "stretch":
-        return np.array(image.resize((width, height), method, box=picture.box).convert("RGB"))
+        return _as_rgb(image.resize((width, height), method, box=picture.box))
     inner_width = min(max(round(own_width * across), 1), width)
     inner_height = min(max(round(own_height * down), 1), height)
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    inner = image.resize((inner_width, inner_height), method, box=picture.box).convert("RGB")
+    inner = _as_rgb(image.resize((inner_width, inner_height), method, box=picture.box))
     if (inner_height, inner_width) == (height, width):
-        return np.array(inner)
+        return inner
     canvas = np.zeros((height, width, 3), np.uint8)
-    canvas[top : top + inner_height, left : left + inner_width] = np.asarray(inner)
+    canvas[top : top + inner_height, left : left + inner_width] = inner
     return canvas
+
+
+def _as_rgb(image: Image.Image) -> np.ndarray:
+    """Returns uint8 (H, W, 3), an array of its own, of an image in mode "L" or "RGB"."""
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _as_array(image: Image.Image) -> np.ndarray:

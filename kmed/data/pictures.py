@@ -101,7 +101,10 @@ class Pictures:
                     pass  # which raises the error of an unreadable picture
                 self._held[rows] = True
             return np.asarray(self._pixels[rows])
-        return np.stack(list(self._pool.map(self._read, [self._sources[row] for row in rows])))
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for _ in self._read_into(images, range(len(rows)), rows):
+            pass
+        return images
 
     def in_threads(self, function, items):
         """Returns the results of a function for each of the items, computed in the threads that decode pictures."""
@@ -112,13 +115,13 @@ class Pictures:
             pass
         return pixels
 
-    def _read_into(self, pixels: np.ndarray, rows):
-        """Yields once for each of the rows that has been read."""
+    def _read_into(self, pixels: np.ndarray, places, rows=None):
+        """Yields once for each of the table's rows that has been read into its place, by default that of its number."""
 
-        def place(row):
-            pixels[row] = self._read(self._sources[row])
+        def place(index, row):
+            pixels[index] = self._read(self._sources[row])
 
-        return self._pool.map(place, rows)
+        return self._pool.map(place, places, places if rows is None else rows)
 
     def _on_disk(self, folder: pathlib.Path | None, settings: str) -> np.ndarray:
         if folder is None:

@@ -17,7 +17,7 @@ from kmed.evaluation.decisions import DecisionRule, decision_rule, read_fitted
 from kmed.formats.registry import FORMATS, check_format, open_file
 from kmed.models.keras_file import load_run_model
 from kmed.models.registry import ENSEMBLE, resolve_name
-from kmed.runs import Run, decoding, judged_split
+from kmed.runs import Run, judged_split
 from kmed.schemas.records import stamped
 
 if typing.TYPE_CHECKING:
@@ -84,7 +84,7 @@ def describe_run(run: Run) -> dict:
         "image_size": [height, width],
         "fit": config.data.fit,
         "interpolation": config.data.interpolation,
-        **decoding(config),
+        **config.data.decoding,
         **({} if limits == FULL else {"range": list(limits)}),
         "input": f"float32 (batch, {height}, {width}, 3), RGB, raw 0-255; normalisation is inside",
         "output": f"float32 (batch, {len(rule.class_names)}), calibrated probabilities",
