@@ -112,15 +112,16 @@ def prepare_unjudged(table: Table, config) -> tuple[Table, Table, pd.DataFrame]:
     Args:
       table: from `open_table`.
       config: the settings.
-    Returns: the pictures of train and val with their range; the rows of all splits, without the unreadable ones; and
-      which pictures of train and val are left out.
+    Returns: the pictures of train and val with their range; the rows of all splits, without the unreadable ones of
+      train and val and without pixels; and which those unreadable ones are.
     """
     try:
         check_labels(table.task if config.task == "auto" else config.task, table.labels)
         everything = _split(table, config)
         table = everything.take(everything.rows["split"].isin(["train", "val"]).to_numpy())
         table, unreadable, facts = _readable(table, config)
-        everything = everything.take(~everything.rows["path"].isin(unreadable["path"]).to_numpy())
+        readable = ~everything.rows["path"].isin(unreadable["path"]).to_numpy()
+        everything = everything.replace(images=None).take(readable)
         return with_range(table, peaks(facts), config.data.range), everything, unreadable
     except KmedError:
         _print_notes(table)

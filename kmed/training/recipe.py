@@ -261,7 +261,7 @@ def sweep(
       task, data, config, epochs, batch_size, image_size, lr, seed, weights, settings: as for `train`.
       out: the folder of the sweep; None: saved_models/sweep-TIME.
       resume: the folder of an interrupted sweep, which is continued with its own models and settings. Of the other
-        arguments, only `append`, those after it and none before it may be given with it.
+        arguments, only `append` and those after it may be given with it.
       append: a CSV table of results to which the row of each run is added as soon as the run is finished.
       jobs: how many models are trained at once. None: one here, with all processor cores, which several share out
         between them; on Slurm all for which there is room.
