@@ -33,7 +33,7 @@ def append_rows(path, rows: list[pd.DataFrame], read: Callable[..., pd.DataFrame
 
     A row is not added again if the table has one with the same values in all columns of the row. Further columns of
     the table, such as notes added by hand, are ignored in this comparison. Other processes that add rows to the table
-    at the same time wait for each other.
+    at the same time wait for each other. The table's columns keep their order; new ones follow them.
 
     Args:
       path: the table.
@@ -44,7 +44,7 @@ def append_rows(path, rows: list[pd.DataFrame], read: Callable[..., pd.DataFrame
         table, added = read(path), 0
         for row in rows:
             own = list(row.columns)
-            columns = [*own, *(name for name in table.columns if name not in own)]
+            columns = [*table.columns, *(name for name in own if name not in table.columns)]
             row, table = (frame.reindex(columns=columns, fill_value="") for frame in (row, table))
             if not (table[own] == row[own].iloc[0]).all(axis=1).any():
                 table = pd.concat([table, row], ignore_index=True)

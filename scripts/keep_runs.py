@@ -44,7 +44,9 @@ def keep(run: Run, kept: Run) -> None:
         raise RunError(f"{run.folder} has no predictions of split 'test'.")
     config = run.read_config()
     paths = {name: relative(getattr(config.data, name)) for name in PATHS}
-    config = config.model_copy(update={"data": config.data.model_copy(update=paths)})
+    teacher = {"teacher": relative(config.train.teacher)}
+    sections = {"data": config.data.model_copy(update=paths), "train": config.train.model_copy(update=teacher)}
+    config = config.model_copy(update=sections)
     record = run.ensemble if run.ensemble.exists() else run.history  # an ensemble has no epochs
     files = (run.classes, run.fitted, run.metrics, record, run.summary, run.result)
     texts = {path.name: path.read_text(encoding="utf-8") for path in files}  # all is read before writing

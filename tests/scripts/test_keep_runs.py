@@ -53,6 +53,7 @@ def test_an_ensemble_is_kept_with_its_members_and_compares(keep_runs, tmp_path, 
 def test_what_is_kept_compares_as_the_runs_do(keep_runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = [f"data.path={tmp_path / 'data' / 'cells'}", f"data.splits={tmp_path / 'first' / 'splits.csv'}"]
+    settings.append(f"train.teacher={tmp_path / 'teacher'}")
     runs = [make_run(tmp_path / name, seed=seed, settings=settings) for seed, name in enumerate(("one", "two"))]
     outcome = CliRunner().invoke(keep_runs.main, ["kept", "one", "two"])
     assert outcome.exit_code == 0, outcome.output
