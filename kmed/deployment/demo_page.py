@@ -13,6 +13,7 @@ from kmed.evaluation.predictor import describe_run, export_path
 from kmed.files import is_vacant, replacing, write_json, write_text
 from kmed.formats.tflite_metadata import read_description
 from kmed.metrics.intervals import FEW_CLUSTERS
+from kmed.progress import say
 from kmed.report.page import words
 from kmed.runs import finished_run
 from kmed.tasks import get_task
@@ -66,6 +67,11 @@ def write_page(tflite, description: dict, out, *, title: str, level: float = 0.9
     out, tflite = check_out(out), pathlib.Path(tflite)
     if not tflite.is_file():
         raise RunError(f"There is no TFLite file {tflite}. Make it with: kmed export RUN --format tflite")
+    if "decode" in description:
+        say(
+            "The model was trained with data.decode=reduced. Browsers decode JPEG files at their full size, so the "
+            "page takes means of pixels; its probabilities differ a little from those of kmed predict."
+        )
     content = _content(description, title, level, tflite.stat().st_size)
     # Versions of Pillow resize to different pixels; the page follows the one that is installed.
     facts = {"title": title, "model_bytes": tflite.stat().st_size, "pillow_version": PIL.__version__, **description}

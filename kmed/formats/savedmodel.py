@@ -18,8 +18,8 @@ def write(model: keras.Model, calibration: Calibration, path: pathlib.Path, desc
 
     "serving_default" takes `images`, float32 (B, H, W, 3) in [0, 255]. "serve_bytes" takes `encoded`, strings (B,),
     the bytes of JPEG, PNG, GIF or BMP files. TensorFlow's kernels decode and resize them: the pixels are close to
-    Pillow's, but not equal, and the EXIF orientation is not applied. The range of the description applies to PNG files
-    of 16 bits.
+    Pillow's, but not equal, JPEG files are decoded at their full size, and the EXIF orientation is not applied. The
+    range of the description applies to PNG files of 16 bits.
 
     Args:
       model: a model that takes raw pictures.

@@ -1,6 +1,7 @@
 """JPEG files decoded at a part of their size: which part, that nothing moves, and that one rule serves everywhere."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from kmed.data.images import FITS, Resizing, read_image
 from kmed.data.pictures import Pictures
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
-from kmed.errors import DataError
+from kmed.errors import DataError, RunError
+from kmed.runs import Run, write_classes
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -103,6 +105,21 @@ def test_training_packs_and_caches_decode_alike(tmp_path):
             found = Pictures(table, each, cache, tmp_path / "cache").gather(np.arange(3))
             assert (found == expected).all() == (each is resizing)
     np.testing.assert_array_equal(load_table(pack(table, tmp_path / "set.npz", resizing)).images, expected)
+
+
+def test_a_run_keeps_its_decoding_and_one_without_the_setting_decodes_whole(tmp_path):
+    run = Run(tmp_path)
+    config = load_config(overrides=["task=multiclass", "data.decode=reduced"])
+    config.write(run.config)
+    write_classes(run, config, ("a", "b"))
+    assert run.read_classes().decode == "reduced" and Resizing.from_settings(run.read_config().data).decode == "reduced"
+    run.config.write_text(run.config.read_text().replace("  decode: reduced\n", ""))  # as an earlier kmed wrote it
+    with pytest.raises(RunError, match="decode is 'reduced', but .* says 'full'"):
+        run.read_classes()
+    config = run.read_config()
+    write_classes(run, config, ("a", "b"))
+    assert "decode" not in json.loads(run.classes.read_text())  # so other versions read it
+    assert run.read_classes().decode == "full" and Resizing.from_settings(config.data).decode == "full"
 
 
 def test_an_unknown_decoding_is_refused():

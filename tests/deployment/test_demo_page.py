@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import io
 import json
 import re
 import shutil
@@ -50,6 +51,7 @@ DESCRIPTION = {
     "test_score": SCORE,
     "verdict": "It is better than every constant predictor.",
 }
+WAYS = ("reduced", "full")  # of decoding
 MULTILABEL = {**DESCRIPTION, "task": "multilabel", "thresholds": dict(zip(NAMES, THRESHOLDS)), "fit": "crop"}
 
 
@@ -129,6 +131,14 @@ def small(tmp_path):
 
 
 # ----- the folder -----
+
+
+def test_what_a_browser_decodes_otherwise_is_said(small, tmp_path, caplog):
+    caplog.set_level("INFO", "kmed")
+    demo_page.write_page(small, DESCRIPTION, tmp_path / "whole", title="x")
+    assert "data.decode" not in caplog.text
+    demo_page.write_page(small, {**DESCRIPTION, "decode": "reduced"}, tmp_path / "reduced", title="x")
+    assert "data.decode=reduced" in caplog.text and "differ a little" in caplog.text
 
 
 def test_the_folder_is_whole(demo, tflite):
@@ -419,6 +429,55 @@ def test_resizing_is_pillows(size, page, server):
         found = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(*case["image_size"], 3)
         expected = resize_array(pixels, Resizing(case["image_size"], case["fit"], case["interpolation"]))
         np.testing.assert_array_equal(found, expected, err_msg=str(case))
+
+
+SHRINK = """(async () => {{
+    const {{ reduction, resize, shrinkRows }} = await import("./resize.js");
+    const rgba = Uint8Array.from(atob("{pixels}"), c => c.charCodeAt(0));
+    const readRows = (top, num) => rgba.subarray(top * {width} * 4, (top + num) * {width} * 4);
+    return {cases}.map(each => {{
+        const factor = reduction({width}, {height}, each);
+        const fewer = shrinkRows(readRows, {width}, {height}, factor);
+        const pixels = resize({width} / factor, {height} / factor, fewer, each, 3);
+        return [factor, btoa(String.fromCharCode(...pixels))];
+    }});
+}})()"""
+
+
+@pytest.mark.parametrize("size", [(80, 64), (61, 47), (330, 203)], ids=str)
+def test_a_reduced_picture_is_made_of_means(size, page, server):
+    page.goto(server.url)
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x % 256, y % 256, (x + y) % 200], axis=-1).astype(np.uint8)
+    shapes = ((32, 40), (10, 8), (23, 30))
+    cases = [
+        {"image_size": shape, "fit": fit, "interpolation": "bilinear", "pillow_version": PIL.__version__} | decode
+        for shape in shapes
+        for fit in FITS
+        for decode in ({"decode": "reduced"}, {})
+    ]
+    rgba = base64.b64encode(np.dstack([pixels, np.full((height, width), 255, np.uint8)]).tobytes()).decode()
+    answers = page.evaluate(SHRINK.format(pixels=rgba, width=width, height=height, cases=json.dumps(cases)))
+    for case, (factor, answer) in zip(cases, answers, strict=True):
+        resizing = Resizing(case["image_size"], case["fit"], decode=case.get("decode", "full"))
+        assert factor == resizing.reduction(height, width)
+        found = np.frombuffer(base64.b64decode(answer), np.uint8).reshape(*case["image_size"], 3)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "JPEG", quality=100, subsampling=0)
+        difference = np.abs(found.astype(int) - read_image(content.getvalue(), resizing))
+        assert np.percentile(difference, 90) <= 3, case  # but for the edges where the greys start again
+
+
+def test_the_page_sees_a_jpeg_picture_nearly_as_a_model_of_reduced_ones_does(page, tmp_path, tflite, pictures):
+    chosen = [path for path in pictures if path.name in ("photograph.jpg", "turned_6.jpg", "plain_240x320.jpg")]
+    description = {**DESCRIPTION, "decode": "reduced"}
+    with served(demo_page.write_page(tflite, description, tmp_path / "page", title="reduced")) as server:
+        open_page(page, server.url)
+        seen = np.stack([unpack(result["pixels"]) for result in classify(page, chosen)]).astype(int)
+    reduced, full = (np.stack([read_image(path, Resizing(SIZE, decode=way)) for path in chosen]) for way in WAYS)
+    assert len(chosen) == 3 and np.abs(seen - reduced).mean() < 1.5
+    assert np.abs(seen - reduced).mean() < np.abs(seen - full).mean()
 
 
 @pytest.mark.parametrize("width", [320, 360, 1100])

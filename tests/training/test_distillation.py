@@ -267,6 +267,7 @@ def test_images_under_other_names_are_said(config, table, caplog):
         ("task=multilabel", "is multiclass, but this run is multilabel"),
         ("data.fit=crop", "Received: crop. Set data.fit=pad"),
         ("data.interpolation=box", "Received: box. Set data.interpolation=bilinear"),
+        ("data.decode=reduced", "Received: reduced. Set data.decode=full"),
         ("data.image_size=40x40", "takes images of 32x40, which have another shape than 40x40"),
     ],
 )

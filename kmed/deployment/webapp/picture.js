@@ -1,7 +1,7 @@
 // From a picture file to the pixels that the model sees, read as kmed reads them: upright, without the colour profile,
 // with transparency on black.
 
-import { resize } from "./resize.js";
+import { reduction, resize, shrinkRows } from "./resize.js";
 
 const STRIP = 2 ** 21; // pixels that are drawn at once: phones refuse canvases of more than 16 million
 
@@ -18,11 +18,18 @@ export async function readPicture(file, description) {
   const bitmap = await decode(file);
   try {
     const { width, height } = bitmap;
-    const rowsAtOnce = Math.max(Math.floor(STRIP / width), 1);
-    return { width, height, pixels: resize(width, height, rowReader(bitmap, rowsAtOnce), description, rowsAtOnce) };
+    const factor = (await isJpeg(file)) ? reduction(width, height, description) : 1;
+    const rowsAtOnce = Math.max(Math.floor(STRIP / width / factor), 1); // of the smaller picture
+    const readRows = shrinkRows(rowReader(bitmap, rowsAtOnce * factor), width, height, factor);
+    return { width, height, pixels: resize(width / factor, height / factor, readRows, description, rowsAtOnce) };
   } finally {
     bitmap.close();
   }
+}
+
+async function isJpeg(file) {
+  const start = new Uint8Array(await file.slice(0, 3).arrayBuffer());
+  return start[0] === 0xff && start[1] === 0xd8 && start[2] === 0xff;
 }
 
 /** Throws PictureError for a PNG file of 16 bits: browsers shorten them to 8, so the model's range cannot be applied. */

@@ -59,6 +59,43 @@ export function place(width, height, { image_size: [inputHeight, inputWidth], fi
   return whole; // "stretch"
 }
 
+/** Returns 1, 2, 4 or 8: how many times smaller than it is kmed decodes a JPEG picture of width x height. */
+export function reduction(width, height, { image_size: [inputHeight, inputWidth], fit, decode }) {
+  if (decode !== "reduced") return 1;
+  const across = inputWidth / width;
+  const down = inputHeight / height;
+  const scale = fit === "pad" ? Math.min(across, down) : Math.max(across, down);
+  return [8, 4, 2].find((factor) => factor * scale <= 1) ?? 1;
+}
+
+/**
+ * Returns readRows(top, num) of a picture that is `factor` times smaller: the mean of each square of pixels.
+ *
+ * That is what a JPEG decoder computes for a smaller picture, except that it does so from each block's frequencies,
+ * before it changes the colours, so its values differ a little.
+ */
+export function shrinkRows(readRows, width, height, factor) {
+  if (factor === 1) return readRows;
+  const columns = Math.ceil(width / factor);
+  return (top, num) => {
+    const rows = Math.min(num * factor, height - top * factor);
+    const pixels = readRows(top * factor, rows);
+    const means = new Uint8ClampedArray(columns * num * 4);
+    for (let i = 0; i < means.length; i++) {
+      const column = (i >> 2) % columns;
+      const above = Math.floor((i >> 2) / columns) * factor;
+      const below = Math.min(above + factor, rows);
+      const right = Math.min((column + 1) * factor, width);
+      let sum = 0;
+      for (let y = above; y < below; y++) {
+        for (let x = column * factor; x < right; x++) sum += pixels[(y * width + x) * 4 + (i & 3)];
+      }
+      means[i] = Math.round(sum / ((below - above) * (right - column * factor)));
+    }
+    return means;
+  };
+}
+
 /**
  * Returns, for each of `out` new pixels along one axis, the first old pixel that it is made of, their number, and
  * their weights.
@@ -112,17 +149,19 @@ const toByte = (sum) => Math.min(Math.max(sum >> BITS, 0), 255);
  * Returns Uint8Array (H * W * 3), RGB: a picture as the model sees it.
  *
  * readRows(top, num) returns the RGBA bytes of `num` rows of the picture from row `top` on. It is called for a few rows
- * at a time, from top to bottom and only for those that are used, so a large photograph is never in memory twice.
+ * at a time, from top to bottom and only for those that are used, so a large photograph is never in memory twice. The
+ * width and the height need not be whole: then the picture fills only a part of its last column or row.
  */
 export function resize(width, height, readRows, description, rowsAtOnce = 256) {
   const [inputHeight, inputWidth] = description.image_size;
   const target = place(width, height, description);
   const [left, top, right, bottom] = target.box;
-  const across = makeWeights(width, left, right, target.width, description.interpolation);
-  const down = makeWeights(height, top, bottom, target.height, description.interpolation);
-  const tall = verticalFirst(width, height, target, description);
+  const [columns, rows] = [Math.ceil(width), Math.ceil(height)];
+  const across = makeWeights(columns, left, right, target.width, description.interpolation);
+  const down = makeWeights(rows, top, bottom, target.height, description.interpolation);
+  const tall = verticalFirst(columns, rows, target, description);
 
-  const stride = (tall ? width : target.width) * 3;
+  const stride = (tall ? columns : target.width) * 3;
   const sums = new Int32Array(target.height * stride).fill(HALF); // of the pass along y
   const row = new Uint8Array(stride);
   const end = down.first[target.height - 1] + down.count[target.height - 1];
@@ -131,8 +170,8 @@ export function resize(width, height, readRows, description, rowsAtOnce = 256) {
     const num = Math.min(rowsAtOnce, end - y);
     const strip = readRows(y, num);
     for (let k = 0; k < num; k++) {
-      if (tall) dropAlpha(strip, k * width * 4, row);
-      else resizeRow(strip, k * width * 4, 4, row, 0, across);
+      if (tall) dropAlpha(strip, k * columns * 4, row);
+      else resizeRow(strip, k * columns * 4, 4, row, 0, across);
       while (down.first[oldest] + down.count[oldest] <= y + k) oldest++;
       for (let i = oldest; i < target.height && down.first[i] <= y + k; i++) {
         addRow(row, down.weights[i * down.most + y + k - down.first[i]], sums, i * stride);
