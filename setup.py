@@ -41,6 +41,7 @@ setup(
         "matplotlib>=3.9",
         "pillow>=11",
         "opencv-python-headless>=4.10",
+        "usearch>=2.20",  # finds the nearest visual words of the audit; Apache-2.0
         "click>=8.1",
         "pydantic>=2.8",
         "pyyaml>=6",

@@ -46,7 +46,7 @@ def replacing(path, *, follow: bool = True):
     """
     path = pathlib.Path(path)
     path = path.resolve() if follow else path.absolute()
-    with _one_line(path):
+    with one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as folder:
             temporary = folder / "new" / path.name
@@ -56,7 +56,7 @@ def replacing(path, *, follow: bool = True):
 
 
 @contextlib.contextmanager
-def _one_line(path: pathlib.Path):
+def one_line(path: pathlib.Path):
     """Turns a full disk and a missing permission into a RunError that names `path`."""
     try:
         yield
@@ -81,7 +81,7 @@ def exclusive(path, *, taken: str = ""):
     path = pathlib.Path(path).resolve()
     folder, name = (path, _LOCK_FILE) if path.is_dir() else (path.parent, f".{path.name}{_LOCK_FILE}")
     with contextlib.ExitStack() as held:
-        with _one_line(path):
+        with one_line(path):
             folder.mkdir(parents=True, exist_ok=True)
             _clear_once(folder)
             held.enter_context(locked(folder / name, taken=taken))

@@ -108,7 +108,7 @@ def bar(label: str, total: int | None, *, announce: bool = True):
     """Yields a function to call after each step; it takes a few words (or none) to show beside the label.
 
     A terminal shows a moving bar. A pipe gets one line at the start (unless `announce` is false) and
-    one every 30 seconds, so a log stays short. Nothing is shown if messages are turned off, as they
+    one every 30 seconds, with the time left, so a log stays short. Nothing is shown if messages are turned off, as they
     are for a library user who has not configured logging.
     """
     if _quiet or not logger.handlers or not logger.isEnabledFor(logging.INFO):
@@ -141,6 +141,11 @@ def _lines(label, total, announce):
         now = time.monotonic()
         if now - last >= 30:
             last = now
-            say(f"{label}: {count} of {total} in {now - start:.0f} s {words}".rstrip())
+            left = (
+                f", about {format_time((now - start) * (total - count) / count)} left"
+                if total and count < total
+                else ""
+            )
+            say(f"{label}: {count} of {total} in {now - start:.0f} s{left} {words}".rstrip())
 
     return advance

@@ -37,6 +37,19 @@ def test_plain_lines_in_a_pipe(stderr):
     assert stream.getvalue() == "Reading: 3 to do\ndone\n"
 
 
+def test_a_long_job_in_a_pipe_says_how_much_is_left(stderr, monkeypatch):
+    stream = stderr(io.StringIO())
+    progress.configure()
+    times = iter([0, 20, 40, 60, 80])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    list(progress.track(range(4), "Reading"))
+    assert stream.getvalue().splitlines() == [
+        "Reading: 4 to do",
+        "Reading: 2 of 4 in 40 s, about 40 s left",
+        "Reading: 4 of 4 in 80 s",
+    ]
+
+
 def test_a_bar_on_a_terminal_and_lines_above_it(stderr):
     stream = stderr(Terminal())
     progress.configure()

@@ -82,8 +82,9 @@ def show(path, out, config, settings):
 @click.argument("path", metavar="DATA")
 @click.option("--out", metavar="DIR", type=PATH, help="The output folder.  [NAME_audit]")
 @click.option("--splits", metavar="NAMES", help="The splits to audit, such as train,test.  [all]")
+@click.option("--jobs", metavar="N", type=int, help="How many processes share the work.  [one per core]")
 @table_options
-def audit(path, out, splits, config, settings):
+def audit(path, out, splits, jobs, config, settings):
     """Find copies, overlapping photographs, leaks between splits, contradictory labels and broken files.
 
     Images are compared by what they show: the audit finds rotated, mirrored, recompressed and shifted copies, and
@@ -99,6 +100,9 @@ def audit(path, out, splits, config, settings):
     takes as data.group; audit all splits for this. If the data have groups (patients), take groups_with_told.csv,
     which keeps both kinds together.
 
+    Until the audit is finished, what has been computed is kept in the folder unfinished in the output folder (0.1 MB
+    per image). An audit that was interrupted goes on from there when the same command is given again.
+
     \b
     Examples:
       kmed data audit my_pictures --out my_audit
@@ -109,7 +113,7 @@ def audit(path, out, splits, config, settings):
     with one_line_errors():
         from kmed.data.audit.report import audit_data, summarize
 
-        found, files = audit_data(path, out=out, splits=splits, config=config, settings=settings)
+        found, files = audit_data(path, out=out, splits=splits, jobs=jobs, config=config, settings=settings)
         click.echo(summarize(found))
         for file in files:
             click.echo(f"Made: {file}")

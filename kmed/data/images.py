@@ -161,7 +161,7 @@ def check_word(name: str, value: str, legal: tuple[str, ...]) -> None:
 def _resize(picture: Decoded, resizing: Resizing | None) -> np.ndarray:
     image, factor = picture.image, picture.reduction
     if resizing is None or resizing.image_size is None:
-        return _as_array(image)
+        return as_array(image)
     height, width = resizing.common_size
     left, top, right, bottom = picture.box
     own_height, own_width = (
@@ -197,8 +197,11 @@ def _as_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _as_array(image: Image.Image) -> np.ndarray:
-    """Returns uint8 (H, W, 3); strip by strip, since a large picture would be copied several times otherwise."""
+def as_array(image: Image.Image) -> np.ndarray:
+    """Returns uint8 (H, W, 3), the pixels of an image.
+
+    They are taken strip by strip, since a large picture would be copied several times otherwise.
+    """
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top, bottom in strips(image):
         pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"))

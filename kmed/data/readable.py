@@ -3,14 +3,21 @@
 import concurrent.futures
 import hashlib
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from kmed.data.decoding import REDUCTIONS, REMEDY, UNKNOWN_FORMAT, UNREADABLE, decoded, read_header
+from kmed.config import FULL
+from kmed.data.decoding import REDUCTIONS, REMEDY, UNKNOWN_FORMAT, UNREADABLE, Decoded, decoded, read_header
+from kmed.data.pixel_range import to_eight_bits
 from kmed.data.table import Table
 from kmed.errors import DataError
 from kmed.progress import track
+
+FACTS = ("reason", "peak", "height", "width", "mode", "bytes", "digest")
 
 
 def find_unreadable(table: Table) -> pd.DataFrame:
@@ -37,14 +44,40 @@ def peaks(facts: pd.DataFrame) -> dict[str, int]:
     return dict(zip(deep["path"], deep["peak"].astype(int)))
 
 
-def inspect_files(table: Table) -> pd.DataFrame:
-    """Returns one row per picture: what `look_at` says, height, width, mode, bytes, digest.
+def inspect(source, limits: tuple[int, int] = FULL, use: Callable = lambda picture: None) -> tuple[tuple, Any]:
+    """Returns (the FACTS of a picture, what `use` makes of its `Decoded`, or None if it cannot be used).
 
-    height and width (pixels, as stored) are 0 and mode (Pillow's: "RGB", "L", "I;16", ...) is "" if the
-    file is not a picture; digest is the SHA-256 of its bytes, "" if there is no file.
+    height and width (pixels, as stored) are 0 and mode (Pillow's: "RGB", "L", "I;16", ...) is "" if the file is not a
+    picture; digest is the SHA-256 of its bytes, "" if there is no file.
+
+    Args:
+      source: a file, or pixels in memory.
+      limits: (low, high), the values that become black and white if there are more than 8 bits per value.
+      use: what is called with the picture while it is decoded as a whole.
     """
-    facts = _in_threads(_inspect, table.files if table.images is None else table.images, "Reading files")
-    frame = pd.DataFrame(facts, columns=["reason", "peak", "height", "width", "mode", "bytes", "digest"])
+    if not isinstance(source, os.PathLike):
+        pixels = source if source.dtype == np.uint8 else to_eight_bits(source, limits)
+        picture = Decoded(Image.fromarray(pixels), "RGB", source.shape[:2], _reason_and_peak(source)[1])
+        return ("", picture.peak, *picture.size, "RGB", source.nbytes, digest(source)), use(picture)
+    reason, peak, (height, width), mode, used = _decode(source, limits, use)
+    try:
+        size, found = source.stat().st_size, digest(source)
+    except OSError:
+        size, found = 0, ""
+    return (reason, peak, height, width, mode, size, found), used
+
+
+def digest(source) -> str:
+    """Returns the SHA-256 of a file's bytes or of pixels in memory. Raises OSError if the file cannot be read."""
+    if isinstance(source, np.ndarray):
+        return hashlib.sha256(source.tobytes()).hexdigest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def facts_table(table: Table, facts: list[tuple]) -> pd.DataFrame:
+    """Returns a DataFrame with path and the FACTS, of which `facts` has one tuple per picture."""
+    frame = pd.DataFrame(facts, columns=list(FACTS))
     frame.insert(0, "path", table.rows["path"].to_numpy())
     return frame
 
@@ -83,21 +116,6 @@ def _unreadable(facts):
     return facts.loc[facts["reason"] != "", ["path", "reason"]].reset_index(drop=True).astype(object)
 
 
-def _inspect(source):
-    """Returns (reason, peak, height, width, mode, bytes, digest) of a file or of pixels in memory."""
-    if not isinstance(source, os.PathLike):
-        content = source.tobytes()
-        return *_reason_and_peak(source), *source.shape[:2], "RGB", len(content), hashlib.sha256(content).hexdigest()
-    reason, peak, (height, width), mode = _decode(source)
-    try:
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = source.stat().st_size
-    except OSError:
-        size, digest = 0, ""
-    return reason, peak, height, width, mode, size, digest
-
-
 def _reason_and_peak(source):
     """Returns (why the picture cannot be used or "", its peak or None) of a file or of pixels in memory."""
     if not isinstance(source, os.PathLike):
@@ -105,19 +123,23 @@ def _reason_and_peak(source):
     return _decode(source)[:2]
 
 
-def _decode(path):
-    """Returns (why the picture cannot be used or "", its peak or None, (height, width), mode) of a file."""
+def _decode(path, limits=FULL, use=None):
+    """Returns (why the picture cannot be used or "", its peak or None, (height, width), mode, used) of a file.
+
+    `used` is what `use` makes of the picture; without a `use` a JPEG file is decoded at an eighth of its size.
+    """
     try:
         if path.stat().st_size == 0:
-            return "the file is empty", None, (0, 0), ""
-        with decoded(path, reduction=lambda height, width: REDUCTIONS[0]) as picture:
-            return "", picture.peak, picture.size, picture.mode
+            return "the file is empty", None, (0, 0), "", None
+        reduction = None if use else lambda height, width: REDUCTIONS[0]
+        with decoded(path, limits, reduction=reduction) as picture:
+            return "", picture.peak, picture.size, picture.mode, use and use(picture)
     except FileNotFoundError:
-        return "the file is missing", None, (0, 0), ""
+        return "the file is missing", None, (0, 0), "", None
     except OSError as error:  # of stat: a folder that may not be entered, a name that is too long
-        return error.strerror or type(error).__name__, None, (0, 0), ""
+        return error.strerror or type(error).__name__, None, (0, 0), "", None
     except DataError as error:
-        return _short(str(error).removeprefix(f"{path} ")), None, *read_header(path)
+        return _short(str(error).removeprefix(f"{path} ")), None, *read_header(path), None
 
 
 def _short(message: str) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kmed.data.decoding import decoded, read_header
 from kmed.data.images import read_image
-from kmed.data.readable import check_readable, inspect_files
+from kmed.data.readable import check_readable, facts_table, inspect
 from kmed.data.table import Table
 from kmed.errors import DataError
 
@@ -144,7 +144,7 @@ def test_the_check_finds_what_reading_refuses_and_nothing_else(tmp_path):
     table = Table(rows, np.eye(2, dtype=np.float32)[np.arange(len(names)) % 2], ("a", "b"), "multiclass", "x", tmp_path)
     kept, bad = check_readable(table, skip_unreadable=True)
     assert set(bad["path"]) == refused and not set(kept.rows["path"]) & refused
-    facts = inspect_files(table).set_index("path")
+    facts = facts_table(table, [inspect(file)[0] for file in table.files]).set_index("path")
     assert set(facts.index[facts["reason"] != ""]) == refused
     assert facts.loc["cut.jpg", ["height", "width", "mode"]].tolist() == [64, 64, "RGB"]
 

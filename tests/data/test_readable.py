@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from kmed.data import decoding
-from kmed.data.readable import check_readable, find_unreadable, inspect_files
+from kmed.data.readable import check_readable, facts_table, find_unreadable, inspect
 from kmed.data.table import Table
 from kmed.errors import DataError
 
@@ -102,7 +102,7 @@ def test_the_audit_decodes_a_dicom_file_once(folder, monkeypatch):
         (folder / name).write_bytes(b"not empty")
     (folder / "empty.dcm").write_bytes(b"")
     names = ["a.dcm", "absent.dcm", "broken.dcm", "empty.dcm", "good.png", "half_good.jpeg", "text.jpeg"]
-    facts = inspect_files(make_table(folder, names)).set_index("path")
+    facts = facts_table(make_table(folder, names), [inspect(folder / name)[0] for name in names]).set_index("path")
     assert sorted(decoded) == [str(folder / "a.dcm"), str(folder / "broken.dcm")]
     assert facts.loc["a.dcm", ["reason", "height", "width", "mode", "bytes"]].tolist() == ["", 5, 7, "DICOM", 9]
     reason = "cannot be read as DICOM: it is damaged. Repair or remove the file."

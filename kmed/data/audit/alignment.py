@@ -54,11 +54,26 @@ class Alignment:
         return verdict(self.tile_detail, self.drift)
 
 
-def align(first: Fingerprint, second: Fingerprint, variant: Variant) -> Alignment | None:
+@dataclasses.dataclass(frozen=True)
+class Least:
+    """What two aligned pictures must reach; a pair that will not is given up as soon as that is clear.
+
+    Attributes:
+      agreement, detail: see Alignment.
+      detail_at_first: the same as `detail`, before the map has been refined.
+    """
+
+    agreement: float = -1.0
+    detail: float = -1.0
+    detail_at_first: float = -1.0
+
+
+def align(first: Fingerprint, second: Fingerprint, variant: Variant, least: Least = Least()) -> Alignment | None:
     """Returns how `first` maps onto `second`, or None if too few features agree on one affine map.
 
     Args:
       variant: whether to look for `first` in a mirror image or a negative of `second`; a call looks for one case only.
+      least: None is returned too if the pixels agree by less.
     """
     import cv2
 
@@ -73,7 +88,7 @@ def align(first: Fingerprint, second: Fingerprint, variant: Variant) -> Alignmen
         return None
     inlying = inlying.ravel() > 0
     hull = cv2.convexHull(target[inlying])  # (P, 1, 2)
-    return _compare(first, second, matrix, variant, hull, int(inlying.sum()))
+    return _compare(first, second, matrix, variant, hull, int(inlying.sum()), least)
 
 
 def align_either(first: Fingerprint, second: Fingerprint) -> Alignment | None:
@@ -103,35 +118,50 @@ def _plausible(matrix, mirrored):
     return (area < 0) == mirrored and 1 / MAX_ZOOM < abs(area) < MAX_ZOOM and large < MAX_STRETCH * small
 
 
-def _compare(first, second, matrix, variant, hull, inliers):
+def _compare(first, second, matrix, variant, hull, inliers, least):
     import cv2
 
     grey = 255 - first.grey if variant.inverted else first.grey
-
     height, width = second.grey.shape
-    outline = hull
     region = cv2.fillConvexPoly(np.zeros((height, width), np.uint8), np.round(hull).astype(np.int32), 1)
     region = cv2.dilate(region, np.ones((REACH, REACH), np.uint8))
+    fine = fine_detail(second.grey)
+    if _detail(first, second, grey, fine, matrix, region)[0] < least.detail_at_first:
+        return None
     matrix = _refine(grey, second.grey, matrix, first.inside, second.inside & region)
-    shown = _warp(first.inside, matrix, second.grey.shape, nearest=True) & second.inside
-    smaller = max(min(float(second.inside.sum()), first.inside.sum() * abs(np.linalg.det(matrix[:, :2]))), 1.0)
-    spread = cv2.contourArea(outline) / smaller
-    warped = _warp(grey, matrix, second.grey.shape)
+    detail, warped_fine, warped, shown, clear = _detail(first, second, grey, fine, matrix, region)
+    if detail < least.detail:
+        return None
     smooth = [cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMALL_BLUR) for picture in (warped, second.grey)]
     agreement = _agreement(*smooth, _within(shown, SMALL_BLUR) & region)
-    fine, clear = [fine_detail(picture) for picture in (warped, second.grey)], _within(shown, WIDE_BLUR)
-    detail = _agreement(*fine, clear & region)
-    tile_detail, drift = compare_tiles(*fine, clear)
-    back = cv2.transform(outline, cv2.invertAffineTransform(matrix))
+    if agreement < least.agreement:
+        return None
+    smaller = max(min(float(second.inside.sum()), first.inside.sum() * abs(np.linalg.det(matrix[:, :2]))), 1.0)
+    tile_detail, drift = compare_tiles(warped_fine, fine, clear)
+    back = cv2.transform(hull, cv2.invertAffineTransform(matrix))
     outlines = tuple(
         np.float32(points.reshape(-1, 2) / np.array(picture.grey.shape[::-1]))
-        for points, picture in ((back, first), (outline, second))
+        for points, picture in ((back, first), (hull, second))
     )
-    share = min(float(shown.sum()) / smaller, 1.0)
     return Alignment(
-        inliers, share, min(spread, 1.0), agreement, detail, tile_detail, drift,
-        variant.mirrored, variant.inverted, outlines,
+        inliers, min(float(shown.sum()) / smaller, 1.0), min(cv2.contourArea(hull) / smaller, 1.0), agreement, detail,
+        tile_detail, drift, variant.mirrored, variant.inverted, outlines,
     )  # fmt: skip
+
+
+def _detail(first, second, grey, fine, matrix, region):
+    """Returns how fine detail agrees under an affine map, and what was compared.
+
+    Args:
+      grey: `first.grey`, or its negative.
+      fine: the fine detail of the second picture.
+    Returns: (detail, fine detail of the mapped first picture, its pixels, where both show something, the same without
+      a margin).
+    """
+    warped = _warp(grey, matrix, second.grey.shape)
+    shown = _warp(first.inside, matrix, second.grey.shape, nearest=True) & second.inside
+    clear, warped_fine = _within(shown, WIDE_BLUR), fine_detail(warped)
+    return _agreement(warped_fine, fine, clear & region), warped_fine, warped, shown, clear
 
 
 def _warp(picture, matrix, shape, nearest=False):

@@ -6,31 +6,36 @@ those that share rare visual words with it.
 """
 
 import collections
+import contextlib
 import dataclasses
-import hashlib
-import itertools
 
 import numpy as np
-from scipy import sparse
 
-from kmed.data.audit.fingerprints import Fingerprints, Variant, worker_pool
+from kmed.config import FULL
+from kmed.data.audit.fingerprints import Variant
 from kmed.data.audit.near_duplicates import (
-    ALL_CANDIDATES,
     BATCH,
-    FEWEST_CANDIDATES,
+    LINKING,
     MIN_FEATURES,
-    SAMPLE,
+    NEAREST,
     SECOND_CANDIDATES,
     is_same_exposure,
     is_strong,
-    link,
+    learn_words,
+    nearest_entries,
 )
-from kmed.data.audit.visual_words import Index, Vocabulary
+from kmed.data.audit.pictures import Pictures, compare, in_parts, size_of_source, source_of
+from kmed.data.audit.store import Store
+from kmed.data.audit.visual_words import Index
+from kmed.data.audit.workers import Workers
+from kmed.data.readable import digest
 from kmed.data.table import Table
-from kmed.progress import track
+from kmed.errors import DataError
+from kmed.files import temporary_folder
 
 IDENTICAL, COPY, SPOT = "identical files", "one photograph", "one spot"  # the surest first
 PER_CLUSTER = 3  # candidates from one cluster, such as augmented copies of one photograph
+MOST_COPIES = 20  # so many times the usual number of entries is looked through, since a cluster may have many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,33 +55,17 @@ class Shared:
 
 def find_identical(new: Table, known: Table) -> list[Shared]:
     """Returns a Shared for each new picture whose bytes (or pixels, if they are in memory) are those of a known one."""
-    sizes, sources = [_sizes(table) for table in (new, known)], [_sources(table) for table in (new, known)]
+    sizes = [[size_of_source(source_of(table, row)) for row in range(len(table))] for table in (new, known)]
     both = set(sizes[0]) & set(sizes[1])
     digests = [
-        {row: _digest(sources[side][row]) for row, size in enumerate(sizes[side]) if size in both} for side in (0, 1)
+        {row: digest(source_of(table, row)) for row, size in enumerate(found) if size in both}
+        for table, found in zip((new, known), sizes, strict=True)
     ]
-    first = {digest: row for row, digest in reversed(digests[1].items())}
-    return [Shared(row, first[digest], IDENTICAL) for row, digest in digests[0].items() if digest in first]
+    first = {value: row for row, value in reversed(digests[1].items())}
+    return [Shared(row, first[value], IDENTICAL) for row, value in digests[0].items() if value in first]
 
 
-def _sources(table: Table) -> list:
-    return table.files if table.images is None else list(table.images)
-
-
-def _sizes(table: Table) -> list[tuple]:
-    if table.images is not None:
-        return [(image.shape, str(image.dtype)) for image in table.images]
-    return [(file.stat().st_size,) for file in table.files]
-
-
-def _digest(source) -> bytes:
-    if isinstance(source, np.ndarray):
-        return hashlib.sha256(source.tobytes()).digest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def find_alike(new: Table, known: Table, seed: int = 0) -> tuple[list[Shared], list[int]]:
+def find_alike(new: Table, known: Table, seed: int = 0, *, jobs: int | None = None) -> tuple[list[Shared], list[int]]:
     """Returns (found, featureless): the new pictures that show what known ones show, and those without enough detail.
 
     `found` has the surest Shared of each copy of a known picture, and of each picture that shows the same spot.
@@ -86,67 +75,61 @@ def find_alike(new: Table, known: Table, seed: int = 0) -> tuple[list[Shared], l
     Args:
       new, known: readable pictures.
       seed: random seed for the visual words.
+      jobs: how many processes share the work, as for `kmed.data.audit.leaks.audit`.
     Raises: DataError: a picture cannot be read.
     """
-    mine, theirs = Fingerprints(new), Fingerprints(known)
-    with worker_pool() as pool:
-        sampled = [np.unique(np.linspace(0, len(table) - 1, SAMPLE).astype(int)) for table in (known, new)]
-        both = itertools.chain(pool.map(theirs.__getitem__, sampled[0]), pool.map(mine.__getitem__, sampled[1]))
-        descriptors = [one.descriptors for one in both]
-        if not sum(map(len, descriptors)):
-            return [], list(range(len(new)))
-        vocabulary = Vocabulary(descriptors, seed)
-        index = Index()
-        described = pool.map(lambda row: _describe(theirs, vocabulary, row), range(len(known)))
-        for words in track(described, "Reading known pictures", len(known)):
-            index.add(words)
-        clusters = known.rows["cluster"].to_numpy()
-        pairs = _candidates(mine, vocabulary, index, clusters, len(new), pool)
-        aligned = pool.map(lambda pair: link(mine[pair[0]], theirs[pair[1]], pair[2]), pairs)
-        found = _surest(zip(pairs, track(aligned, "Aligning pictures", len(pairs)), strict=True))
-        return found, [row for row in range(len(new)) if len(mine[row].descriptors) < MIN_FEATURES]
+    with contextlib.ExitStack() as held:
+        workers = held.enter_context(Workers(jobs, len(new) + len(known)))
+        folder = held.enter_context(temporary_folder())
+        mine, theirs = (
+            Pictures(table, held.enter_context(contextlib.closing(Store(folder / name, ""))), workers)
+            for name, table in (("new", new), ("known", known))
+        )
+        for pictures, label in ((theirs, "Reading known pictures"), (mine, "Reading pictures")):
+            _look(pictures, label)
+        featureless = [row for row in range(len(new)) if mine.num_features(row) < MIN_FEATURES]
+        rarity = learn_words([(theirs, np.arange(len(known))), (mine, np.arange(len(new)))], seed)
+        if rarity is None:
+            return [], featureless
+        pairs = _candidates(mine, theirs, rarity, featureless)
+
+        def work(some):
+            placed = [[(mine.location(row), theirs.location(other), variant)] for row, other, variant in some]
+            return workers.run(compare, (placed, LINKING, None))
+
+        aligned = [one for part in in_parts(workers, work, pairs, "Aligning pictures") for (one,) in part]
+        return _surest(zip(pairs, aligned, strict=True)), featureless
 
 
-def _describe(fingerprints: Fingerprints, vocabulary: Vocabulary, row: int) -> sparse.csr_array:
-    """Returns the words of a known picture, of which nothing else is kept."""
-    described = vocabulary.describe(fingerprints[row].descriptors)
-    fingerprints.forget(row)
-    return described
+def _look(pictures: Pictures, label: str) -> None:
+    """Reads all pictures of a table. Raises DataError if one cannot be read."""
+    table = pictures.table
+    pictures.look(range(len(table)), table.range or FULL, label)
+    for row in range(len(table)):
+        if reason := pictures.facts[row][0]:
+            raise DataError(f"{table.rows['path'].iloc[row]} cannot be used: {reason}")
 
 
-def _candidates(mine, vocabulary, index, clusters, num_new, pool) -> list[tuple[int, int, Variant]]:
-    """Returns the pairs (new row, known row, Variant) that share the rarest words."""
-    wanted = min(SECOND_CANDIDATES, max(FEWEST_CANDIDATES, ALL_CANDIDATES // max(1, num_new)))
-
-    def of_row(row):
-        descriptors = mine[row].descriptors
-        if len(descriptors) < MIN_FEATURES:
-            return []
-        return [vocabulary.describe(descriptors[:, variant.columns]) for variant in Variant]
-
+def _candidates(mine: Pictures, theirs: Pictures, rarity: np.ndarray, left_out) -> list[tuple[int, int, Variant]]:
+    """Returns the pairs (new row, known row, Variant) that share the rarest words, at most a few from one cluster."""
+    index, variants = Index(rarity), list(Variant)
+    clusters = theirs.table.rows["cluster"].to_numpy()
+    for start in range(0, len(clusters), BATCH):
+        index.add([theirs.words[row] for row in range(start, min(start + BATCH, len(clusters)))])
+    rows = [row for row in range(len(mine.table)) if row not in set(left_out)]
     pairs = []
-    for start in range(0, num_new, BATCH):
-        rows = range(start, min(start + BATCH, num_new))
-        for row, described in zip(rows, pool.map(of_row, rows), strict=True):
-            if described:
-                similarity = index.similar(sparse.vstack(described, format="csr"))  # (variants, known)
-                pairs += [(row, *pair) for pair in _nearest(similarity, clusters, wanted)]
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        near = nearest_entries(index, [mine.words[row] for row in batch], variants, MOST_COPIES * NEAREST)
+        for row, (entries, kinds) in zip(batch, near, strict=True):
+            taken: collections.Counter = collections.Counter()
+            for entry, kind in zip(entries.tolist(), kinds, strict=True):
+                if taken[clusters[entry]] < PER_CLUSTER:
+                    taken[clusters[entry]] += 1
+                    pairs.append((row, entry, variants[kind]))
+                    if sum(taken.values()) == SECOND_CANDIDATES:
+                        break
     return pairs
-
-
-def _nearest(similarity: np.ndarray, clusters, wanted: int) -> list[tuple[int, Variant]]:
-    """Returns (known row, Variant) of the most similar pictures, at most a few from one cluster."""
-    variants = list(Variant)
-    found: list[tuple[int, Variant]] = []
-    taken: collections.Counter = collections.Counter()
-    for entry in np.argsort(-similarity, axis=None, kind="stable"):
-        variant, row = divmod(int(entry), similarity.shape[1])
-        if similarity[variant, row] <= 0 or len(found) == wanted:
-            break
-        if taken[clusters[row]] < PER_CLUSTER:
-            taken[clusters[row]] += 1
-            found.append((row, variants[variant]))
-    return found
 
 
 def _surest(links) -> list[Shared]:

@@ -1,20 +1,9 @@
 """Fingerprints of pictures: a small grey copy, a mask of its content, and its local features."""
 
-import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import enum
-import os
-import pickle
-import tempfile
-import threading
 
 import numpy as np
-
-from kmed.data.images import read_row
-from kmed.data.table import Table
-from kmed.runtime import num_cores
 
 # The length of the longer side at which pictures are compared. Larger ones are shrunk; those below half of it are
 # doubled in size, because SIFT finds too little on a thumbnail.
@@ -71,71 +60,14 @@ class Fingerprint:
     descriptors: np.ndarray
 
 
-class Fingerprints:
-    """The fingerprints of a table's pictures by row, each computed once, when it is first needed.
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """Returns a picture, uint8 (H, W, 3), in grey, uint8 (H, W), its longer side LONGER_SIDE / 2 to LONGER_SIDE.
 
-    The `kept` last used ones stay in memory (0.2 MB each, 4,000 take less than 1 GB), the others go to a temporary
-    file, which vanishes with the process: to compute one takes a hundred times as long as to read it back.
-    """
-
-    def __init__(self, table: Table, kept: int = 4000):
-        self._table, self._kept = table, kept
-        self._held: collections.OrderedDict[int, Fingerprint] = collections.OrderedDict()
-        self._stored: dict[int, int] = {}  # row -> offset in the file
-        self._file = tempfile.TemporaryFile(prefix="kmed-fingerprints-")  # noqa: SIM115 (it lives as long as this object)
-        self._lock = threading.Lock()
-
-    def __getitem__(self, row: int) -> Fingerprint:
-        with self._lock:
-            if row in self._held:
-                self._held.move_to_end(row)
-                return self._held[row]
-            found = self._read_back(row) if row in self._stored else None
-        found = fingerprint(read_grey(self._table, row)) if found is None else found
-        with self._lock:
-            self._held[row] = found
-            while len(self._held) > self._kept:
-                self._store(*self._held.popitem(last=False))
-        return found
-
-    def forget(self, row: int) -> None:
-        """Frees the fingerprint of a row that is unlikely to be needed again."""
-        with self._lock:
-            self._held.pop(row, None)
-
-    def _store(self, row, one):
-        if row not in self._stored:
-            self._stored[row] = self._file.seek(0, os.SEEK_END)
-            pickle.dump(one, self._file, protocol=pickle.HIGHEST_PROTOCOL)
-
-    def _read_back(self, row):
-        self._file.seek(self._stored[row])
-        return pickle.load(self._file)
-
-
-@contextlib.contextmanager
-def worker_pool():
-    """Yields a pool with one thread per core. OpenCV releases Python's lock, and is kept from starting threads."""
-    import cv2
-
-    threads_before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=num_cores())
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C, do not finish thousands of comparisons first
-        cv2.setNumThreads(threads_before)
-
-
-def read_grey(table: Table, row: int) -> np.ndarray:
-    """Returns a picture of the table in grey, uint8 (H, W), its longer side between LONGER_SIDE / 2 and LONGER_SIDE.
-
-    Thumbnails are only doubled in size, so they may stay smaller. Raises DataError if the picture cannot be read.
+    Thumbnails are only doubled in size, so they may stay smaller.
     """
     import cv2
 
-    grey = cv2.cvtColor(read_row(table, row), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     scale = min(LONGER_SIDE / max(height, width), 2.0)
     if 1.0 <= scale < 2.0:

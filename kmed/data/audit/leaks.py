@@ -1,21 +1,30 @@
 """The leak audit: what a data set's pictures show about its splits, groups and labels."""
 
 import collections
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import time
 
 import numpy as np
 import pandas as pd
 
+from kmed.data.audit import alignment as aligning
+from kmed.data.audit import fingerprints, near_duplicates, visual_words
 from kmed.data.audit.alignment import Alignment, align_either
-from kmed.data.audit.fingerprints import Fingerprints
 from kmed.data.audit.near_duplicates import Link, find_near_duplicates
+from kmed.data.audit.pictures import Pictures, describe_sources, find_repeats
+from kmed.data.audit.store import Store
+from kmed.data.audit.visual_words import has_graphs
+from kmed.data.audit.workers import Workers
 from kmed.data.pixel_range import with_range
-from kmed.data.readable import inspect_files, peaks
+from kmed.data.readable import facts_table, peaks
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
+from kmed.files import temporary_folder
 from kmed.progress import say
+from kmed.version import __version__
 
 # Two photographs that show the same and share half of their frame contradict each other if their labels differ. If
 # they share less, each may well show what its label says.
@@ -69,6 +78,7 @@ class Audit:
       num_followups: how many pairs of photographs differ in their labels, but are other exposures of one subject.
       links: the verified Links.
       featureless: rows with too little detail to compare; only their bytes were compared.
+      num_compared: how many pairs of pictures were aligned.
       seconds: how long it took.
     """
 
@@ -85,10 +95,11 @@ class Audit:
     num_followups: int
     links: list[Link]
     featureless: np.ndarray
+    num_compared: int
     seconds: float
 
 
-def audit(table: Table, splits=None, seed: int = 0) -> Audit:
+def audit(table: Table, splits=None, seed: int = 0, *, jobs: int | None = None, folder=None) -> Audit:
     """Returns what the pictures of a table show about its splits, groups and labels.
 
     Photographs and groups are found from the pixels alone. Given groups decide what a pair means: inside one group
@@ -98,42 +109,67 @@ def audit(table: Table, splits=None, seed: int = 0) -> Audit:
       table: any table; its splits are the sides, and no new split is drawn.
       splits: names of the splits to audit; None: all.
       seed: random seed for the visual words.
-    Raises: DataError: there is no such split, or no picture can be read.
+      jobs: how many processes share the work; None: one for each core, but one alone for a few hundred pictures.
+      folder: where what has been computed is kept. If it holds what an interrupted audit of the same pictures has
+        left, this one goes on from there. None: a temporary folder.
+    Raises: DataError: there is no such split, or no picture can be read. RunError: the folder cannot be written.
+      ConfigError: `jobs` is not a number of processes.
     """
     start = time.monotonic()
     table = choose_splits(table, splits)
-    files = inspect_files(table)
+    with contextlib.ExitStack() as held:
+        workers = held.enter_context(Workers(jobs, len(table)))
+        folder = held.enter_context(temporary_folder()) / "store" if folder is None else folder
+        store = held.enter_context(contextlib.closing(Store(folder, plan_of(table, seed))))
+        return _audit(Pictures(table, store, workers), seed, start)
+
+
+def plan_of(table: Table, seed: int) -> str:
+    """Returns a text about all that an audit's findings follow from: pictures, settings and versions."""
+    import cv2
+
+    constants = [
+        f"{name}={value}"
+        for module in (fingerprints, aligning, near_duplicates, visual_words)
+        for name, value in sorted(vars(module).items())
+        if name.isupper()
+    ]
+    texts = [describe_sources(table), table.range, seed, __version__, cv2.__version__, has_graphs(), *constants]
+    return hashlib.sha256(repr(texts).encode()).hexdigest()
+
+
+def _audit(pictures: Pictures, seed: int, start: float) -> Audit:
+    table = pictures.table
+    if pictures.facts:
+        done = f"{len(pictures.facts):,} pictures and {len(pictures.compared):,} pairs are done"
+        say(f"Going on with an audit that was interrupted: {done}.")
+    repeated = find_repeats(table)
+    first = np.array([row for row in range(len(table)) if row not in repeated])
+    pictures.look(first, table.range, "Reading pictures")
+    files = facts_table(table, [pictures.facts[repeated.get(row, row)] for row in range(len(table))])
     ranged = with_range(table, peaks(files))
     for note in ranged.notes[len(table.notes) :]:
         say(note)
-    table = ranged
     readable = (files["reason"] == "").to_numpy()
     if not readable.any():
         raise DataError(f"None of the {len(table)} pictures can be read; the first is {files['path'].iloc[0]}.")
-    identical = [rows for rows in _by_value(files["digest"].where(readable, "")).values() if len(rows) > 1]
-    repeated = {row: rows[0] for rows in identical for row in rows[1:]}
-    unique = np.flatnonzero(readable & ~np.isin(np.arange(len(table)), list(repeated)))
+    unique = first[readable[first]]
+    pictures.look(unique, ranged.range, "Reading pictures of more than 8 bits")
     say(
         f"{len(unique):,} pictures to compare; {len(repeated):,} repeat another file, {(~readable).sum():,} are broken."
     )
-    compared = table.take(unique)
-    fingerprints = Fingerprints(compared)
-    near = find_near_duplicates(compared, fingerprints, seed)
-    links = [
-        dataclasses.replace(link, first=int(unique[link.first]), second=int(unique[link.second])) for link in near.links
-    ]
+    near = find_near_duplicates(pictures, unique, seed)
     photograph, group = (
-        _names(ids, prefix, len(table), unique, repeated)
-        for ids, prefix in ((near.photograph, "photograph"), (near.group, "group"))
+        _names(ids, prefix, repeated) for ids, prefix in ((near.photograph, "photograph"), (near.group, "group"))
     )
-    compared_rows = {row: i for i, row in enumerate(unique)}
-    evidence = _Evidence(table, photograph, group, links, repeated, compared_rows, fingerprints)
+    identical = [rows for rows in _by_value(files["digest"].where(readable, "")).values() if len(rows) > 1]
+    evidence = _Evidence(ranged, photograph, group, near.links, repeated, pictures)
     on_two_sides = evidence.on_two_sides()
     differing = evidence.different_labels()
     return Audit(
-        table, files, photograph, group, identical, on_two_sides, differing["contradiction"], differing["doubt"],
-        differing["overlap"], evidence.across_groups(), len(differing["follow-up"]), links,
-        unique[near.featureless], time.monotonic() - start,
+        ranged, files, photograph, group, identical, on_two_sides, differing["contradiction"], differing["doubt"],
+        differing["overlap"], evidence.across_groups(), len(differing["follow-up"]), near.links,
+        near.featureless, len(pictures.compared), time.monotonic() - start,
     )  # fmt: skip
 
 
@@ -164,9 +200,9 @@ def groups_on_two_sides(table: Table, group) -> list[str]:
 class _Evidence:
     """Derives evidence about sides and labels from the links."""
 
-    def __init__(self, table, photograph, group, links, repeated, compared, fingerprints):
+    def __init__(self, table, photograph, group, links, repeated, pictures):
         self.table, self.photograph, self.group, self.links = table, photograph, group, links
-        self.repeated, self.compared, self.fingerprints = repeated, compared, fingerprints
+        self.repeated, self.pictures = repeated, pictures
         self.splits = table.rows["split"].to_numpy()
         self.given = table.rows["group"].to_numpy() if table.grouped else np.zeros(len(table), int)
         self.shares = collections.defaultdict(list)  # two photographs -> shared fractions
@@ -236,7 +272,7 @@ class _Evidence:
                 break
             if rows[0] == rows[1]:
                 return first, second, None
-            alignment = align_either(*(self.fingerprints[self.compared[row]] for row in rows))
+            alignment = align_either(*(self.pictures[row] for row in rows))
             if alignment is not None:
                 return first, second, alignment
         return fallback
@@ -286,10 +322,9 @@ def _by_value(values):
     return dict(found)
 
 
-def _names(ids, prefix, num_rows, unique, repeated):
+def _names(ids, prefix, repeated):
     """Returns object (N,): a name for each row, numbered in the order of the rows."""
-    numbers = np.full(num_rows, -1)
-    numbers[unique] = ids
+    numbers = ids.copy()
     for row, other in repeated.items():
         numbers[row] = numbers[other]
     alone = np.flatnonzero(numbers < 0)

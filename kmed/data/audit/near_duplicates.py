@@ -1,9 +1,11 @@
 """Finds pictures that are copies of one photograph, and photographs that show one spot, from the pixels alone.
 
-Pictures are taken one after the other. Each is compared with the photographs found so far that share
-rare visual words, and joins one of them or starts a new one. Then representatives of the photographs are
-compared with each other. Every link is a geometric match with agreeing pixels; labels, names and
-folders play no part.
+Pictures are taken in batches. Each is compared with the photographs found so far that share rare visual words, then
+with those of its own batch, and joins one of them or starts a new one. Then representatives of the photographs are
+compared with each other. Every link is a geometric match with agreeing pixels; labels, names and folders play no part.
+
+A picture is compared with a fixed number of others, however many there are, so the work grows with their number. What
+is compared depends on the pictures alone, not on the number of processes.
 """
 
 import collections
@@ -14,11 +16,11 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from kmed.data.audit.alignment import Alignment, align
-from kmed.data.audit.fingerprints import Fingerprint, Fingerprints, Variant, worker_pool
-from kmed.data.audit.visual_words import Index, Vocabulary
-from kmed.data.table import Table
-from kmed.progress import bar, track
+from kmed.data.audit.alignment import Alignment, Least
+from kmed.data.audit.fingerprints import Variant
+from kmed.data.audit.pictures import Pictures
+from kmed.data.audit.visual_words import Index, Vocabulary, has_graphs, rarities, turned
+from kmed.progress import bar, say
 
 # Copies of one exposure agree by 0.9962 or more (1st percentile, blood cells), two exposures of one spot by 0.9935
 # or less (99th). Two crops of one exposure that share less than SAME_SHARE count as two photographs of one spot.
@@ -37,11 +39,18 @@ MIN_FEATURES = 20
 MAX_REPRESENTATIVES = 6
 FIRST_CANDIDATES = 3
 NEGATIVE_CANDIDATES = 1  # a negative is looked for in the first pass alone: it is a copy, not an overlap
-SECOND_CANDIDATES = 40
-# If thousands of pictures all differ, each gets fewer candidates, so that the work stays within bounds.
-ALL_CANDIDATES, FEWEST_CANDIDATES = 100_000, 10
-BATCH = 64
-SAMPLE = 300
+SECOND_CANDIDATES = 24
+NEAREST = 2 * MAX_REPRESENTATIVES * (SECOND_CANDIDATES + 1)  # entries, among which are so many photographs
+BATCH = 256
+SAMPLE, SAMPLED_SHARE = 300, 50  # the words come from so many pictures, or from one in so many
+# Fine detail agrees by 0.43 or more before the map is refined where it agrees by SPOT_DETAIL afterwards (297 pairs of
+# X-rays); of the pairs that do not, four in ten are below 0.3.
+DETAIL_AT_FIRST = 0.3
+LINKING = Least(SPOT_AGREEMENT, SPOT_DETAIL, DETAIL_AT_FIRST)
+UPRIGHT = (Variant.PLAIN, Variant.MIRRORED)
+NEGATIVES = (Variant.INVERTED, Variant.MIRRORED_AND_INVERTED)
+FIRST_ROUND = ((UPRIGHT, FIRST_CANDIDATES), (NEGATIVES, NEGATIVE_CANDIDATES))
+EXACT_UP_TO = 5000  # pictures, for which it takes no longer to compare each descriptor with every word
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,77 +80,110 @@ class NearDuplicates:
     featureless: np.ndarray
 
 
-def find_near_duplicates(table: Table, fingerprints: Fingerprints | None = None, seed: int = 0) -> NearDuplicates:
-    """Returns which pictures of the table are copies of one photograph, and which photographs share a spot.
+def find_near_duplicates(pictures: Pictures, rows: np.ndarray, seed: int = 0) -> NearDuplicates:
+    """Returns which pictures are copies of one photograph, and which photographs share a spot.
 
     Args:
-      table: readable pictures, N >= 1.
-      fingerprints: the fingerprints of `table`, if the caller needs them afterwards; None: new ones.
-      seed: random seed for the visual words; the same files and seed give the same answer.
-    Raises: DataError: a picture cannot be read.
+      pictures: those of a table, N >= 1.
+      rows: which of them to compare, int64 (R,), R >= 1; they have been looked at. In the answer, the others are -1.
+      seed: random seed for the visual words; the same pictures and seed give the same answer.
     """
-    fingerprints = Fingerprints(table) if fingerprints is None else fingerprints
-    with worker_pool() as pool:
-        sampled = np.unique(np.linspace(0, len(table) - 1, SAMPLE).astype(int))
-        found = track(pool.map(fingerprints.__getitem__, sampled), "Learning visual words", len(sampled))
-        descriptors = [one.descriptors for one in found]
-        if not sum(map(len, descriptors)):
-            alone = np.arange(len(table))
-            return NearDuplicates(alone, alone, [], alone)
-        search = _Search(fingerprints, Vocabulary(descriptors, seed), pool, len(table))
-        search.find_photographs()
-        search.compare_photographs()
+    rarity = learn_words([(pictures, rows)], seed)
+    if rarity is None:
+        alone = np.full(len(pictures.table), -1)
+        alone[rows] = np.arange(len(rows))
+        return NearDuplicates(alone, alone, [], rows)
+    search = _Search(pictures, rows, rarity)
+    search.find_photographs()
+    search.compare_photographs()
     return search.result()
+
+
+def learn_words(several: list[tuple[Pictures, np.ndarray]], seed: int) -> np.ndarray | None:
+    """Assigns visual words to the given rows of pictures.
+
+    Returns: float32 (V,), the rarity of each word; None if no picture has any feature.
+    """
+    num_pictures, descriptors = sum(len(rows) for _, rows in several), []
+    for pictures, rows in several:
+        wanted = max(SAMPLE, len(rows) // SAMPLED_SHARE)
+        sampled = rows[np.unique(np.linspace(0, len(rows) - 1, wanted).astype(int))]
+        descriptors += [pictures[row].descriptors for row in sampled]
+    if not sum(map(len, descriptors)):
+        return None
+    if num_pictures > EXACT_UP_TO and not has_graphs():
+        say("usearch is not installed, so all visual words are compared, which takes longer: pip install usearch")
+    vocabulary = Vocabulary(descriptors, num_pictures, seed)
+    for pictures, rows in several:
+        pictures.assign_words(rows.tolist(), vocabulary)
+    return rarities([pictures.words[row] for pictures, rows in several for row in rows.tolist()], len(vocabulary))
+
+
+def nearest_entries(
+    index: Index, words: list[np.ndarray], variants, wanted: int = NEAREST
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns (entries, numbers of their variants) of those most similar to each picture, the most similar first.
+
+    Args:
+      words: those of each feature of each picture.
+      variants: the Variants in which a picture may resemble an entry.
+      wanted: how many are enough.
+    """
+    found = [index.similar([turned(one, variant) for one in words]) for variant in variants]
+    answers = []
+    for number in range(len(words)):
+        parts = [(one.indptr[number], one.indptr[number + 1]) for one in found]
+        kinds = np.repeat(np.arange(len(variants)), [end - start for start, end in parts])
+        entries = np.concatenate([one.indices[start:end] for one, (start, end) in zip(found, parts)])
+        similarity = np.concatenate([one.data[start:end] for one, (start, end) in zip(found, parts)])
+        if len(similarity) > 4 * wanted:  # to sort all of them would take longer than to find them
+            kept = np.flatnonzero(similarity >= -np.partition(-similarity, wanted)[wanted])
+            entries, kinds, similarity = entries[kept], kinds[kept], similarity[kept]
+        order = np.lexsort((kinds, entries, -similarity))
+        answers.append((entries[order], kinds[order]))
+    return answers
 
 
 class _Search:
     """The state of one search; `find_photographs`, `compare_photographs` and `result` are called in this order."""
 
-    def __init__(self, fingerprints, vocabulary, pool, num_rows):
-        self.fingerprints, self.vocabulary, self.pool = fingerprints, vocabulary, pool
-        self.photograph = np.full(num_rows, -1)  # as found in the first pass
+    def __init__(self, pictures, rows, rarity):
+        self.pictures, self.rows, self.rarity = pictures, rows, rarity
+        self.photograph = np.full(len(pictures.table), -1)  # as found in the first pass
         self.representatives = []  # rows of each photograph
-        self.index, self.entries = Index(), []  # entry -> (row, Variant)
+        self.index, self.entries = Index(rarity), []  # entry -> row
         self.links = {}  # (first, second) -> Alignment
-        self.refused = set()  # (first, second, Variant) compared without a match
         self.featureless = []
 
     def find_photographs(self):
         """Assigns each row to a photograph."""
-        rows = range(len(self.photograph))
-        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        with bar("Finding copies", len(rows)) as advance:
-            for batch in batches:
-                described = list(self.pool.map(self._describe, batch))
-                similarity = self.index.similar(sparse.vstack(described, format="csr"))
-                known = self.pool.map(self._recognise, batch, similarity, itertools.repeat(self.entries))
-                fresh, entries = Index(), []
-                for row, words, (photograph, links) in zip(batch, described, list(known)):
-                    if photograph is None and entries:  # this batch may hold a copy too
-                        photograph, more = self._recognise(row, fresh.similar(words)[0], entries)
-                        links = [*links, *more]
-                    self.links.update(links)
-                    self._place(row, words, photograph, fresh, entries)
+        with bar("Finding copies", len(self.rows)) as advance:
+            for start in range(0, len(self.rows), BATCH):
+                batch = self.rows[start : start + BATCH].tolist()
+                known = self._compare(self._known_candidates(batch), is_same_exposure)
+                fresh = [row for row, copy in zip(batch, known) if copy is None]
+                among = dict(zip(fresh, self._compare(self._candidates_among(fresh), is_same_exposure)))
+                for row, copy in zip(batch, known, strict=True):
+                    copy = among[row] if copy is None else copy
+                    self._place(row, None if copy is None else self.photograph[sum(copy[:2]) - row])
                     advance()
-                self.entries += entries
+                self._add_entries(batch)
 
     def compare_photographs(self):
         """Compares representatives of different photographs, which finds shared spots and missed copies."""
         rows = [row for rows in self.representatives for row in rows]
-        num_wanted = min(SECOND_CANDIDATES, max(FEWEST_CANDIDATES, ALL_CANDIDATES // max(1, len(rows))))
         pairs = []
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            described = list(self.pool.map(self._describe, batch))
-            for row, similarity in zip(batch, self.index.similar(sparse.vstack(described, format="csr"))):
-                near = self._candidates(row, similarity, self.entries, num_wanted)
-                pairs += [(row, other, variant) for other, _ in near for variant in (Variant.PLAIN, Variant.MIRRORED)]
-        self._compare(pairs, "Comparing photographs")
+            words = [self.pictures.words[row] for row in batch]
+            for row, near in zip(batch, nearest_entries(self.index, words, UPRIGHT), strict=True):
+                pairs += self._candidates(row, near, UPRIGHT, SECOND_CANDIDATES, each_variant=True)
+        self._compare_new(pairs, "Comparing photographs")
         # Few pairs show a small overlap, and visual words find even fewer of them: compare all where one was linked.
-        linked = {(*sorted(self.photograph[list(pair)]), alignment.inverted) for pair, alignment in self.links.items()}
-        self._compare(
+        linked = {(*sorted(self.photograph[list(pair)]), link.inverted) for pair, link in self.links.items()}
+        self._compare_new(
             [
-                (row, other, variant)
+                (*sorted((row, other)), variant)
                 for first, second, inverted in sorted(linked)
                 if first != second
                 for row in self.representatives[first]
@@ -159,8 +201,8 @@ class _Search:
             between[tuple(sorted(self.photograph[list(pair)]))].append((pair, alignment))
         same = [key for key, links in between.items() if key[0] != key[1] and _is_one_exposure(links)]
         spot = [key for key, links in between.items() if key[0] != key[1] and _is_one_spot(links)]
-        photograph = components(len(self.representatives), same)[self.photograph]
-        group = components(len(self.representatives), same + spot)[self.photograph]
+        joined = [components(len(self.representatives), edges) for edges in (same, same + spot)]
+        photograph, group = (np.where(self.photograph < 0, -1, numbers[self.photograph]) for numbers in joined)
         links = [
             Link(first, second, alignment, bool(photograph[first] == photograph[second]))
             for (first, second), alignment in self.links.items()
@@ -169,83 +211,84 @@ class _Search:
         links.sort(key=lambda link: (-link.alignment.inliers, link.first, link.second))
         return NearDuplicates(photograph, group, links, np.array(self.featureless, int))
 
-    def _describe(self, row):
-        return self.vocabulary.describe(self.fingerprints[row].descriptors)
+    def _known_candidates(self, batch):
+        """Returns, for each row, its pairs with the known photographs that are most similar to it."""
+        lists = [[] for _ in batch]
+        words = [self.pictures.words[row] for row in batch]
+        for variants, wanted in FIRST_ROUND if len(self.index) else ():
+            for row, pairs, near in zip(batch, lists, nearest_entries(self.index, words, variants), strict=True):
+                pairs += self._candidates(row, near, variants, wanted)
+        return lists
 
-    def _recognise(self, row, similarity, entries):
-        """Returns (photograph or None, [((first, second), Alignment)]), found among the most similar entries."""
-        links = []
-        for other, variant in [
-            *self._candidates(row, similarity, entries, FIRST_CANDIDATES),
-            *self._candidates(row, similarity, entries, NEGATIVE_CANDIDATES, inverted=True),
-        ]:
-            first, second = sorted((row, other))
-            alignment = self._link(first, second, variant)
-            if alignment is not None:
-                links.append(((first, second), alignment))
-                if is_same_exposure(alignment):
-                    return self.photograph[other], links
-        return None, links
+    def _candidates_among(self, rows):
+        """Returns, for each of some rows, its pairs with the earlier ones that are most similar to it."""
+        lists = [[] for _ in rows]
+        words, index = [self.pictures.words[row] for row in rows], Index(self.rarity)
+        index.add(words)
+        for variants, wanted in FIRST_ROUND if rows else ():
+            for number, (entries, kinds) in enumerate(nearest_entries(index, words, variants)):
+                earlier = np.flatnonzero(entries < number)[:wanted]
+                lists[number] += [(rows[entries[one]], rows[number], variants[kinds[one]]) for one in earlier]
+        return lists
 
-    def _candidates(self, row, similarity, entries, num_wanted, inverted=False):
-        """Returns the most similar (row, Variant) of each of the photographs most similar to a row, except its own.
+    def _candidates(self, row, near, variants, num_wanted, each_variant=False):
+        """Returns the pairs of a row with the most similar entry of each of the photographs most similar to it.
 
-        They are either all negatives, or none is.
+        Args:
+          near: what `nearest_entries` returns for the row.
+          variants: those that were looked for.
+          num_wanted: how many photographs.
+          each_variant: whether a photograph may be taken once in each variant.
         """
-        negatives = np.array([variant.inverted for variant in Variant])
-        similarity = np.where(negatives == inverted, similarity.reshape(-1, len(Variant)), 0).ravel()
-        wanted = min(len(similarity), 2 * MAX_REPRESENTATIVES * (num_wanted + 1))
-        nearest = np.argpartition(-similarity, wanted - 1)[:wanted]
-        nearest = nearest[np.lexsort((nearest, -similarity[nearest]))]
         found = {}
-        for entry in nearest:
-            photograph = self.photograph[entries[entry][0]]
-            if similarity[entry] > 0 and photograph != self.photograph[row]:
-                found.setdefault(photograph, entries[entry])
+        for entry, kind in zip(*near, strict=True):
+            other, variant = self.entries[entry], variants[kind]
+            photograph = self.photograph[other]
+            key = (photograph, variant) if each_variant else photograph
+            if photograph != self.photograph[row] and key not in found:
+                found[key] = (min(row, other), max(row, other), variant)
                 if len(found) == num_wanted:
                     break
         return list(found.values())
 
-    def _compare(self, pairs, label):
-        """Adds the links among the pairs (row, other, Variant), except for those that are already linked."""
-        ordered = ((min(row, other), max(row, other), variant) for row, other, variant in pairs)
-        pairs = [one for one in dict.fromkeys(ordered) if one[:2] not in self.links and one not in self.refused]
-        found = track(self.pool.map(self._link, *zip(*pairs)), label, len(pairs)) if pairs else ()
-        for one, alignment in zip(pairs, found):
-            known = self.links.get(one[:2])  # linked in two variants: one of them is chance
-            if alignment is None:
-                self.refused.add(one)
-            elif known is None or known.inliers < alignment.inliers:
-                self.links[one[:2]] = alignment
+    def _compare(self, lists, stop=None, label=""):
+        """Compares lists of pairs, and keeps the links; returns the pair that stopped each list, or None."""
+        self.pictures.compare(lists, LINKING, stop, label)
+        stopped = []
+        for pairs in lists:
+            stopped.append(None)
+            for pair in pairs:
+                alignment = self.pictures.compared[pair]
+                if alignment is None:
+                    continue
+                known = self.links.get(pair[:2])  # linked in two variants: one of them is chance
+                if known is None or known.inliers < alignment.inliers:
+                    self.links[pair[:2]] = alignment
+                if stop is not None and stop(alignment):
+                    stopped[-1] = pair
+                    break
+        return stopped
 
-    def _link(self, first, second, variant):
-        return link(self.fingerprints[first], self.fingerprints[second], variant)
+    def _compare_new(self, pairs, label):
+        """Compares pairs, except for those that are linked already."""
+        self._compare([[pair] for pair in dict.fromkeys(pairs) if pair[:2] not in self.links], label=label)
 
-    def _place(self, row, words, photograph, fresh, entries):
+    def _place(self, row, photograph):
         """Assigns the row to a photograph or starts a new one; its first few rows become representatives."""
-        descriptors = self.fingerprints[row].descriptors
         if photograph is None:
             photograph = len(self.representatives)
             self.representatives.append([])
         self.photograph[row] = photograph
-        if len(descriptors) < MIN_FEATURES:
+        if self.pictures.num_features(row) < MIN_FEATURES:
             self.featureless.append(row)
-        if len(self.representatives[photograph]) >= MAX_REPRESENTATIVES or len(descriptors) < MIN_FEATURES:
-            self.fingerprints.forget(row)
-            return
-        self.representatives[photograph].append(row)
-        for variant in Variant:
-            described = words if variant is Variant.PLAIN else self.vocabulary.describe(descriptors[:, variant.columns])
-            fresh.add(described)
-            self.index.add(described)
-            entries.append((row, variant))
+        elif len(self.representatives[photograph]) < MAX_REPRESENTATIVES:
+            self.representatives[photograph].append(row)
 
-
-def link(first: Fingerprint, second: Fingerprint, variant: Variant) -> Alignment | None:
-    """Returns how `first` maps onto `second`, or None unless their pixels agree in what both show."""
-    alignment = align(first, second, variant)
-    shared = alignment is not None and alignment.agreement >= SPOT_AGREEMENT and alignment.detail >= SPOT_DETAIL
-    return alignment if shared else None
+    def _add_entries(self, batch):
+        """Adds those rows of a batch that have become representatives to the index."""
+        chosen = [row for row in batch if row in self.representatives[self.photograph[row]]]
+        self.index.add([self.pictures.words[row] for row in chosen])
+        self.entries += chosen
 
 
 def is_strong(alignment: Alignment) -> bool:

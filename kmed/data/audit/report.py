@@ -1,21 +1,27 @@
 """An audit as files and in words: audit.json, groups.csv, pairs.csv, a contact sheet of the worst pairs, a summary."""
 
 import collections
+import contextlib
 import pathlib
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
 from kmed.config import load_config, parse_range
 from kmed.data.audit import near_duplicates, residual
-from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, audit, groups_on_two_sides
+from kmed.data.audit.leaks import CONTRADICTING_SHARE, Audit, Pair, audit, choose_splits, groups_on_two_sides
 from kmed.data.audit.sheet import headline, label_text, save_pairs, worst_pairs
+from kmed.data.audit.workers import check_jobs
 from kmed.data.prepare import open_table
 from kmed.data.splits import read_splits
-from kmed.files import write_frame, write_json
+from kmed.errors import RunError
+from kmed.files import exclusive, write_frame, write_json
+from kmed.progress import warn
 
 MAX_LISTED = 50
+UNFINISHED = "unfinished"  # the folder for what an audit computes, until it is finished
 
 
 def audit_data(
@@ -23,6 +29,7 @@ def audit_data(
     *,
     out=None,
     splits: str | Iterable[str] | None = None,
+    jobs: int | None = None,
     config=None,
     settings: Iterable[str | tuple[str, object]] = (),
 ) -> tuple[Audit, list[pathlib.Path]]:
@@ -30,24 +37,55 @@ def audit_data(
 
     The sides are the splits that come with the data (folders, a split column, data.splits); no new split is drawn.
 
+    What has been computed is kept in the folder `unfinished` in `out` until the audit is finished: one that is
+    interrupted goes on from there when it is started again.
+
     Args:
       path: a folder, a CSV or an npz.
       out: the output folder; None: NAME_audit.
       splits: the splits to audit, as names or as one comma-separated string; None: all.
+      jobs: how many processes share the work; None: one for each core, but one alone for a few hundred pictures.
       config: a YAML file whose data section is used.
       settings: overrides such as "data.splits=splits.csv".
     Returns: (Audit, the paths of the files written).
-    Raises: DataError: the data cannot be used, or there is no such split.
+    Raises: DataError: the data cannot be used, or there is no such split. ConfigError: `jobs` is not a number of
+      processes. RunError: the folder cannot be written, another audit is writing it, or a process has died.
     """
+    check_jobs(jobs)
     resolved = load_config(config, [*settings, ("data.path", str(path))])
     table = open_table(resolved)
     if resolved.data.splits is not None:
         table = read_splits(table, resolved.data.splits, fold=resolved.data.fold)
     table = table.replace(range=parse_range(resolved.data.range) or table.range)
     names = splits.split(",") if isinstance(splits, str) else splits
-    names = [name.strip() for name in names] if names else None
-    found = audit(table, names, seed=resolved.seed)
-    return found, write_audit(found, pathlib.Path(f"{table.name}_audit") if out is None else out)
+    table = choose_splits(table, [name.strip() for name in names] if names else None)
+    out = pathlib.Path(f"{table.name}_audit" if out is None else out)
+    with _kept_until_finished(out) as folder:
+        found = audit(table, seed=resolved.seed, jobs=jobs, folder=folder)
+        return found, write_audit(found, out)
+
+
+@contextlib.contextmanager
+def _kept_until_finished(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the folder in `out` for what an audit computes, and removes it unless the audit is interrupted."""
+    folder, there = out / UNFINISHED, out.exists()
+    try:
+        with exclusive(folder, taken=f"Another audit is writing {out}. Wait for it, or choose another folder."):
+            try:
+                yield folder
+            except KeyboardInterrupt:
+                warn(f"What has been computed is in {folder}: the same command goes on from there.")
+                raise
+            except RunError:  # a full disk, a process that has died: it can be put right
+                raise
+            except Exception:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):  # it is not empty
+                out.rmdir()
 
 
 def write_audit(audit: Audit, out_dir) -> list[pathlib.Path]:
@@ -109,6 +147,7 @@ def to_json(audit: Audit) -> dict:
         "unreadable": _some(broken[["path", "reason"]].to_dict("records")),
         "too_few_features": _some(_paths(audit, audit.featureless)),
         "byte_duplicates": _some([_paths(audit, rows) for rows in audit.identical]),
+        "pairs_compared": audit.num_compared,
         "photographs": {"count": len(copies), "with_copies": sum(size > 1 for size in copies.values()),
                         "a_split": _distinct(audit, audit.photograph), "largest": dict(copies.most_common(10))},
         "groups": {"count": len(set(audit.group)), "of_several_photographs": len(_joined(audit)),
@@ -124,7 +163,7 @@ def to_json(audit: Audit) -> dict:
         "followups_with_different_labels": audit.num_followups,
         "told_groups": compare_given_groups(audit) if table.grouped else None,
         "settings": {
-            **{name.lower(): value for name, value in vars(near_duplicates).items() if name.isupper()},
+            **{name.lower(): value for name, value in vars(near_duplicates).items() if _is_limit(name, value)},
             "contradicting_share": CONTRADICTING_SHARE,
             "verdicts": [[*row[:2], None if np.isinf(row[2]) else row[2]] for row in residual.VERDICTS],
         },
@@ -251,6 +290,10 @@ def _line(audit, pair):
 
 def _plural(number, noun):
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _is_limit(name, value):
+    return name.isupper() and (isinstance(value, (int, float)) or name == "STRONG_LINKS")
 
 
 def _some(items):

@@ -1,90 +1,169 @@
 """An index of visual words: it finds pictures that may show the same scene, before features are compared.
 
-Each descriptor is assigned to the nearest of a few thousand words; pictures that share rare words are candidates
-(Sivic & Zisserman, 2003). A query costs one sparse product instead of a comparison with the features of every picture.
+Each descriptor is assigned to the nearest of many words; pictures that share rare words are candidates (Sivic &
+Zisserman, 2003). There are the more words, the more pictures there are, so that a word stays in about as many of them
+and a search takes as long among a million pictures as among a thousand (Philbin et al., 2007). The nearest word is
+looked up in a graph (HNSW, Malkov & Yashunin, 2016), whose time grows with the logarithm of the number of words.
 """
+
+import functools
+import importlib.util
+import pathlib
+import zlib
 
 import numpy as np
 from scipy import sparse
 
-from kmed.data.audit.fingerprints import products
+from kmed.data.audit.fingerprints import Variant, products
 
-MAX_WORDS = 4096
-DESCRIPTORS_PER_WORD = 12
-SAMPLED_DESCRIPTORS = 64 * 1024
-ITERATIONS = 4
+WORDS_PER_PICTURE = 12
+FEWEST_WORDS = 4096
+DESCRIPTORS_PER_WORD = 12  # of the sampled pictures, which makes the words fewer where there are few pictures
+# The graph of words: neighbours of each, and how many are looked at to add one and to find one.
+NEIGHBOURS, LOOKED_AT_TO_ADD, LOOKED_AT_TO_FIND = 16, 64, 16
 BLOCK = 2048
+_VARIANTS = list(Variant)
 
 
 class Vocabulary:
-    """Visual words learned from some of the pictures.
+    """Visual words, of which there are four for each that is drawn: it, its mirror image, and the negatives of both.
+
+    So the words of a mirrored picture or a negative follow from those of the picture: see `turned`.
 
     Args:
       descriptors: list of uint8 (F, 128) from representative pictures; at least one descriptor in total.
-      seed: random seed for the initial words.
+      num_pictures: how many pictures there are in all.
+      seed: random seed for the choice of the words.
     """
 
-    def __init__(self, descriptors: list[np.ndarray], seed: int = 0):
+    def __init__(self, descriptors: list[np.ndarray], num_pictures: int, seed: int = 0):
         rng = np.random.default_rng(seed)
         pool = np.concatenate(descriptors)
-        if len(pool) > SAMPLED_DESCRIPTORS:
-            pool = pool[np.sort(rng.choice(len(pool), SAMPLED_DESCRIPTORS, replace=False))]
-        num_words = max(min(MAX_WORDS, len(pool) // DESCRIPTORS_PER_WORD), 1)
-        self._place(pool[np.sort(rng.choice(len(pool), num_words, replace=False))])
-        for _ in range(ITERATIONS):
-            nearest = self._nearest(pool)
-            sums = sparse.csr_array((np.ones(len(pool), np.float32), nearest, np.arange(len(pool) + 1))).T @ pool
-            counts = np.bincount(nearest, minlength=len(sums))[: len(sums), None]
-            means = self.words.copy()
-            means[: len(sums)] = np.where(counts > 0, np.round(sums / np.maximum(counts, 1)), means[: len(sums)])
-            self._place(means)
-        seen = np.zeros(len(self.words))
-        for one in descriptors:
-            seen[np.unique(self._nearest(one))] += 1
-        # Above 0 even for a word that every picture has: two copies alone share all of their words.
-        self.rarity = np.log((2 + len(descriptors)) / (1 + seen)).astype(np.float32)
-
-    def describe(self, descriptors: np.ndarray) -> sparse.csr_array:
-        """Returns float32 (1, words) of length 1: how often each word occurs, rare words weighted higher."""
-        counts = np.bincount(self._nearest(descriptors), minlength=len(self))
-        weights = np.sqrt(counts).astype(np.float32) * self.rarity
-        return sparse.csr_array(weights[None] / max(float(np.linalg.norm(weights)), 1e-6))
+        wanted = min(max(FEWEST_WORDS, WORDS_PER_PICTURE * num_pictures), len(pool) // DESCRIPTORS_PER_WORD)
+        num_drawn = min(max(wanted // len(_VARIANTS), 1), len(pool))
+        drawn = pool[np.sort(rng.choice(len(pool), num_drawn, replace=False))]
+        several = np.stack([drawn[:, variant.columns] for variant in _VARIANTS], axis=1)  # (W, 4, 128)
+        self.words = np.ascontiguousarray(several.reshape(-1, 128))
 
     def __len__(self) -> int:
         return len(self.words)
 
-    def _place(self, words):
-        # Whole numbers: see Fingerprint.descriptors.
-        self.words = words.astype(np.float32)
-        self._half_squares = (self.words**2).sum(axis=1) / 2
+    def save(self, folder: pathlib.Path) -> str:
+        """Writes the graph of the words for `nearest_words`, or the words alone without usearch; returns the path."""
+        path = folder / f"words-{zlib.crc32(self.words.tobytes()):08x}"  # the path of others stays theirs
+        if has_graphs():
+            graph = _graph()
+            graph.add(np.arange(len(self.words)), _signed(self.words), threads=1)  # in one order, for one graph
+            graph.save(str(path))
+        else:
+            with path.open("wb") as file:
+                np.save(file, self.words)
+        return str(path)
 
-    def _nearest(self, descriptors):
-        found = [np.zeros(0, np.int64)]
-        for start in range(0, len(descriptors), BLOCK):
-            block = descriptors[start : start + BLOCK].astype(np.float32)
-            found.append((self._half_squares - products(block, self.words)).argmin(axis=1))
-        return np.concatenate(found)
+
+def has_graphs() -> bool:
+    """Returns whether usearch is installed, without which every descriptor is compared with every word."""
+    return importlib.util.find_spec("usearch") is not None
+
+
+def _graph():
+    from usearch.index import Index as Graph
+
+    # Squared distances of whole numbers are exact, so the graph is the same on every machine.
+    return Graph(
+        ndim=128, metric="l2sq", dtype="i8", connectivity=NEIGHBOURS,
+        expansion_add=LOOKED_AT_TO_ADD, expansion_search=LOOKED_AT_TO_FIND,
+    )  # fmt: skip
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    """Returns int8 for uint8, with the same differences."""
+    return (values ^ 128).view(np.int8)
+
+
+def nearest_words(path: str, descriptors: np.ndarray) -> np.ndarray:
+    """Returns int32 (F,): the words that the graph in a file finds for descriptors, uint8 (F, 128)."""
+    if not len(descriptors):
+        return np.zeros(0, np.int32)
+    if not has_graphs():
+        return exact_words(_load(path), descriptors)
+    return _load(path).search(_signed(descriptors), 1, threads=1).keys.reshape(-1).astype(np.int32)
+
+
+def exact_words(words: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
+    """Returns int32 (F,): the nearest of `words`, uint8 (V, 128), to each descriptor, by comparing it with all."""
+    others = words.astype(np.float32)
+    half_squares = (others**2).sum(axis=1) / 2
+    found = [np.zeros(0, np.int32)]
+    for start in range(0, len(descriptors), BLOCK):
+        block = descriptors[start : start + BLOCK].astype(np.float32)
+        found.append((half_squares - products(block, others)).argmin(axis=1).astype(np.int32))
+    return np.concatenate(found)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: str):
+    if not has_graphs():
+        return np.load(path)
+    graph = _graph()
+    graph.load(path)
+    return graph
+
+
+def turned(words: np.ndarray, variant: Variant) -> np.ndarray:
+    """Returns the words that a picture has as a mirror image or a negative, from its words."""
+    return words ^ _VARIANTS.index(variant)
+
+
+def rarities(words: list[np.ndarray], num_words: int) -> np.ndarray:
+    """Returns float32 (num_words,): how much a word says, the more, the fewer pictures have it.
+
+    Above 0 even for a word that every picture has: two copies alone share all of their words.
+    """
+    seen = np.zeros(num_words)
+    for one in words:
+        seen[np.unique(one)] += 1
+    return np.log((2 + len(words)) / (1 + seen)).astype(np.float32)
 
 
 class Index:
-    """An index of described pictures, which can be searched for similar ones; entries are numbered from 0."""
+    """An index of pictures by their words, which can be searched for similar ones; entries are numbered from 0.
 
-    def __init__(self):
-        self._blocks, self._tail, self._sealed = [], [], 0
+    Args:
+      rarity: float32 (V,), the weight of each word.
+    """
+
+    def __init__(self, rarity: np.ndarray):
+        self.rarity = rarity
+        self._blocks: list[sparse.csr_array] = []  # (V, entries)
 
     def __len__(self) -> int:
-        return self._sealed + len(self._tail)
+        return sum(block.shape[1] for block in self._blocks)
 
-    def add(self, described: sparse.csr_array) -> None:
-        """Adds one picture, (1, words), as the next entry."""
-        self._tail.append(described)
-        if len(self._tail) == BLOCK:
-            self._blocks.append(sparse.vstack(self._tail, format="csr").T.tocsr())
-            self._sealed += BLOCK
-            self._tail = []
+    def add(self, words: list[np.ndarray]) -> None:
+        """Adds pictures, each given by the words of its features, as the next entries."""
+        if not words:
+            return
+        self._blocks.append(self._describe(words).T.tocsr())
+        # A block joins the one before it when it is as large, so there are few: about the logarithm of the entries.
+        while len(self._blocks) > 1 and self._blocks[-1].shape[1] >= self._blocks[-2].shape[1]:
+            self._blocks[-2:] = [sparse.hstack(self._blocks[-2:], format="csr")]
 
-    def similar(self, described: sparse.csr_array) -> np.ndarray:
-        """Returns float32 (Q, entries): the similarity, 0 to 1, of each row of `described` (Q, words) to each entry."""
-        blocks = [*self._blocks, *([sparse.vstack(self._tail, format="csr").T.tocsr()] if self._tail else [])]
-        found = [(described @ block).toarray() for block in blocks]
-        return np.concatenate(found, axis=1) if found else np.zeros((described.shape[0], 0), np.float32)
+    def similar(self, words: list[np.ndarray]) -> sparse.csr_array:
+        """Returns float32 (Q, entries): the similarity, 0 to 1, of each picture to the entries that share its words."""
+        if not self._blocks:
+            return sparse.csr_array((len(words), 0), dtype=np.float32)
+        described = self._describe(words)
+        return sparse.hstack([described @ block for block in self._blocks], format="csr")
+
+    def _describe(self, words):
+        """Returns float32 (Q, V), rows of length 1: how often each word occurs, rare words weighted higher."""
+        lengths = [len(one) for one in words]
+        keys = np.repeat(np.arange(len(words)), lengths) * len(self.rarity) + np.concatenate(words)
+        keys, counts = np.unique(keys, return_counts=True)
+        rows, columns = np.divmod(keys, len(self.rarity))
+        weights = np.sqrt(counts).astype(np.float32) * self.rarity[columns]
+        norms = np.sqrt(np.bincount(rows, weights**2, minlength=len(words))).astype(np.float32)
+        weights /= np.maximum(norms, 1e-6)[rows]
+        starts = np.searchsorted(rows, np.arange(len(words) + 1))
+        return sparse.csr_array((weights, columns, starts), shape=(len(words), len(self.rarity)))

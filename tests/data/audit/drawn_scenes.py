@@ -1,9 +1,16 @@
 """Drawn scenes for the tests of the audit: blobs of all sizes on a soft background, and rotated copies of them."""
 
+import contextlib
+import tempfile
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from kmed.data.audit.near_duplicates import NearDuplicates, find_near_duplicates
+from kmed.data.audit.pictures import Pictures
+from kmed.data.audit.store import Store
+from kmed.data.audit.workers import Workers
 from kmed.data.table import Table
 
 
@@ -63,3 +70,19 @@ def memory_table(pictures, labels=None, splits=None) -> Table:
     return Table(
         rows, np.eye(2, dtype=np.float32)[labels], ("a", "b"), "multiclass", "drawn", images=np.stack(pictures)
     )
+
+
+@contextlib.contextmanager
+def looked_at(table: Table, folder, jobs: int = 1):
+    """Yields the Pictures of a table, all of them looked at, with their store in a folder."""
+    with Workers(jobs, len(table)) as workers, contextlib.closing(Store(folder, "plan")) as store:
+        pictures = Pictures(table, store, workers)
+        pictures.look(range(len(table)), (0, 255), "Reading pictures")
+        yield pictures
+
+
+def find_in(pictures) -> NearDuplicates:
+    """Returns what `find_near_duplicates` says of pictures in memory, all of one size."""
+    table = memory_table(pictures)
+    with tempfile.TemporaryDirectory() as folder, looked_at(table, folder) as looked:
+        return find_near_duplicates(looked, np.arange(len(table)))

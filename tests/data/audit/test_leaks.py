@@ -15,10 +15,12 @@ from drawn_scenes import draw_scene, memory_table, save, turn
 
 from kmed.cli.main import main
 from kmed.data.audit.leaks import audit, choose_splits, groups_on_two_sides, must_differ
-from kmed.data.audit.report import join_given_groups, summarize, to_json, write_audit
+from kmed.data.audit.report import UNFINISHED, audit_data, join_given_groups, summarize, to_json, write_audit
 from kmed.data.audit.sheet import MAX_PAIRS, caption, headline, worst_pairs
+from kmed.data.audit.store import Store
 from kmed.data.readers.load import load_table
-from kmed.errors import DataError
+from kmed.errors import DataError, RunError
+from kmed.files import exclusive
 
 
 def small(seed):
@@ -259,6 +261,81 @@ def test_the_command(folder, tmp_path):
     result = CliRunner().invoke(main, ["data", "audit", str(folder), "--splits", "dev"])
     assert result.exit_code == 1
     assert "no split 'dev'" in result.output
+
+
+def all_but_time(out):
+    """Returns the files of an audit, and what audit.json says without the seconds."""
+    said = json.loads((out / "audit.json").read_text()) | {"seconds": 0}
+    return said, *((out / name).read_bytes() for name in ("groups.csv", "pairs.csv"))
+
+
+def audited(folder, out, jobs=1):
+    audit_data(folder, out=out, jobs=jobs)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """What an audit by one process finds that is not interrupted."""
+    return all_but_time(audited(folder, tmp_path_factory.mktemp("whole") / "out"))
+
+
+def test_several_processes_find_the_same_as_one(folder, whole, tmp_path):
+    assert all_but_time(audited(folder, tmp_path / "out", jobs=2)) == whole
+    assert whole[0]["pairs_compared"] > 10
+
+
+def test_an_interrupted_audit_goes_on_where_it_was(folder, whole, tmp_path, monkeypatch, caplog):
+    """It is stopped at every tenth record in turn, as by Ctrl-C, until one comes to its end."""
+    add, counts = Store.add, []
+
+    def stop(store, record, content=None):
+        counts[-1] += 1
+        if counts[-1] > 10:
+            raise KeyboardInterrupt
+        return add(store, record, content)
+
+    monkeypatch.setattr(Store, "add", stop)
+    caplog.set_level("INFO", "kmed")
+    for _ in range(20):
+        counts.append(0)
+        try:
+            audited(folder, tmp_path / "out")
+            break
+        except KeyboardInterrupt:
+            assert [each.name for each in (tmp_path / "out").iterdir()] == [UNFINISHED]
+    assert len(counts) > 2 and counts[-1] <= 10
+    assert "the same command goes on from there" in caplog.text
+    assert "Going on with an audit that was interrupted: 9 pictures and 0 pairs are done" in caplog.text
+    assert all_but_time(tmp_path / "out") == whole
+    assert not (tmp_path / "out" / UNFINISHED).exists()
+
+
+def test_what_is_kept_of_other_pictures_is_not_used(folder, whole, tmp_path, caplog):
+    out = tmp_path / "out"
+    Store(out / UNFINISHED, "another plan").close()
+    assert all_but_time(audited(folder, out)) == whole
+    assert "of other pictures or another version: this one starts anew" in caplog.text
+
+
+def test_mistakes_leave_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "bad" / name).mkdir(parents=True)
+        (tmp_path / "bad" / name / "x.jpg").write_text("no picture")
+    for arguments, words in (
+        (["bad"], "None of the 2 pictures can be read"),
+        ([str(folder), "--jobs", "0"], "jobs must be the number of processes, 1 or more. Received: 0"),
+        ([str(folder), "--splits", "dev"], "no split 'dev'"),
+    ):
+        result = CliRunner().invoke(main, ["data", "audit", *arguments, "--out", "out"])
+        assert result.exit_code in (1, 2) and words in result.output and "Traceback" not in result.output
+        assert not (tmp_path / "out").exists()
+
+
+def test_two_audits_do_not_write_one_folder(folder, tmp_path):
+    with exclusive(tmp_path / "out" / UNFINISHED), pytest.raises(RunError, match="Another audit is writing"):
+        audited(folder, tmp_path / "out")
 
 
 def test_real_blood_cells(blood_cells, tmp_path):

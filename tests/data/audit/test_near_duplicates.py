@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("cv2", reason="OpenCV is not installed")
-from drawn_scenes import draw_scene, memory_table, turn
+from drawn_scenes import draw_scene, find_in, turn
 
 from kmed.data.audit.alignment import align, align_either
-from kmed.data.audit.fingerprints import (
-    Fingerprints,
-    Variant,
-    fingerprint,
-    products,
-    read_grey,
-    squared_distances,
-)
-from kmed.data.audit.near_duplicates import components, find_near_duplicates
-from kmed.data.audit.visual_words import Index, Vocabulary
+from kmed.data.audit.fingerprints import Variant, fingerprint, products, shrink, squared_distances
+from kmed.data.audit.near_duplicates import components
 
 WAYS = {
     "turned": {"angle": 17},
@@ -33,7 +25,7 @@ def small(seed):
 
 
 def grey(picture):
-    return read_grey(memory_table([picture]), 0)
+    return shrink(picture)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -81,21 +73,6 @@ def test_inverted_descriptors_are_those_of_the_negative():
     )
 
 
-def test_fingerprints_beyond_those_in_memory_are_read_back(monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        "kmed.data.audit.fingerprints.read_grey", lambda table, row: read.append(row) or read_grey(table, row)
-    )
-    table = memory_table([small(seed) for seed in range(4)])
-    held = Fingerprints(table, kept=2)
-    first = [held[row] for row in range(4)]
-    again = [held[row] for row in (3, 0, 2, 1, 0)]
-    assert read == [0, 1, 2, 3]
-    for one, row in zip(again, (3, 0, 2, 1, 0)):
-        for name in ("grey", "inside", "points", "descriptors"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(first[row], name))
-
-
 def test_products_are_exact():
     rng = np.random.default_rng(0)
     first, second = (rng.integers(0, 200, (size, 128)) for size in (30, 40))
@@ -124,12 +101,12 @@ def test_photographs_and_groups_are_found():
         right,
         turn(left, angle=9),
     ]
-    found = find_near_duplicates(memory_table(pictures))
+    found = find_in(pictures)
     np.testing.assert_array_equal(found.photograph, [0, 0, 0, 1, 2, 3, 2])
     np.testing.assert_array_equal(found.group, [0, 0, 0, 1, 2, 2, 2])
     assert found.featureless.size == 0
     assert all(link.first < link.second for link in found.links)
-    again = find_near_duplicates(memory_table(pictures))
+    again = find_in(pictures)
     np.testing.assert_array_equal(again.photograph, found.photograph)
     assert [(link.first, link.second, link.alignment.agreement) for link in again.links] == [
         (link.first, link.second, link.alignment.agreement) for link in found.links
@@ -140,23 +117,23 @@ def test_another_exposure_of_one_spot_is_another_photograph():
     rng = np.random.default_rng(0)
     sharp, light = small(3).astype(float), np.linspace(0.75, 1.15, 320)[None, :, None]
     other = np.clip(sharp * light + rng.normal(0, 6, sharp.shape), 0, 255).astype(np.uint8)
-    found = find_near_duplicates(memory_table([small(3), turn(other, angle=8), turn(small(3), angle=-8)]))
+    found = find_in([small(3), turn(other, angle=8), turn(small(3), angle=-8)])
     np.testing.assert_array_equal(found.photograph, [0, 1, 0])
     np.testing.assert_array_equal(found.group, [0, 0, 0])
 
 
 def test_many_unrelated_pictures_stay_apart():
     pictures = [small(seed) for seed in range(100, 190)]
-    found = find_near_duplicates(memory_table([*pictures, turn(pictures[80], angle=15, flip=True)]))
+    found = find_in([*pictures, turn(pictures[80], angle=15, flip=True)])
     np.testing.assert_array_equal(found.photograph, [*range(90), 80])
     np.testing.assert_array_equal(found.group, found.photograph)
 
 
 def test_pictures_without_detail_are_listed_and_stay_alone():
     pictures = [np.full((240, 320, 3), 90 + 40 * shade, np.uint8) for shade in range(3)]
-    for table in (memory_table(pictures), memory_table([*pictures, small(1)])):
-        found = find_near_duplicates(table)
-        assert len(set(found.group)) == len(table)
+    for several in (pictures, [*pictures, small(1)]):
+        found = find_in(several)
+        assert len(set(found.group)) == len(several)
         np.testing.assert_array_equal(found.featureless, [0, 1, 2])
         assert found.links == []
 
@@ -167,19 +144,6 @@ def test_pictures_without_detail_are_listed_and_stay_alone():
 )
 def test_pictures_are_compared_at_one_scale(size, expected):
     assert grey(np.zeros((*size, 3), np.uint8)).shape == expected
-
-
-def test_an_index_finds_the_most_similar():
-    made = [fingerprint(grey(small(seed))).descriptors for seed in range(6)]
-    vocabulary = Vocabulary(made)
-    index = Index()
-    for descriptors in made:
-        index.add(vocabulary.describe(descriptors))
-    assert len(index) == 6
-    turned = fingerprint(grey(turn(small(4), angle=10))).descriptors
-    assert index.similar(vocabulary.describe(turned)).shape == (1, 6)
-    assert index.similar(vocabulary.describe(turned)).argmax() == 4
-    assert Index().similar(vocabulary.describe(turned)).shape == (1, 0)
 
 
 def test_components():

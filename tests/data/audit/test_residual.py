@@ -12,7 +12,7 @@ from drawn_scenes import draw_scene, memory_table, retake, turn
 from PIL import Image
 
 from kmed.data.audit.alignment import align_either
-from kmed.data.audit.fingerprints import fingerprint, read_grey
+from kmed.data.audit.fingerprints import fingerprint, shrink
 from kmed.data.audit.leaks import audit
 from kmed.data.audit.report import list_pairs, summarize, to_json
 from kmed.data.audit.residual import compare_tiles, fine_detail, verdict
@@ -78,7 +78,7 @@ def subject(seed):
 
 
 def align_pictures(first, second):
-    return align_either(*(fingerprint(read_grey(memory_table([one]), 0)) for one in (first, second)))
+    return align_either(*(fingerprint(shrink(one)) for one in (first, second)))
 
 
 @pytest.mark.parametrize("way", COPIES)
