@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,9 @@ def peaks(facts: pd.DataFrame) -> dict[str, int]:
     return dict(zip(deep["path"], deep["peak"].astype(int)))
 
 
-def inspect(source, limits: tuple[int, int] = FULL, use: Callable = lambda picture: None) -> tuple[tuple, Any]:
+def inspect(
+    source: pathlib.Path | np.ndarray, limits: tuple[int, int] = FULL, use: Callable = lambda picture: None
+) -> tuple[tuple, Any]:
     """Returns (the FACTS of a picture, what `use` makes of its `Decoded`, or None if it cannot be used).
 
     height and width (pixels, as stored) are 0 and mode (Pillow's: "RGB", "L", "I;16", ...) is "" if the file is not a
@@ -55,9 +58,10 @@ def inspect(source, limits: tuple[int, int] = FULL, use: Callable = lambda pictu
       limits: (low, high), the values that become black and white if there are more than 8 bits per value.
       use: what is called with the picture while it is decoded as a whole.
     """
-    if not isinstance(source, os.PathLike):
+    if isinstance(source, np.ndarray):
         pixels = source if source.dtype == np.uint8 else to_eight_bits(source, limits)
-        picture = Decoded(Image.fromarray(pixels), "RGB", source.shape[:2], _reason_and_peak(source)[1])
+        height, width = source.shape[:2]
+        picture = Decoded(Image.fromarray(pixels), "RGB", (height, width), _reason_and_peak(source)[1])
         return ("", picture.peak, *picture.size, "RGB", source.nbytes, digest(source)), use(picture)
     reason, peak, (height, width), mode, used = _decode(source, limits, use)
     try:
@@ -67,7 +71,7 @@ def inspect(source, limits: tuple[int, int] = FULL, use: Callable = lambda pictu
     return (reason, peak, height, width, mode, size, found), used
 
 
-def digest(source) -> str:
+def digest(source: pathlib.Path | np.ndarray) -> str:
     """Returns the SHA-256 of a file's bytes or of pixels in memory. Raises OSError if the file cannot be read."""
     if isinstance(source, np.ndarray):
         return hashlib.sha256(source.tobytes()).hexdigest()

@@ -49,7 +49,7 @@ def look(task: tuple) -> list[tuple]:
     If the limits are not known yet, a picture that needs them gets no shape and no content.
     """
     sources, limits = task
-    found = []
+    found: list[tuple] = []
     for source in sources:
         facts, made = inspect(source, limits or FULL, functools.partial(_fingerprint, only_plain=limits is None))
         if made is None:
@@ -221,7 +221,8 @@ class Pictures:
         elif "words" in record:
             lengths = [self.num_features(row) for row in record["words"]]
             kinds = [(np.int32, (length,)) for length in lengths]
-            self.words.update(zip(record["words"], unpack_arrays(read_bytes(self.store.arrays, place), *kinds)))
+            content = read_bytes(self.store.arrays, Place(*record["place"]))
+            self.words.update(zip(record["words"], unpack_arrays(content, *kinds)))
         else:
             self.compared.update(_from_record(each) for each in record["pairs"])
 
@@ -245,9 +246,8 @@ def _from_record(record: list) -> tuple[Pair, Alignment | None]:
     if not found:
         return pair, None
     values, outlines = found
-    return pair, Alignment(
-        **dict(zip(FIELDS, values, strict=True)), outlines=tuple(np.float32(outline) for outline in outlines)
-    )
+    first_outline, second_outline = (np.array(outline, np.float32) for outline in outlines)
+    return pair, Alignment(**dict(zip(FIELDS, values, strict=True)), outlines=(first_outline, second_outline))
 
 
 def source_of(table: Table, row: int) -> pathlib.Path | np.ndarray:
