@@ -44,7 +44,7 @@ def quick(monkeypatch):
     """Training takes an instant: it writes what a training writes, in the same order, without a network."""
     drawn = contents("multiclass", 1.0, "vit", 0, ("a", "b", "c"), "", ())
 
-    def train(run, config, table):
+    def train(run, config, table, **_):
         if loop.checkpoint.newest(run.checkpoints) is None:
             with replacing(run.checkpoints / "epoch-0001") as temporary:
                 write_text(temporary / "state.json", "{}")

@@ -258,7 +258,7 @@ def test_bad_weights_are_refused_before_the_pictures_are_read(tmp_path, monkeypa
 @pytest.fixture
 def started(small_npz, tmp_path, monkeypatch):
     """(Run, Table) of a run that was killed in its first epoch."""
-    monkeypatch.setattr(fit, "train", lambda run, config, table: run)
+    monkeypatch.setattr(fit, "train", lambda run, config, table, **_: run)
     settings = [f"data.path={small_npz}", "data.image_size=32x40", "train.tensorboard=false"]
     table = load_table(small_npz)
     return kmed.fit(load_config(overrides=settings), table=table, out=tmp_path / "run"), table
