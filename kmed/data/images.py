@@ -164,10 +164,7 @@ def _resize(picture: Decoded, resizing: Resizing | None) -> np.ndarray:
         return as_array(image)
     height, width = resizing.common_size
     left, top, right, bottom = picture.box
-    own_height, own_width = (
-        (bottom - top) * factor,
-        (right - left) * factor,
-    )  # before it was reduced
+    own_height, own_width = (bottom - top) * factor, (right - left) * factor  # before it was reduced
     if (own_height, own_width) == (height, width):
         return _as_rgb(image)
     method = INTERPOLATIONS[resizing.interpolation]

@@ -7,6 +7,7 @@ its time limit, is put into the queue again, and continues after its last finish
 import dataclasses
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -47,7 +48,7 @@ class Job:
 
     def __call__(self) -> int:
         """Runs the command that fits the run folder as it is now, and returns its exit code."""
-        command = self.resume if (pathlib.Path(self.folder) / "config.yaml").exists() else self.start
+        command = self.resume if Run(pathlib.Path(self.folder)).config.exists() else self.start
         return subprocess.call(command, preexec_fn=_ignore_signals)
 
     def checkpoint(self):
@@ -89,7 +90,7 @@ def batch_script(plan: SweepPlan, options: dict, *, jobs: int | None) -> str:
         raise RunError(f"All models of {plan.folder} are trained: there is nothing to submit.")
     folder = (plan.folder / FOLDER).absolute()
     parameters = _parameters(plan, options, jobs, len(left))
-    command = f"{slurm.shlex.quote(sys.executable)} -u -m submitit.core._submit {slurm.shlex.quote(str(folder))}"
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     count = len(left) if len(left) > 1 else None
     return slurm._make_sbatch_string(command=command, folder=folder, map_count=count, **parameters)
 
