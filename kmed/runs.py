@@ -21,6 +21,7 @@ from kmed.schemas.records import Classes, File, check, stamped
 from kmed.schemas.tables import check_result, read_history, read_splits
 
 DEFAULT_FOLDER = pathlib.Path("saved_models")
+SWEEP = "sweep.json"  # marks the folder of a sweep
 CROSSVAL = "crossval.json"  # marks the folder of a cross-validation
 TUNE = "tune.json"  # marks the folder of a study
 COMBINED = "ensemble"  # in that folder: the ensemble of its runs

@@ -15,21 +15,23 @@ from kmed.data.pictures import decode_table
 from kmed.data.prepare import open_table, prepare_folds
 from kmed.data.splits import check_same_labels, choose_fold, read_splits, write_splits
 from kmed.data.table import Table
-from kmed.errors import ConfigError, RunError, shorten
+from kmed.errors import RunError
 from kmed.evaluation.cases import check_columns
 from kmed.evaluation.lineage import leak_of_weights
 from kmed.evaluation.pooling import Part, part_name, write_pooled
-from kmed.files import clear_leftovers, exclusive, write_json
+from kmed.files import exclusive, write_json
 from kmed.progress import format_time, say
-from kmed.reading import damaged, read_json
 from kmed.report.crossval_page import try_crossval_report
 from kmed.report.ensemble import ensemble
-from kmed.runs import COMBINED, CROSSVAL, Run, check_vacant, has_ended
+from kmed.runs import COMBINED, CROSSVAL, Run, has_ended
 from kmed.schemas import tables
-from kmed.schemas.records import CrossvalFile, check, stamped
+from kmed.schemas.records import CrossvalFile, stamped
 from kmed.training import fit
 from kmed.training.distillation import check_lessons
+from kmed.training.plans import PlanFile, first_difference
 from kmed.training.trackers import report_run
+
+PLAN = PlanFile(CROSSVAL, "cross-validation", CrossvalFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,16 +78,7 @@ def make_plan(folder, folds: int, repeats: int, all_splits: bool, config: Config
     Raises: RunError: the folder holds something else, or a cross-validation with other folds or settings.
     """
     plan = Plan(pathlib.Path(folder), folds, repeats, all_splits, fit.with_absolute_paths(config))
-    if (plan.folder / CROSSVAL).exists():
-        stored = read_plan(folder)
-        if difference := _difference(stored, plan):
-            raise RunError(
-                f"{folder} holds another cross-validation ({difference}). Resume that one with --resume {folder}, or "
-                "choose another --out."
-            )
-        return stored
-    check_vacant(plan.folder, "a cross-validation")
-    return plan
+    return PLAN.find(plan, read_plan, _difference)
 
 
 def _difference(stored: Plan, plan: Plan) -> str:
@@ -94,24 +87,15 @@ def _difference(stored: Plan, plan: Plan) -> str:
         {"folds": each.folds, "repeats": each.repeats, "all_splits": each.all_splits} | each.config.flat()
         for each in (stored, plan)
     )
-    differing = (name for name, value in before.items() if value != after[name])
-    return next((f"with {name}={shorten(before[name])}" for name in differing), "")
+    return first_difference(before, after)
 
 
 def read_plan(folder) -> Plan:
     """Returns the Plan of a cross-validation that has started. Raises RunError if there is none in `folder`."""
     folder = pathlib.Path(folder)
-    clear_leftovers(folder)
-    path = folder / CROSSVAL
-
-    def not_one(message: str) -> RunError:
-        return RunError(f"{folder} is not the folder of a cross-validation: {message}")
-
-    stored = check(CrossvalFile, read_json(path, not_one), path, not_one)
-    try:
+    stored = PLAN.read(folder)
+    with PLAN.read_as_settings(folder):
         config = load_config(None, list(stored.settings.items()))
-    except ConfigError as error:
-        raise damaged(f"{path}: {error}") from None
     return Plan(folder, stored.folds, stored.repeats, stored.all_splits, config)
 
 
@@ -185,8 +169,8 @@ def _store_folds(plan: Plan, table: Table) -> None:
     """
     settings = plan.config.model_dump(mode="json")
     fields = {"folds": plan.folds, "repeats": plan.repeats, "all_splits": plan.all_splits, "settings": settings}
-    if not (plan.folder / CROSSVAL).exists():
-        write_json(plan.folder / CROSSVAL, stamped(fields))
+    if not PLAN.is_in(plan.folder):
+        PLAN.write(plan.folder, fields)
     if not Run(plan.folder).environment.exists():
         write_json(Run(plan.folder).environment, stamped(runtime.environment()))
     for repeat in reversed(range(plan.repeats)):

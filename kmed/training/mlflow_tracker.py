@@ -12,8 +12,7 @@ import time
 
 from kmed.config import Config
 from kmed.reading import read_json
-from kmed.runs import CROSSVAL, TUNE, Run, judged_split
-from kmed.training.sweep import PLAN
+from kmed.runs import CROSSVAL, SWEEP, TUNE, Run, judged_split
 from kmed.version import __version__
 
 STORE, ARTIFACTS, EXPERIMENT = "mlflow.db", "mlartifacts", "kmed"
@@ -107,7 +106,7 @@ def open_tracker(run: Run, config: Config, id: str | None) -> MlflowTracker:
 def home_of(run: Run) -> pathlib.Path:
     """Returns the folder of the store: that of the run folders, also for those of a sweep or a study."""
     folder = run.folder.resolve().parent
-    return folder.parent if any((folder / name).exists() for name in (PLAN, CROSSVAL, TUNE)) else folder
+    return folder.parent if any((folder / name).exists() for name in (SWEEP, CROSSVAL, TUNE)) else folder
 
 
 def _continues(client, id: str) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import shutil
@@ -11,17 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from kmed.errors import ConfigError, RunError, shorten
-from kmed.files import clear_leftovers, write_json
+from kmed.errors import ConfigError, shorten
 from kmed.models.build import model_facts
 from kmed.models.registry import resolve_name
 from kmed.progress import format_time, say
-from kmed.reading import read_json
-from kmed.runs import Run, check_vacant, has_ended, hint_at_page
+from kmed.runs import SWEEP, Run, has_ended, hint_at_page
 from kmed.runtime import Terminated
-from kmed.schemas.records import SweepFile, check, stamped
+from kmed.schemas.records import SweepFile
+from kmed.training.plans import PlanFile
 
-PLAN = "sweep.json"
+PLAN = PlanFile(SWEEP, "sweep", SweepFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +56,8 @@ class SweepPlan:
 def make_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPlan:
     """Returns what `find_plan` does, and stores it if the sweep is new; the arguments are the same."""
     plan = find_plan(models, options, folder)
-    if not (plan.folder / PLAN).exists():
-        write_json(plan.folder / PLAN, stamped({"models": list(plan.models), "options": list(plan.options)}))
+    if not PLAN.is_in(plan.folder):
+        PLAN.write(plan.folder, {"models": list(plan.models), "options": list(plan.options)})
     return plan
 
 
@@ -73,22 +71,17 @@ def find_plan(models: Sequence[str], options: Sequence[str], folder) -> SweepPla
     Raises: ModelError: an unknown model. ConfigError: a model is named twice, or none is named. RunError: the folder
       holds something else, or a sweep of other models or with other options.
     """
-    folder = pathlib.Path(folder)
     names = tuple(resolve_name(name) for name in models)
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"A sweep takes one or more models, each once. Received: {', '.join(models) or 'none'}.")
-    plan = SweepPlan(folder, names, tuple(options))
-    if (folder / PLAN).exists():
-        stored = read_plan(folder)
-        if _essence(stored) != _essence(plan):
-            recipe = f"{', '.join(stored.models)}; {' '.join(stored.options) or 'no options'}"
-            raise RunError(
-                f"{folder} holds another sweep ({recipe}). Resume that one with --resume {folder}, or choose another "
-                "--out."
-            )
-        return stored
-    check_vacant(folder, "a sweep")
-    return plan
+    return PLAN.find(SweepPlan(pathlib.Path(folder), names, tuple(options)), read_plan, _difference)
+
+
+def _difference(stored: SweepPlan, plan: SweepPlan) -> str:
+    """Returns the models and options of a stored sweep if it is another one; "" if it is the same."""
+    if _essence(stored) == _essence(plan):
+        return ""
+    return f"{', '.join(stored.models)}; {' '.join(stored.options) or 'no options'}"
 
 
 def _essence(plan: SweepPlan) -> tuple:
@@ -100,19 +93,15 @@ def _essence(plan: SweepPlan) -> tuple:
 def read_plan(folder) -> SweepPlan:
     """Returns the SweepPlan of a sweep that has started. Raises RunError if there is none in `folder`."""
     folder = pathlib.Path(folder)
-    clear_leftovers(folder)
-    path, error = folder / PLAN, functools.partial(_not_a_sweep, folder)
-    stored = check(SweepFile, read_json(path, error), path, error)
+    stored, path = PLAN.read(folder), folder / PLAN.name
     if wrong := [option for option in stored.options if not option.startswith("--")]:
-        raise error(f"{path}: options must be those of kmed train, such as --epochs=3. Received: {shorten(wrong[0])}.")
+        legal = "options must be those of kmed train, such as --epochs=3"
+        raise PLAN.not_one(folder, f"{path}: {legal}. Received: {shorten(wrong[0])}.")
     for name in stored.models:
         if name != resolve_name(name) or stored.models.count(name) > 1:
-            raise error(f"{path}: models must be names of kmed's models, each once. Received: {shorten(name)}.")
+            legal = "models must be names of kmed's models, each once"
+            raise PLAN.not_one(folder, f"{path}: {legal}. Received: {shorten(name)}.")
     return SweepPlan(folder, tuple(stored.models), tuple(stored.options))
-
-
-def _not_a_sweep(folder: pathlib.Path, message: str) -> RunError:
-    return RunError(f"{folder} is not the folder of a sweep: {message}")
 
 
 def train_all(

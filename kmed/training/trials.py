@@ -17,22 +17,22 @@ from kmed.data.pictures import decode_table
 from kmed.data.prepare import open_table, prepare_unjudged, print_counts
 from kmed.data.splits import check_same_labels, write_splits
 from kmed.data.table import Table
-from kmed.errors import ConfigError, ModelError, RunError, WeightsError, shorten
+from kmed.errors import ConfigError, ModelError, RunError, WeightsError
 from kmed.evaluation.cases import check_columns
-from kmed.files import clear_leftovers, exclusive, write_frame, write_json, write_text
+from kmed.files import exclusive, write_frame, write_text
 from kmed.progress import format_time, say, warn
-from kmed.reading import damaged, read_json
 from kmed.report.tune_page import try_tune_report
-from kmed.runs import TUNE, Run, check_vacant
-from kmed.schemas.records import check, stamped
+from kmed.runs import TUNE, Run
 from kmed.schemas.searches import TuneFile
 from kmed.tasks import LOWER_IS_BETTER
 from kmed.training import fit, study
 from kmed.training.callbacks import NonFiniteLoss
 from kmed.training.fine_tuning import with_recipe
+from kmed.training.plans import PlanFile, first_difference
 from kmed.training.space import Space, make_space, with_values
 from kmed.training.trackers import report_run
 
+PLAN = PlanFile(TUNE, "study", TuneFile)
 BEST = "best.yaml"
 # Files in the folder of a study: the splits of the trials, and those of the run that is trained with the best settings.
 TRIAL_SPLITS, ALL_SPLITS = "trial_splits.csv", "splits.csv"
@@ -100,45 +100,27 @@ def find_plan(plan: Plan) -> Plan:
 
     Raises: RunError: the folder holds something else, or another study.
     """
-    folder = plan.folder
-    if not (folder / TUNE).exists():
-        if not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir()):
-            check_vacant(folder, "a study")  # a process that has just begun the study leaves hidden files for a moment
-        return plan
-    stored = read_plan(folder)
-    if difference := _difference(stored, plan):
-        raise RunError(
-            f"{folder} holds another study ({difference}). Resume that one with --resume {folder}, or choose another "
-            "--out."
-        )
-    return stored
+    if plan.folder.is_dir() and all(path.name.startswith(".") for path in plan.folder.iterdir()):
+        return plan  # a process that has just begun the study leaves hidden files for a moment
+    return PLAN.find(plan, read_plan, _difference)
 
 
 def _difference(stored: Plan, plan: Plan) -> str:
     """Returns the first thing in which a stored study differs from another one; "" if it is the same."""
-    before, after = ({"prune": each.prune} | each.config.flat() | each.space.as_dict() for each in (stored, plan))
-    names, missing = dict.fromkeys([*stored.space.names, *plan.space.names, *before]), object()
-    for name in names:
-        if before.get(name, missing) != after.get(name, missing):
-            return f"with {name}={shorten(before[name])}" if name in before else f"without {name}"
-    return ""
+    facts = []
+    for each in (stored, plan):
+        tried = each.space.as_dict()
+        facts.append(tried | {"prune": each.prune} | each.config.flat() | tried)  # what is tried stands first
+    return first_difference(*facts)
 
 
 def read_plan(folder) -> Plan:
     """Returns the Plan of a study that has begun. Raises RunError if there is none in `folder`."""
     folder = pathlib.Path(folder)
-    clear_leftovers(folder)
-    path = folder / TUNE
-
-    def not_one(message: str) -> RunError:
-        return RunError(f"{folder} is not the folder of a study: {message}")
-
-    stored = check(TuneFile, read_json(path, not_one), path, not_one)
-    try:
+    stored = PLAN.read(folder)
+    with PLAN.read_as_settings(folder):
         config = load_config(None, list(stored.settings.items()))
-        space = make_space(stored.space, str(path))
-    except ConfigError as error:
-        raise damaged(f"{path}: {error}") from None
+        space = make_space(stored.space, str(folder / TUNE))
     return Plan(folder, space, config, stored.trials, stored.prune)
 
 
@@ -180,7 +162,7 @@ def _store(plan: Plan, table: Table, everything: Table) -> None:
         if find_plan(plan) is plan:
             settings = plan.config.model_dump(mode="json", exclude_unset=True)
             fields = {"space": plan.space.as_dict(), "settings": settings, "trials": plan.trials, "prune": plan.prune}
-            write_json(plan.folder / TUNE, stamped(fields))
+            PLAN.write(plan.folder, fields)
         for name, content in ((ALL_SPLITS, everything), (TRIAL_SPLITS, table)):
             if not (plan.folder / name).exists():
                 write_splits(content, plan.folder / name, labels=True)
@@ -192,7 +174,7 @@ def train_all(plan: Plan) -> None:
     Raises: KmedError: a trial fails for another reason than its settings; the same command continues with it.
     """
     opened = functools.cache(lambda: open_pictures(plan))
-    if not (plan.folder / TUNE).exists():
+    if not PLAN.is_in(plan.folder):
         opened()  # which begins the study
     current = plan.open_study()
     while claim := study.claim_trial(current, plan.folder, plan.space, trials=plan.trials, seed=plan.config.seed):
