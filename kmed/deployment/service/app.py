@@ -17,7 +17,7 @@ from kmed.data.limits import pixels_limited
 from kmed.deployment.classify import Answer, Answerer
 from kmed.deployment.service import metrics as prometheus
 from kmed.deployment.service.batching import Batcher, batch_sizes
-from kmed.deployment.service.bodies import FORM, RAW, Upload, check_kind, read_body, split_body
+from kmed.deployment.service.bodies import FORM, RAW, Upload, check_kind, is_form, read_body, split_body
 from kmed.deployment.service.guard import Guard, refused
 from kmed.deployment.service.limits import Limits, Refusal, Room, busy
 from kmed.errors import KmedError
@@ -93,7 +93,10 @@ class Service:
 
     async def _answer(self, content_type: str, body: bytes) -> list[Answer]:
         loop = asyncio.get_running_loop()
-        uploads = await loop.run_in_executor(self.pool, split_body, content_type, body, self.limits)
+        if is_form(content_type):  # a long one takes its time
+            uploads = await loop.run_in_executor(self.pool, split_body, content_type, body, self.limits)
+        else:
+            uploads = split_body(content_type, body, self.limits)
         jobs = [loop.run_in_executor(self.pool, self._read, upload) for upload in uploads]
         return await asyncio.gather(*(self._one(upload.name, job) for upload, job in zip(uploads, jobs, strict=True)))
 

@@ -10,12 +10,19 @@ import numpy as np
 
 from kmed.deployment.classify import Answer
 
+PATIENCE = 0.25  # of the time of the last batch
+
 
 class Batcher:
     """Answers pictures in the order in which they come, as many at a time as are waiting.
 
-    Nothing waits for a batch to fill up: while the model predicts one, the next one gathers. A batch has the largest
-    of a few sizes that is not above the number of waiting pictures, since a model is compiled for each size.
+    While the model predicts one batch, the next one gathers. Clients that have just been answered often send their next
+    picture at once, so the model waits for as many pictures as the last batch had besides those that wait already, for
+    a quarter of that batch's time at most: or clients would fall into two groups that take turns, with batches of half
+    the size, and the processor would decode pictures at the cost of the model's speed. A lone client never waits.
+
+    A batch has the largest of a few sizes that is not above the number of waiting pictures, since a model is compiled
+    for each size.
     """
 
     def __init__(
@@ -23,6 +30,7 @@ class Batcher:
         answer: Callable[[list[str], list[np.ndarray]], Iterator[Answer]],
         sizes: Sequence[int],
         on_batch: Callable[[int, float], None] = lambda count, seconds: None,
+        patience: float = PATIENCE,
     ):
         """Starts the thread that predicts.
 
@@ -30,11 +38,13 @@ class Batcher:
           answer: (names, pictures) -> Answers; only one thread calls it.
           sizes: of batches, ascending; the first is 1.
           on_batch: (pictures, seconds), called after each batch.
+          patience: how long a batch waits for the pictures that are expected, at most, in times of the last batch.
         """
-        self._answer, self._sizes, self._on_batch = answer, tuple(sizes), on_batch
+        self._answer, self._sizes, self._on_batch, self._patience = answer, tuple(sizes), on_batch, patience
         self._waiting: collections.deque = collections.deque()
         self._changed = threading.Condition()
         self._stopping = False
+        self._expected, self._deadline = 0, 0.0  # how many pictures are waited for, and until when
         self._thread = threading.Thread(target=self._run, name="kmed-model", daemon=True)
         self._thread.start()
 
@@ -80,7 +90,10 @@ class Batcher:
                 for future in futures:
                     future.set_exception(error)
             else:
-                self._on_batch(len(batch), time.perf_counter() - start)
+                end = time.perf_counter()
+                self._on_batch(len(batch), end - start)
+                self._expected = min(len(self._waiting) + len(batch), self._sizes[-1])
+                self._deadline = end + self._patience * (end - start)
                 for future, answer in zip(futures, answers, strict=True):
                     future.set_result(answer)
 
@@ -91,11 +104,20 @@ class Batcher:
                 self._changed.wait_for(lambda: self._waiting or self._stopping)
                 if not self._waiting:
                     return []
+                self._gather()
                 count = max(size for size in self._sizes if size <= len(self._waiting))
                 taken = [self._waiting.popleft() for _ in range(count)]
                 # A request that has run out of time has cancelled its pictures.
                 if batch := [item for item in taken if item[2].set_running_or_notify_cancel()]:
                     return batch
+
+    def _gather(self) -> None:
+        """Waits for the pictures that are expected, or until their time is over."""
+        while len(self._waiting) < self._expected and not self._stopping:
+            seconds = self._deadline - time.perf_counter()
+            if seconds <= 0:
+                break
+            self._changed.wait(seconds)
 
 
 def batch_sizes(largest: int) -> tuple[int, ...]:

@@ -61,6 +61,11 @@ async def read_body(request: Request, limits: Limits, held: Held) -> bytes:
     return b"".join(parts)
 
 
+def is_form(content_type: str) -> bool:
+    """Returns whether a header Content-Type names a form."""
+    return content_type.lstrip().lower().startswith(FORM)
+
+
 def split_body(content_type: str, body: bytes, limits: Limits) -> list[Upload]:
     """Returns the pictures in a body, at least one.
 

@@ -92,3 +92,34 @@ def test_an_error_reaches_every_picture_of_its_batch_and_no_other():
         batcher.submit("1", PICTURE).result()
     assert batcher.submit("2", PICTURE).result() == "2"
     batcher.stop()
+
+
+def test_a_batch_waits_for_the_clients_that_have_just_been_answered(held):
+    held.released.set()
+    batcher = Batcher(held, (1, 2, 4), patience=1e6)  # it would wait for days
+    futures = [batcher.submit("lone", PICTURE)]
+    futures[0].result()
+    futures.append(batcher.submit("lone again", PICTURE))  # one was answered, so one is expected
+    futures[1].result()
+    held.released.clear()
+    held.begun.clear()
+    futures.append(batcher.submit("busy", PICTURE))
+    held.begun.wait()
+    futures += [batcher.submit(name, PICTURE) for name in "abc"]
+    held.released.set()
+    futures[2].result()
+    batcher.submit("d", PICTURE).result()  # three waited and one had been answered: four were expected
+    futures.append(batcher.submit("e", PICTURE))  # again four are
+    batcher.stop()  # which waits for nobody
+    assert held.batches == [["lone"], ["lone again"], ["busy"], list("abcd"), ["e"]]
+    assert all(future.done() for future in futures)
+
+
+def test_the_wait_ends_when_its_time_is_over(held):
+    batcher = Batcher(held, (1, 2, 4), patience=1e-3)
+    futures = gathered(batcher, held, 4)
+    held.released.set()
+    assert futures[4].result() == "answer to 3"
+    assert batcher.submit("alone", PICTURE).result() == "answer to alone"  # four were expected
+    batcher.stop()
+    assert held.batches == [["first"], ["0", "1", "2", "3"], ["alone"]]
