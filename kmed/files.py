@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -203,6 +204,12 @@ def size_of(path: pathlib.Path) -> int:
     """Returns the size in bytes of a file, or of all files in a folder and its subfolders."""
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def digest_of(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits. Raises OSError if the file cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def name_as_text(name: str) -> str:

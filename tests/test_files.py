@@ -313,3 +313,9 @@ def test_each_text_is_read_back_from_a_csv(tmp_path, cell):
     frame = pd.DataFrame({"name": [cell, "x"], f"prob_{cell}": ["0.1", "0.25"]})
     files.write_frame(tmp_path / "out.csv", frame.astype({f"prob_{cell}": float}))
     pd.testing.assert_frame_equal(reading.read_csv(tmp_path / "out.csv"), frame, check_dtype=False)
+
+
+def test_the_digest_of_a_file_is_its_sha_256(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # from FIPS 180-2
+    assert files.digest_of(tmp_path / "abc") == known

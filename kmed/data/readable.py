@@ -16,6 +16,7 @@ from kmed.data.decoding import REDUCTIONS, REMEDY, UNKNOWN_FORMAT, UNREADABLE, D
 from kmed.data.pixel_range import to_eight_bits
 from kmed.data.table import Table
 from kmed.errors import DataError
+from kmed.files import digest_of
 from kmed.progress import track
 
 FACTS = ("reason", "peak", "height", "width", "mode", "bytes", "digest")
@@ -75,8 +76,7 @@ def digest(source: pathlib.Path | np.ndarray) -> str:
     """Returns the SHA-256 of a file's bytes or of pixels in memory. Raises OSError if the file cannot be read."""
     if isinstance(source, np.ndarray):
         return hashlib.sha256(source.tobytes()).hexdigest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(source)
 
 
 def facts_table(table: Table, facts: list[tuple]) -> pd.DataFrame:

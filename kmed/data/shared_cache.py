@@ -16,7 +16,7 @@ import numpy as np
 
 from kmed.data.decoding import missing
 from kmed.errors import DataError
-from kmed.files import exclusive, replacing
+from kmed.files import digest_of, exclusive, replacing
 from kmed.progress import say, track
 
 FOLDER = "KMED_CACHE"  # the environment variable that names another folder
@@ -121,8 +121,7 @@ def _digest(source) -> bytes:
     if isinstance(source, np.ndarray):
         return hashlib.sha256(f"{source.dtype} {source.shape}".encode() + source.tobytes()).digest()
     try:
-        with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return bytes.fromhex(digest_of(source))
     except FileNotFoundError as error:
         raise missing(source) from error
 

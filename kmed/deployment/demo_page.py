@@ -10,7 +10,7 @@ import PIL
 
 from kmed.errors import RunError
 from kmed.evaluation.predictor import describe_run, export_path
-from kmed.files import is_vacant, replacing, write_json, write_text
+from kmed.files import digest_of, is_vacant, replacing, write_json, write_text
 from kmed.formats.tflite_metadata import read_description
 from kmed.metrics.intervals import FEW_CLUSTERS
 from kmed.progress import say
@@ -178,6 +178,5 @@ def _hash(folder: pathlib.Path) -> str:
     """Returns a hash of the names and contents of all files: the version of the offline copy."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {digest_of(path)}\n".encode())
     return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from typing import Any
 
 from kmed.data.dicom import is_dicom
 from kmed.errors import ConfigError, DataError
-from kmed.files import replacing
+from kmed.files import digest_of, replacing
 from kmed.version import __version__
 
 SCHEME = "99KMED"  # of a private code, as PS3.3 8.2 names such schemes
@@ -65,8 +65,7 @@ def _digest(path: pathlib.Path) -> str:
     if path.is_dir():
         parts = [_digest(file) for file in sorted(path.rglob("*")) if file.is_file()]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(path)
 
 
 class DicomReports:

