@@ -71,6 +71,31 @@ def one_line(path: pathlib.Path):
 
 
 @contextlib.contextmanager
+def made(folder: pathlib.Path):
+    """Makes a folder and its parents; those that are new and empty are removed again if the block raises an error.
+
+    Raises: RunError: the folder cannot be created.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        for path in new:  # innermost first; what was there before stays
+            with contextlib.suppress(OSError):  # not empty: somebody else uses it
+                path.rmdir()
+        raise
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder and its parents. Raises RunError if they cannot be created."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"The folder {folder} cannot be created: {error.strerror}. Choose another --out.") from None
+
+
+@contextlib.contextmanager
 def exclusive(path, *, taken: str = ""):
     """Keeps other processes out of a file or folder for the duration of a block, by a lock file that is then removed.
 
@@ -198,6 +223,23 @@ def is_vacant(folder) -> bool:
     clear_leftovers(folder)
     folder = pathlib.Path(folder)
     return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def unlink_latest(folder: pathlib.Path) -> None:
+    """Removes the link `latest` if it leads to the folder."""
+    link = folder.parent / "latest"
+    if link.is_symlink() and str(link.readlink()) == folder.name:
+        link.unlink()
+
+
+def point_latest(folder: pathlib.Path) -> None:
+    """Makes `latest`, beside the folder, a link to it."""
+    link = folder.parent / "latest"
+    if folder == link or (link.exists() and not link.is_symlink()):
+        return  # it leads there already; and a user's own folder of that name is left alone
+    # On file systems without links (Windows shares) this convenience is missing.
+    with contextlib.suppress(OSError, RunError), replacing(link, follow=False) as temporary:
+        temporary.symlink_to(folder.name)
 
 
 def size_of(path: pathlib.Path) -> int:

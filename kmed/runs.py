@@ -12,7 +12,7 @@ import pandas as pd
 
 from kmed.config import FULL, Config, load_config, parse_range
 from kmed.errors import RunError, shorten
-from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, write_json
+from kmed.files import clear_leftovers, exclusive, is_vacant, made, replacing, unlink_latest, write_json
 from kmed.reading import damaged, read_csv, read_json
 from kmed.schemas import records
 from kmed.schemas.metrics import MetricsFile
@@ -255,33 +255,39 @@ def claimed(folder: pathlib.Path):
     """Yields the new Run in `folder`; an error before the end of its first epoch removes the folder again."""
     check_vacant(folder)
     run = Run(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"The folder {folder} cannot be created: {error.strerror}. Choose another --out.") from None
-    with held(run):
+    with made(folder), held(run):
         if run.config.exists():  # of a process that was faster
             check_vacant(folder)
-        with _removed_on_error(run, made):
+        with _emptied_on_error(run):
             yield run
 
 
 @contextlib.contextmanager
-def _removed_on_error(run: Run, made: list[pathlib.Path]):
-    """Removes the run, and the folders `made` for it, if the block raises an error before the first epoch's end."""
-    folder = run.folder
+def _emptied_on_error(run: Run):
+    """Removes the files of the run if the block raises an error before the first epoch's end."""
     try:
         yield
     except BaseException:
         if not any(run.checkpoints.glob("epoch-*")) and not run.model.exists():
-            for path in folder.iterdir():
+            for path in run.folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            _unlink_latest(folder)
-            for path in made:  # innermost first; what was there before stays
-                with contextlib.suppress(OSError):  # not empty: somebody else uses it
-                    path.rmdir()
+            unlink_latest(run.folder)
         raise
+
+
+@contextlib.contextmanager
+def written_whole(out: pathlib.Path):
+    """Yields a Run in a temporary folder, which becomes `out` at the end of the block, and nothing after an error.
+
+    Raises: RunError: the folder is taken, or another process is writing it.
+    """
+    check_vacant(out)
+    with exclusive(out, taken=f"Another process is writing {out}. Wait for it, or stop it first."):
+        if Run(out).config.exists():  # of a process that was faster
+            check_vacant(out)
+        with replacing(out) as temporary:
+            temporary.mkdir()
+            yield Run(temporary)
 
 
 def has_ended(run: Run) -> bool:
@@ -293,12 +299,6 @@ def clear_run(run: Run) -> None:
     """Removes the temporary files that dead processes left in a run folder, below it and beside it."""
     for folder in (run.folder.parent, run.folder, *(path for path in run.folder.rglob("*") if path.is_dir())):
         clear_leftovers(folder)
-
-
-def _unlink_latest(folder: pathlib.Path) -> None:
-    link = folder.parent / "latest"
-    if link.is_symlink() and str(link.readlink()) == folder.name:
-        link.unlink()
 
 
 def open_run(folder) -> Run:
@@ -369,16 +369,6 @@ def judged_split(splits) -> str:
 def hint_at_page(run: Run) -> str:
     """Returns a sentence with the command that draws the run's page, or "" if the page exists."""
     return "" if run.report.exists() else f" Draw its page with: kmed report {shlex.quote(str(run.folder))}"
-
-
-def point_latest(folder: pathlib.Path) -> None:
-    """Makes `latest`, beside the run folder, a link to it."""
-    link = folder.parent / "latest"
-    if folder == link or (link.exists() and not link.is_symlink()):
-        return  # it leads there already; and a user's own folder of that name is left alone
-    # On file systems without links (Windows shares) this convenience is missing.
-    with contextlib.suppress(OSError, RunError), replacing(link, follow=False) as temporary:
-        temporary.symlink_to(folder.name)
 
 
 def write_classes(run: Run, config: Config, class_names) -> None:

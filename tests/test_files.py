@@ -12,7 +12,17 @@ import pytest
 
 from kmed import files, reading
 from kmed.errors import RunError
-from kmed.files import clear_leftovers, exclusive, is_vacant, replacing, temporary_folder, write_json, write_text
+from kmed.files import (
+    clear_leftovers,
+    exclusive,
+    is_vacant,
+    made,
+    point_latest,
+    replacing,
+    temporary_folder,
+    write_json,
+    write_text,
+)
 from kmed.locks import try_lock
 
 
@@ -319,3 +329,30 @@ def test_the_digest_of_a_file_is_its_sha_256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # from FIPS 180-2
     assert files.digest_of(tmp_path / "abc") == known
+
+
+def test_a_folder_that_was_made_in_vain_is_removed_but_for_what_it_holds(tmp_path):
+    with pytest.raises(RunError, match="in vain"), made(tmp_path / "a" / "b"):
+        raise RunError("in vain")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RunError, match="in vain"), made(tmp_path / "a" / "b"):
+        write_text(tmp_path / "a" / "kept", "")
+        raise RunError("in vain")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
+    expected = pytest.raises(RunError, match="kept cannot be created: File exists. Choose another --out")
+    with expected, made(tmp_path / "a" / "kept"):
+        pass
+
+
+def test_latest_is_the_newest_and_a_folder_of_that_name_stays(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        point_latest(tmp_path / name)
+        assert (tmp_path / "latest").resolve() == tmp_path / name
+    point_latest(tmp_path / "latest")  # as --resume names it
+    assert (tmp_path / "latest").resolve() == tmp_path / "two"
+    assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    point_latest(tmp_path / "one")
+    assert not (tmp_path / "latest").is_symlink()

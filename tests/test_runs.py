@@ -8,7 +8,7 @@ import pytest
 
 from kmed.errors import RunError
 from kmed.files import write_text
-from kmed.runs import Run, claimed, clear_run, has_ended, held, judged_split, open_run, point_latest
+from kmed.runs import Run, claimed, clear_run, has_ended, held, judged_split, open_run, written_whole
 
 
 def test_the_row_of_results_is_read_as_text(tmp_path):
@@ -86,6 +86,22 @@ def test_a_users_files_are_never_taken_for_an_unfinished_run(tmp_path, name):
     assert (tmp_path / "run" / name).read_text() == "mine"
 
 
+def test_a_run_is_written_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(RunError, match="in the middle"), written_whole(out) as run:
+        write_text(run.config, "half")
+        raise RunError("in the middle")
+    assert not list(tmp_path.iterdir())
+    with written_whole(out) as run:
+        write_text(run.config, "whole")
+        assert not out.exists()
+        with pytest.raises(RunError, match="Another process is writing .*run. Wait for it"), written_whole(out):
+            pass
+    assert (out / "config.yaml").read_text() == "whole" and list(tmp_path.iterdir()) == [out]
+    with pytest.raises(RunError, match="holds another run"), written_whole(out):
+        pass
+
+
 def test_a_run_has_ended_when_its_checkpoints_are_gone(tmp_path):
     run = Run(tmp_path)
     assert not has_ended(run)
@@ -107,17 +123,3 @@ def test_a_run_is_cleared_below_and_beside_it(tmp_path):
     clear_run(Run(tmp_path / "run"))
     assert [(folder / left).exists() for folder in folders] == [False] * 4
     assert all((folder / "kept").exists() for folder in folders)
-
-
-def test_latest_is_the_newest_and_a_folder_of_that_name_stays(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        point_latest(tmp_path / name)
-        assert (tmp_path / "latest").resolve() == tmp_path / name
-    point_latest(tmp_path / "latest")  # as --resume names it
-    assert (tmp_path / "latest").resolve() == tmp_path / "two"
-    assert len(list(tmp_path.iterdir())) == 3
-    (tmp_path / "latest").unlink()
-    (tmp_path / "latest").mkdir()
-    point_latest(tmp_path / "one")
-    assert not (tmp_path / "latest").is_symlink()

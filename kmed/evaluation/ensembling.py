@@ -27,12 +27,12 @@ from kmed.evaluation.novelty import feature_model
 from kmed.evaluation.predictions import make_predictions
 from kmed.evaluation.result_rows import in_order, score_columns
 from kmed.evaluation.run_evaluation import write_figures, write_novelty, write_scores
-from kmed.files import exclusive, replacing, write_frame, write_json
+from kmed.files import write_frame, write_json
 from kmed.models.combined import check_views, combine
 from kmed.models.keras_file import load_plain_model, save_model
 from kmed.models.registry import ENSEMBLE
 from kmed.progress import say
-from kmed.runs import Run, check_vacant, judged_split, write_classes
+from kmed.runs import Run, judged_split, write_classes, written_whole
 from kmed.schemas.records import stamped
 from kmed.schemas.tables import PREDICTED
 from kmed.tasks import Task, get_task
@@ -100,17 +100,12 @@ def write_ensemble(plan: Plan) -> Run:
     Raises: RunError: the folder is taken, or a member has seen a held-out picture. DataError: the pictures cannot be
       read, or are not those of the members.
     """
-    check_vacant(plan.out)
-    with exclusive(plan.out, taken=f"Another process is writing {plan.out}. Wait for it, or stop it first."):
-        if Run(plan.out).config.exists():  # of a process that was faster
-            check_vacant(plan.out)
+    with written_whole(plan.out) as run:
         table = open_table(plan.config)
         check_columns(table.rows, plan.config.evaluate)
         judged = judge_pictures(list(plan.members), table)
         _describe(plan, judged)
-        with replacing(plan.out) as temporary:
-            temporary.mkdir()
-            _write(Run(temporary), plan, judged)
+        _write(run, plan, judged)
     return Run(plan.out)
 
 

@@ -34,13 +34,13 @@ from kmed.evaluation.predictions import Predictions, stored_predictions
 from kmed.evaluation.result_rows import LAST, score_columns, with_scores
 from kmed.evaluation.run_evaluation import FITTED_BY, write_figures, write_scores
 from kmed.evaluation.summary import aligned, cell
-from kmed.files import exclusive, replacing, write_frame, write_json, write_text
+from kmed.files import write_frame, write_json, write_text
 from kmed.metrics.baselines import Prior
 from kmed.metrics.intervals import Bootstrap
 from kmed.metrics.prior_shift import ASSUMPTION
 from kmed.progress import say
 from kmed.reading import read_text
-from kmed.runs import Run, check_vacant, finished_run, judged_split, write_classes
+from kmed.runs import Run, finished_run, judged_split, write_classes, written_whole
 from kmed.schemas.records import stamped
 
 METHODS = ("labels", "prior")
@@ -202,13 +202,8 @@ def write_run(recalibration: Recalibration, out) -> Run:
     Raises: RunError: the folder is taken or cannot be written.
     """
     out = pathlib.Path(out)
-    check_vacant(out)
-    with exclusive(out, taken=f"Another process is writing {out}. Wait for it, or stop it first."):
-        if Run(out).config.exists():  # of a process that was faster
-            check_vacant(out)
-        with replacing(out) as temporary:
-            temporary.mkdir()
-            _write(Run(temporary), recalibration, out)
+    with written_whole(out) as run:
+        _write(run, recalibration, out)
     return Run(out)
 
 

@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from kmed.errors import ConfigError, suggest
-from kmed.files import clear_leftovers
+from kmed.files import clear_leftovers, point_latest
 from kmed.progress import say
-from kmed.runs import Run, point_latest
+from kmed.runs import Run
 from kmed.runtime import load_backend
 
 AVERAGES = ("auto", "probabilities", "logits")

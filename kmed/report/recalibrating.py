@@ -3,8 +3,9 @@
 import pathlib
 from collections.abc import Iterable, Mapping
 
+from kmed.files import point_latest
 from kmed.progress import say
-from kmed.runs import Run, check_vacant, finished_run, point_latest
+from kmed.runs import Run, check_vacant, finished_run
 from kmed.runtime import load_backend
 
 

@@ -18,7 +18,7 @@ from kmed.evaluation import run_evaluation
 from kmed.evaluation.cases import check_columns
 from kmed.evaluation.inference import run_table
 from kmed.evaluation.lineage import leak_of_weights
-from kmed.files import write_json
+from kmed.files import point_latest, write_json
 from kmed.models.build import check_model
 from kmed.models.combined import check_views
 from kmed.models.registry import resolve_name
@@ -36,7 +36,6 @@ from kmed.runs import (
     held,
     hint_at_page,
     open_run,
-    point_latest,
     write_classes,
 )
 from kmed.schemas.records import Classes, check, stamped

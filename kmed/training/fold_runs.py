@@ -19,11 +19,11 @@ from kmed.errors import RunError
 from kmed.evaluation.cases import check_columns
 from kmed.evaluation.lineage import leak_of_weights
 from kmed.evaluation.pooling import Part, part_name, write_pooled
-from kmed.files import exclusive, write_json
+from kmed.files import made, write_json
 from kmed.progress import format_time, say
 from kmed.report.crossval_page import try_crossval_report
 from kmed.report.ensemble import ensemble
-from kmed.runs import COMBINED, CROSSVAL, Run, has_ended
+from kmed.runs import COMBINED, CROSSVAL, Run, has_ended, held
 from kmed.schemas import tables
 from kmed.schemas.records import CrossvalFile, stamped
 from kmed.training import fit
@@ -105,19 +105,8 @@ def working_on(plan: Plan):
 
     If the block raises an error before the plan is stored, a folder that was made for it is removed again.
     """
-    made = [path for path in (plan.folder, *plan.folder.parents) if not path.exists()]
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"The folder {plan.folder} cannot be created: {error.strerror}. Choose another --out.") from None
-    try:
-        with exclusive(plan.folder, taken=f"Another process is training {plan.folder}. Wait for it, or stop it first."):
-            yield
-    except BaseException:
-        for path in made:  # innermost first
-            with contextlib.suppress(OSError):  # not empty: what is stored there stays
-                path.rmdir()
-        raise
+    with made(plan.folder), held(Run(plan.folder)):
+        yield
 
 
 def open_pictures(plan: Plan) -> tuple[Table, Config]:

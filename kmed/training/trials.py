@@ -19,7 +19,7 @@ from kmed.data.splits import check_same_labels, write_splits
 from kmed.data.table import Table
 from kmed.errors import ConfigError, ModelError, RunError, WeightsError
 from kmed.evaluation.cases import check_columns
-from kmed.files import exclusive, write_frame, write_text
+from kmed.files import exclusive, make_folder, write_frame, write_text
 from kmed.progress import format_time, say, warn
 from kmed.report.tune_page import try_tune_report
 from kmed.runs import TUNE, Run
@@ -154,10 +154,7 @@ def open_pictures(plan: Plan) -> tuple[Table, Config]:
 
 def _store(plan: Plan, table: Table, everything: Table) -> None:
     """Writes tune.json and the splits where they are missing; nothing is written if the folder holds another study."""
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"The folder {plan.folder} cannot be created: {error.strerror}. Choose another --out.") from None
+    make_folder(plan.folder)
     with exclusive(plan.folder):
         if find_plan(plan) is plan:
             settings = plan.config.model_dump(mode="json", exclude_unset=True)
