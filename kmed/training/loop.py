@@ -18,7 +18,7 @@ from kmed.data.images import Resizing
 from kmed.data.pipeline import Pipeline
 from kmed.data.table import Table
 from kmed.errors import ConfigError
-from kmed.evaluation import inference, run_evaluation
+from kmed.evaluation import run_evaluation
 from kmed.files import write_frame
 from kmed.models.build import build_model
 from kmed.models.keras_file import save_model
@@ -28,13 +28,14 @@ from kmed.progress import format_time, say, warn
 from kmed.runs import Run
 from kmed.tasks import LOWER_IS_BETTER, get_task
 from kmed.training import checkpoint, processes
-from kmed.training.callbacks import EpochProgress, StopOnNonFiniteLoss, check_finite
+from kmed.training.callbacks import EpochProgress, StopOnNonFiniteLoss
 from kmed.training.distillation import describe_teacher, open_teacher, with_teacher
 from kmed.training.ema import WeightAverage
 from kmed.training.memory import estimate_memory
 from kmed.training.optimizer import make_optimizer
 from kmed.training.tensorboard import make_writer
 from kmed.training.trackers import Followers, following
+from kmed.training.validation import Validation
 
 
 def write_history(path: pathlib.Path, rows: list[dict]) -> None:
@@ -75,12 +76,11 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
     dtype = choose_dtype(config.model.name, settings.dtype)
 
     # ---- 2. Batches: every draw is a function of (seed, epoch, index) -------------------------------
-    training, validation = table.split("train"), table.split("val")
+    training = table.split("train")
     targets = None if teacher is None else teacher.answer_all(training, config)
     batches = training_pipeline(training, config, cache_dir=run.cache, targets=targets)
     check_shares(batches, strategy)
-    own = validation.take(processes.own_rows(len(validation))) if processes.number() > 1 else validation
-    val_batches = inference.evaluation_pipeline(own, config, cache=config.data.cache, cache_dir=run.cache)
+    validation = Validation(table.split("val"), config, run.cache)
 
     # ---- 3. Model, optimizer, weight average, as an earlier process left them -----------------------
     last = checkpoint.newest(checkpoints or run.checkpoints)
@@ -92,7 +92,7 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
         if last is not None:
             continue_from(run, last, state, model, average)
     judge = local_copy(config, table, dtype, strategy)
-    describe_model(model, config, dtype, [batches.pictures, val_batches.pictures])
+    describe_model(model, config, dtype, [batches.pictures, validation.batches.pictures])
     if teacher is not None:
         describe_teacher(teacher, config, batches, epochs=settings.epochs - state.epoch)
 
@@ -107,15 +107,14 @@ def train_and_score(run: Run, config: Config, table: Table, trackers: Followers,
         with runtime.scope(strategy):
             trained = run_epoch(model, average, batches, config, epoch, estimate=epoch == first)
         row = {"epoch": epoch + 1, **trained}
-        probs = processes.join_parts(predict_averaged(model, judge, average, own, config, val_batches), len(validation))
-        check_finite(probs, epoch + 1)
-        row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation, probs).items()}
+        probs = validation.predict(model, judge, average, epoch + 1)
+        row |= {f"val_{name}": value for name, value in quick_scores(config, training, validation.table, probs).items()}
         row["seconds"] = round(time.monotonic() - start, 1)
         improved = record_epoch(state, row, settings.monitor, average)
         # As long as there is no best epoch, the newest weights stand in for its weights.
         checkpoint.save(run.checkpoints, state, model, average, improved=improved or not state.best_epoch)
         write_history(run.history, state.rows)
-        writer.write_epoch(row, validation, probs, batches if epoch == 0 else None)
+        writer.write_epoch(row, validation.table, probs, batches if epoch == 0 else None)
         trackers.write_epochs(state.rows)
         say(describe_epoch(row, settings.epochs, improved))
     writer.close()
@@ -313,26 +312,6 @@ def run_epoch(model, average, batches: Pipeline, config: Config, epoch: int, *, 
         history = model.fit(batches.epoch(epoch), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
     logs = {name: float(values[-1]) for name, values in history.history.items()}
     return {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)), **logs}
-
-
-def predict_averaged(model, judge, average, validation: Table, config: Config, batches: Pipeline) -> np.ndarray:
-    """Returns float32 (N, K), the averaged weights' predictions of validation images; the model keeps its own.
-
-    Args:
-      model: the keras.Model in training.
-      judge: a model of this process alone that predicts with the weights, from `local_copy`; None: the model itself.
-      average: the WeightAverage; None: the model's own weights predict.
-      validation: the images.
-      config: the settings.
-      batches: a Pipeline of the same images.
-    """
-    if judge is None:
-        with average.applied() if average is not None else contextlib.nullcontext():
-            return inference.predict(model, validation, config, pipeline=batches)
-    values = average.values if average is not None else [weight.value for weight in model.weights]
-    for weight, value in zip(judge.weights, values, strict=True):
-        weight.assign(np.asarray(keras.ops.convert_to_numpy(value)))
-    return inference.predict(judge, validation, config, pipeline=batches)
 
 
 def quick_scores(config: Config, training: Table, validation: Table, probs: np.ndarray) -> dict:

@@ -13,10 +13,12 @@ import time
 from kmed.config import Config
 from kmed.reading import read_json
 from kmed.runs import CROSSVAL, SWEEP, TUNE, Run, judged_split
+from kmed.training.trackers import Stopped
 from kmed.version import __version__
 
 STORE, ARTIFACTS, EXPERIMENT = "mlflow.db", "mlartifacts", "kmed"
 LONGEST = 6000  # characters of a parameter, by MLflow's limit
+STOPPED = "kmed.stopped"  # the tag with the reason why a run was stopped on purpose
 AT_ONCE = 100  # parameters per request, by MLflow's limit
 # A server that does not answer must not hold up a run for minutes, and nothing is sent to MLflow's makers.
 _DEFAULTS = {
@@ -67,9 +69,11 @@ class MlflowTracker:
         """Stores report.html."""
         self.client.log_artifact(self.id, str(self.run.report))
 
-    def fail(self, interrupted: bool) -> None:
-        """Notes that the run has stopped before its end."""
-        self.client.set_terminated(self.id, "KILLED" if interrupted else "FAILED")
+    def stop(self, error: BaseException) -> None:
+        """Notes that the run has stopped before its end; a tag holds why it was stopped on purpose."""
+        if isinstance(error, Stopped):
+            self.client.set_tag(self.id, STOPPED, str(error))
+        self.client.set_terminated(self.id, "KILLED" if isinstance(error, (Stopped, KeyboardInterrupt)) else "FAILED")
 
     def _write_metrics(self, values: dict, step: int) -> None:
         from mlflow.entities import Metric
@@ -114,13 +118,15 @@ def _continues(client, id: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        status = client.get_run(id).info.status
+        known = client.get_run(id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return False  # the run was begun in another store
-    if status in ("KILLED", "FAILED"):
+    if known.info.status in ("KILLED", "FAILED"):
         client.update_run(id, status="RUNNING")
+    if STOPPED in known.data.tags:
+        client.delete_tag(id, STOPPED)
     return True
 
 

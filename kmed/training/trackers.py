@@ -20,6 +20,10 @@ from kmed.schemas.records import stamped
 from kmed.training import processes
 
 
+class Stopped(Exception):
+    """A run is stopped on purpose before its end; the message says why, such as "pruned at epoch 3"."""
+
+
 class Tracker(typing.Protocol):
     """One run in a tracker's store."""
 
@@ -34,8 +38,8 @@ class Tracker(typing.Protocol):
     def write_page(self) -> None:
         """Stores report.html."""
 
-    def fail(self, interrupted: bool) -> None:
-        """Notes that the run has stopped before its end."""
+    def stop(self, error: BaseException) -> None:
+        """Notes that the run has stopped before its end, by this error: one of its own, Ctrl-C, or `Stopped`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +140,11 @@ class Followers:
         for follower in self.each:
             follower.call(lambda tracker: tracker.write_results())
 
-    def fail(self, interrupted: bool) -> None:
+    def stop(self, error: BaseException) -> None:
         """Notes that the run has stopped, in those trackers that have begun to follow it."""
         for follower in self.each:
             if follower.tracker is not None:
-                follower.call(lambda tracker: tracker.fail(interrupted))
+                follower.call(lambda tracker: tracker.stop(error))
 
 
 @contextlib.contextmanager
@@ -150,7 +154,7 @@ def following(run: Run, config: Config) -> Iterator[Followers]:
     try:
         yield followers
     except BaseException as error:
-        followers.fail(isinstance(error, KeyboardInterrupt))
+        followers.stop(error)
         raise
 
 

@@ -30,7 +30,7 @@ from kmed.training.callbacks import NonFiniteLoss
 from kmed.training.fine_tuning import with_recipe
 from kmed.training.plans import PlanFile, first_difference
 from kmed.training.space import Space, make_space, with_values
-from kmed.training.trackers import report_run
+from kmed.training.trackers import Stopped, report_run
 
 PLAN = PlanFile(TUNE, "study", TuneFile)
 BEST = "best.yaml"
@@ -40,7 +40,7 @@ HOPELESS = 3  # trials that have all failed
 _OF_SETTINGS = (ConfigError, ModelError, WeightsError)  # errors that another trial need not have
 
 
-class Pruned(Exception):
+class Pruned(Stopped):
     """A trial is worse than the others were after as many epochs."""
 
 
@@ -208,7 +208,7 @@ def _train(plan: Plan, current: optuna.Study, claim: study.Claim, place: str, ta
     def after_epoch(rows: list[dict]) -> None:
         study.report_epochs(claim, rows, plan.monitor)
         if rows[-1]["epoch"] < config.train.epochs and claim.trial.should_prune():
-            raise Pruned
+            raise Pruned(f"pruned at epoch {rows[-1]['epoch']}")
 
     try:
         config = plan.settings_of(claim.values, TRIAL_SPLITS, range=shared.data.range)

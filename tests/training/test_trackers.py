@@ -122,6 +122,18 @@ def test_a_resumed_run_continues_in_the_store(tmp_path):
     assert len(client.get_metric_history(found.info.run_id, "loss")) == 2
 
 
+def test_a_run_that_is_stopped_on_purpose_says_why(tmp_path):
+    run = tracked_run(tmp_path / "trial7")
+    with pytest.raises(trackers.Stopped), trackers.following(run, run.read_config()) as followers:
+        followers.write_epochs(ROWS[:1])
+        raise trackers.Stopped("pruned at epoch 1")
+    _, found = stored(run)
+    assert found.info.status == "KILLED" and found.data.tags["kmed.stopped"] == "pruned at epoch 1"
+    follow(run)  # as if the process had been killed before the study knew it
+    _, found = stored(run)
+    assert found.info.status == "FINISHED" and "kmed.stopped" not in found.data.tags
+
+
 def test_a_run_that_fails_is_marked(tmp_path):
     run = tracked_run(tmp_path / "run")
     with pytest.raises(RunError), trackers.following(run, run.read_config()) as followers:

@@ -26,6 +26,7 @@ from kmed.runs import Run
 from kmed.training import study, trials
 from kmed.training.callbacks import NonFiniteLoss
 from kmed.training.space import make_space
+from kmed.training.trackers import Stopped
 
 SPACE = "train.learning_rate: {log: [1e-4, 0.01]}\nmodel.options.width: {choices: [8, 16]}\n"
 TINY = ["--model", "vit", "--image-size", "16x16", "--epochs", "2", "--batch-size", "16"]
@@ -218,6 +219,22 @@ def test_poor_trials_are_pruned_diverged_ones_count_as_poor_and_bad_settings_as_
     assert table["note"].iloc[8] == "out of memory (MemoryError: no room)"
     assert trials.best_trial(plan, table) == 4
     assert "pruned" in (plan.folder / "report.html").read_text()
+
+
+def test_what_stops_a_trial_names_the_epoch(plan, monkeypatch):
+    pretend(monkeypatch, lambda number, epoch: 9.0 if number == 5 else 1.0)
+    train, reasons = trials.fit.fit, []
+
+    def fit(config, **others):
+        try:
+            train(config, **others)
+        except Stopped as error:  # which a tracker such as MLflow stores
+            reasons.append(str(error))
+            raise
+
+    monkeypatch.setattr(trials.fit, "fit", fit)
+    trials.train_all(dataclasses.replace(plan, trials=6))
+    assert reasons == ["pruned at epoch 2"]
 
 
 def test_without_pruning_every_trial_is_trained_to_its_end(plan, monkeypatch):
