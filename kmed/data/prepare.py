@@ -99,7 +99,9 @@ def prepare_folds(table: Table, config, draw: Callable[[Table], Table]) -> tuple
     try:
         settings = config.data
         table, unreadable, facts = _readable(table, config)
-        table = draw(table if settings.splits is None else read_splits(table, settings.splits))
+        if settings.splits is not None:
+            table = read_splits(table, settings.splits, unreadable=tuple(unreadable["path"]))
+        table = draw(table)
         return with_range(table, peaks(facts), settings.range), unreadable
     except KmedError:
         _print_notes(table)
@@ -137,14 +139,15 @@ def _readable(table, config):
 
 def _prepare(table, config):
     table, unreadable, facts = _readable(table, config)
-    return with_range(_split(table, config), peaks(facts), config.data.range), unreadable
+    table = _split(table, config, tuple(unreadable["path"]))
+    return with_range(table, peaks(facts), config.data.range), unreadable
 
 
-def _split(table, config):
-    """Returns the table with its splits, which have been checked."""
+def _split(table, config, unreadable=()):
+    """Returns the table with its splits, which have been checked; of the `unreadable` paths, it holds none."""
     settings = config.data
     if settings.splits is not None:
-        table = read_splits(table, settings.splits, fold=settings.fold)
+        table = read_splits(table, settings.splits, fold=settings.fold, unreadable=unreadable)
     else:
         table = assign_splits(
             table, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction, seed=config.seed

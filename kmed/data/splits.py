@@ -174,23 +174,25 @@ def check_same_labels(table: Table, path) -> None:
         )
 
 
-def read_splits(table: Table, path, fold: int | None = None) -> Table:
+def read_splits(table: Table, path, fold: int | None = None, unreadable: tuple[str, ...] = ()) -> Table:
     """Returns the table with the splits, groups and clusters of a file that write_splits wrote.
 
     Pictures that the file does not list are left out, with a note: they were left out of the split too.
 
     Args:
       fold: the fold to hold out, if the file has folds; see choose_fold.
+      unreadable: paths of pictures that the table has lost since they cannot be read; the file may list them.
     Raises: DataError: a missing file or column, a listed picture that the data do not have, or a leak.
     """
     frame = read_csv(pathlib.Path(path))
     missing = [name for name in SPLIT_COLUMNS if name not in frame.columns]
     if missing:
         raise DataError(f"{path} needs the columns {', '.join(SPLIT_COLUMNS)}. Missing: {', '.join(missing)}.")
-    frame["path"] = spelt_as(frame["path"], table.rows["path"])
+    frame["path"] = spelt_as(frame["path"], [*table.rows["path"], *unreadable])
     twice = frame["path"][frame["path"].duplicated()]
     if len(twice):
         raise DataError(f"{path} lists {len(twice)} pictures more than once: {_few(twice)}.")
+    frame = frame[~frame["path"].isin(unreadable)]
     lost = frame["path"][~frame["path"].isin(table.rows["path"])]
     if len(lost):
         raise DataError(

@@ -11,8 +11,8 @@ from kmed.errors import ConfigError, KmedError, shorten, suggest
 from kmed.reading import parse_yaml, read_text
 
 OPTIONS = "model.options."
-# Settings outside the sections model, augment and train that may be tried.
-_OF_DATA = ("data.image_size", "data.fit", "data.interpolation")
+# Settings outside the sections model, augment and train that may be tried: how a picture becomes the model's input.
+OF_PICTURES = ("data.image_size", "data.fit", "data.interpolation", "data.decode", "data.range")
 # Settings inside them that may not: they change what a trial's score means, or nothing about the model.
 _FIXED = ("model.options", "train.monitor", "train.devices", "train.tensorboard", "train.trackers")
 # Settings that change what the validation loss means.
@@ -189,13 +189,13 @@ def is_tunable(name: str) -> bool:
     """Returns whether a setting may be tried."""
     if name.startswith(OPTIONS):
         return True
-    return name not in _FIXED and (name.split(".")[0] in ("model", "augment", "train") or name in _OF_DATA)
+    return name not in _FIXED and (name.split(".")[0] in ("model", "augment", "train") or name in OF_PICTURES)
 
 
 def _why_fixed() -> str:
     return (
         "it changes what a trial's score means, or nothing about the model. Settings of model, augment and train can "
-        f"be, and {', '.join(_OF_DATA)}"
+        f"be, and {', '.join(OF_PICTURES)}"
     )
 
 

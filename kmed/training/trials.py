@@ -29,7 +29,7 @@ from kmed.training import fit, study
 from kmed.training.callbacks import NonFiniteLoss
 from kmed.training.fine_tuning import with_recipe
 from kmed.training.plans import PlanFile, first_difference
-from kmed.training.space import Space, make_space, with_values
+from kmed.training.space import OF_PICTURES, Space, make_space, with_values
 from kmed.training.trackers import Stopped, report_run
 
 PLAN = PlanFile(TUNE, "study", TuneFile)
@@ -147,7 +147,7 @@ def open_pictures(plan: Plan) -> tuple[Table, Config]:
     if hidden := len(everything) - len(table):
         say(f"{hidden} pictures of other splits, such as test, are not opened in any trial.")
     _store(plan, table, everything)
-    if not {"data.image_size", "data.fit", "data.interpolation"} & set(plan.space.names):
+    if not set(OF_PICTURES) & set(plan.space.names):
         table = decode_table(table, Resizing.from_settings(config.data), config.data.cache)
     return table, fit.with_range(plan.config, table)
 
@@ -211,7 +211,8 @@ def _train(plan: Plan, current: optuna.Study, claim: study.Claim, place: str, ta
             raise Pruned(f"pruned at epoch {rows[-1]['epoch']}")
 
     try:
-        config = plan.settings_of(claim.values, TRIAL_SPLITS, range=shared.data.range)
+        found = {} if "data.range" in claim.values else {"range": shared.data.range}
+        config = plan.settings_of(claim.values, TRIAL_SPLITS, **found)
         keras.utils.clear_session()  # layers and graphs of the run before
         runtime.hide_retracing_warnings()
         fit.fit(config, table=table, out=run.folder, after_epoch=after_epoch)

@@ -292,6 +292,18 @@ def test_what_is_written_is_read(tmp_path):
     pd.testing.assert_frame_equal(again, split.rows.sort_values("path", ignore_index=True))
 
 
+def test_splits_may_list_pictures_that_cannot_be_read_any_more(tmp_path):
+    table, path = random_table(), tmp_path / "splits.csv"
+    split = assign_splits(table)
+    write_splits(split, path)
+    left = np.arange(len(table)) >= 3
+    readable, unreadable = table.take(left), tuple(table.rows["path"][:3])
+    back = read_splits(readable, path, unreadable=unreadable)
+    pd.testing.assert_frame_equal(back.rows, split.rows[left].reset_index(drop=True))
+    with pytest.raises(DataError, match=r"lists 1 of \d+ pictures that are not in made: 00002.png"):
+        read_splits(readable, path, unreadable=unreadable[:2])
+
+
 def test_splits_of_other_data_are_refused(tmp_path):
     table = random_table()
     path = tmp_path / "splits.csv"

@@ -110,4 +110,5 @@ def test_no_file_is_one_line(tmp_path):
 def test_what_decides_the_pictures_cannot_be_tried():
     tunable = {name for name in setting_names() if is_tunable(name)}
     assert {"train.learning_rate", "augment.mixup", "model.name", "data.image_size"} <= tunable
+    assert {"data.decode", "data.range", "data.fit", "data.interpolation"} <= tunable
     assert not {"seed", "task", "data.val_fraction", "data.group", "evaluate.views", "data.splits"} & tunable

@@ -20,6 +20,7 @@ from PIL import Image
 import kmed
 from kmed.cli.main import main
 from kmed.config import load_config
+from kmed.data.prepare import open_table, prepare_table
 from kmed.errors import ConfigError, DataError, RunError
 from kmed.files import write_frame
 from kmed.runs import Run
@@ -100,6 +101,14 @@ def test_the_best_settings_are_a_config_for_the_split_that_was_tuned_on(tuned, p
     assert run.read_history()["val_loss"].min() == best["val_loss"]
     assert f"kmed train --config {folder / 'best.yaml'}" in output and f"Best trial: {run.folder}" in output
     assert "[3/3] trial2: finished, val_loss" in output
+
+
+def test_unreadable_test_pictures_are_left_out_of_the_run_with_the_best_settings(tuned):
+    folder, _ = tuned
+    config = load_config(folder / "best.yaml", ["data.skip_unreadable=true"])
+    table, unreadable = prepare_table(open_table(config), config)
+    assert table.rows["split"].value_counts().to_dict() == {"train": 24, "val": 12} and len(unreadable) == 12
+    assert any("Left out: 12 of 48 pictures cannot be read: test/a/test00.png" in note for note in table.notes)
 
 
 def test_the_page_shows_the_history_and_every_trial(tuned):
@@ -268,6 +277,43 @@ def test_a_score_that_was_never_defined_is_a_failure(plan, monkeypatch):
     table = trials.write_results(plan)
     assert table["state"].tolist() == ["failed", "finished"]
     assert table["note"].iloc[0] == "val_loss was undefined in every epoch"
+
+
+@pytest.mark.parametrize("tried", [{}, {"data.range": {"choices": ["0-2000", "full"]}}])
+def test_a_range_may_be_tried_and_is_else_the_one_that_was_found(plan, monkeypatch, tried):
+    space = make_space({"data.decode": {"choices": ["full", "reduced"]}, **tried}, "space.yaml")
+    plan = dataclasses.replace(plan, space=space, trials=6)
+    pretend(monkeypatch, lambda number, epoch: 1.0)
+    found = load_config(overrides=["data.range=0-4095"])
+    monkeypatch.setattr(trials, "open_pictures", lambda plan: (None, found))
+    train, given = trials.fit.fit, []
+
+    def fit(config, **others):
+        given.append((config.data.range, config.data.decode))
+        train(config, **others)
+
+    monkeypatch.setattr(trials.fit, "fit", fit)
+    trials.train_all(plan)
+    table = trials.write_results(plan)
+    ranges = table["data.range"].tolist() if tried else ["0-4095"] * 6
+    assert given == list(zip(ranges, table["data.decode"].tolist(), strict=True))
+    assert len(set(given)) > len(set(ranges))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "once"),
+    [
+        ("model.dropout", {"float": [0, 0.5]}, True),
+        ("data.decode", {"choices": ["full", "reduced"]}, False),
+        ("data.range", {"choices": ["auto", "full"]}, False),
+        ("data.fit", {"choices": ["pad", "crop"]}, False),
+    ],
+)
+def test_pictures_are_decoded_once_unless_their_decoding_is_tried(plan, pictures, name, kind, once):
+    config = load_config(overrides=[f"data.path={pictures}", "data.image_size=16x16"])
+    plan = dataclasses.replace(plan, config=config, space=make_space({name: kind}, "space.yaml"))
+    table, _ = trials.open_pictures(plan)
+    assert len(table) == 36 and (table.images is not None) == once
 
 
 def test_settings_that_always_fail_end_the_study(plan, monkeypatch):
