@@ -78,6 +78,12 @@ CASES = {
         ("crossval", *TINY, "--data", "data.npz", "--folds", "2", "--out", "folds", *APPEND), ("data.npz",),
         same=("folds/predictions.csv", "folds/metrics.json", "folds/folds.csv"), rows=(("rows.csv", 2),),
     ),
+    "tune": Case(
+        ("tune", "--space", "space.yaml", *TINY, "--data", "data.npz", "--trials", "2", "--out", "study"),
+        ("data.npz", "space.yaml"),
+        same=("study/splits.csv", *(f"study/trial{number}/predictions.csv" for number in range(2))),
+        rows=(("study/trials.csv", 2),),
+    ),
     "export": Case(("export", "run", "--format", "tflite"), ("data.npz", "run")),
     "export savedmodel": Case(("export", "run", "--format", "savedmodel", *APPEND), ("data.npz", "run")),
     "rescore": Case(
@@ -196,7 +202,7 @@ def run_kmed(arguments) -> int:
 
 
 def make_material(folder: pathlib.Path) -> None:
-    """Makes what the commands read: data.npz, pictures, two runs, a demo page, one picture."""
+    """Makes what the commands read: data.npz, pictures, two runs, a demo page, one picture, a search space."""
     import numpy as np
     from PIL import Image
 
@@ -210,6 +216,7 @@ def make_material(folder: pathlib.Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     Image.fromarray(images[0]).save(folder / "picture.png")
+    (folder / "space.yaml").write_text("train.learning_rate: {log: [0.0001, 0.01]}\n")
     group = ["--set", r"data.group=regex:(patient\d+)"]
     for arguments in (
         ["data", "pack", "pictures", "data.npz", "--image-size", "32x40", *group],
