@@ -73,16 +73,20 @@ def _with_classes(table: Table, config) -> Table:
     return apply_class_map(table, config.data.class_map, names, table.task if config.task == "auto" else config.task)
 
 
-def prepare_table(table: Table, config) -> tuple[Table, pd.DataFrame]:
+def prepare_table(table: Table, config, look: Callable[[Table], pd.DataFrame] = look_at) -> tuple[Table, pd.DataFrame]:
     """Returns (table, unreadable): the readable pictures with their splits and range, and those that are left out.
 
     If they cannot be used, the table's notes are printed: how the data were read may be the reason.
 
+    Args:
+      table: from `open_table`.
+      config: the settings.
+      look: what opens the pictures, and returns what `look_at` does.
     Raises: DataError: unreadable files (unless `data.skip_unreadable`), a class with too few groups,
       a splits file of other data, or a group on two sides. ScoreError: val or test has only one cluster.
     """
     try:
-        return _prepare(table, config)
+        return _prepare(table, config, look)
     except KmedError:
         _print_notes(table)
         raise
@@ -130,15 +134,15 @@ def prepare_unjudged(table: Table, config) -> tuple[Table, Table, pd.DataFrame]:
         raise
 
 
-def _readable(table, config):
-    """Returns (table, unreadable, facts): the readable pictures, the others, and what `look_at` says of all."""
+def _readable(table, config, look=look_at):
+    """Returns (table, unreadable, facts): the readable pictures, the others, and what `look` says of all."""
     check_labels(table.task if config.task == "auto" else config.task, table.labels)
-    facts = look_at(table)
+    facts = look(table)
     return *check_readable(table, config.data.skip_unreadable, facts), facts
 
 
-def _prepare(table, config):
-    table, unreadable, facts = _readable(table, config)
+def _prepare(table, config, look):
+    table, unreadable, facts = _readable(table, config, look)
     table = _split(table, config, tuple(unreadable["path"]))
     return with_range(table, peaks(facts), config.data.range), unreadable
 

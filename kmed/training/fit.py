@@ -111,7 +111,7 @@ def start(run: Run, config: Config, table: Table) -> tuple[Config, Table]:
     if not run.environment.exists():  # else it names the command that began the run
         write_json(run.environment, stamped(runtime.environment()))
     point_latest(run.folder)
-    table, unreadable = prepare_table(table, config)
+    table, unreadable = prepare_table(table, config, processes.look_together)
     check_monitor(config, table)
     check_columns(table.rows, config.evaluate)
     config = with_range(config, table)

@@ -5,13 +5,17 @@ leads: it alone writes the run folder.
 """
 
 import contextlib
+import json
 import os
 import re
 import sys
 
 import numpy as np
+import pandas as pd
 
 from kmed import runtime
+from kmed.data.readable import look_at
+from kmed.data.table import Table
 from kmed.errors import ConfigError, RunError
 
 # In the messages of JAX's errors after another process has gone; their types differ with the operation.
@@ -105,6 +109,30 @@ def join_parts(part: np.ndarray, num_rows: int) -> np.ndarray:
     padded = np.zeros((size, *part.shape[1:]), part.dtype)
     padded[: len(part)] = part
     return np.asarray(multihost_utils.process_allgather(padded)).reshape(-1, *part.shape[1:])[:num_rows]
+
+
+def gather_texts(text: str) -> list[str]:
+    """Returns the texts that all processes give, in the order of the processes."""
+    if number() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.asarray(len(own), np.int32)))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(own)] = own
+    texts = np.asarray(multihost_utils.process_allgather(padded)).reshape(number(), -1)
+    return [row[:length].tobytes().decode() for row, length in zip(texts, lengths, strict=True)]
+
+
+def look_together(table: Table) -> pd.DataFrame:
+    """Returns what `kmed.data.readable.look_at` says of a table, of which each process looks at its own part."""
+    if number() == 1:
+        return look_at(table)
+    own = look_at(table.take(own_rows(len(table))))
+    rows = own.astype(object).where(own.notna(), None).to_numpy().tolist()
+    joined = [row for text in gather_texts(json.dumps(rows)) for row in json.loads(text)]
+    return pd.DataFrame(joined, columns=own.columns)
 
 
 def agree(value: int) -> int:

@@ -1,6 +1,7 @@
 """Several devices and several processes on JAX train the model of one: losses, weights, scores, after a kill too."""
 
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import kmed
 from kmed.cli.main import main
@@ -20,6 +22,7 @@ from kmed.config import load_config
 from kmed.data.augment import Augmentation
 from kmed.data.images import Resizing
 from kmed.data.pipeline import Pipeline
+from kmed.data.readable import look_at
 from kmed.data.readers.load import load_table
 from kmed.errors import ConfigError, DataError, RunError
 from kmed.models.keras_file import load_plain_model
@@ -54,10 +57,14 @@ def start(out: pathlib.Path, settings, index=0, number=1, port=None, devices=1) 
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def start_together(out: pathlib.Path, settings, number: int) -> list[subprocess.Popen]:
+def free_port() -> int:
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def start_together(out: pathlib.Path, settings, number: int) -> list[subprocess.Popen]:
+    port = free_port()
     return [start(out, settings, index, number, port) for index in range(number)]
 
 
@@ -131,12 +138,58 @@ def test_a_process_that_is_killed_ends_all_and_fewer_go_on(jax_settings, tmp_pat
     assert_same(alone, resumed)
 
 
+LOOK = """
+import sys
+from kmed.data.readers.load import load_table
+from kmed.training import processes
+processes.join(sys.argv[1], 2, int(sys.argv[2]))
+table = load_table(sys.argv[3])
+assert processes.gather_texts(["", "gr\u00f6\u00dfer"][processes.index()]) == ["", "gr\u00f6\u00dfer"]
+processes.look_together(table).to_json(f"{sys.argv[3]}.{sys.argv[2]}.json", orient="records")
+processes.leave()
+"""
+
+
+def test_two_processes_look_at_a_part_each_and_know_of_all(tmp_path):
+    pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
+    folder = tmp_path / "pictures"
+    for number in range(5):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 8), 1000 * number, np.uint16)).save(path)
+    (folder / "a" / "2.png").write_bytes(b"")
+    (folder / "b" / "3.png").write_bytes(b"no picture")
+    port, environment = free_port(), os.environ | {"KERAS_BACKEND": "jax"}
+    commands = [[sys.executable, "-c", LOOK, f"127.0.0.1:{port}", str(index), str(folder)] for index in range(2)]
+    started = [subprocess.Popen(command, env=environment) for command in commands]
+    assert [process.wait(timeout=600) for process in started] == [0, 0]
+    found, other = (json.loads(folder.with_name(f"pictures.{index}.json").read_text()) for index in range(2))
+    assert found == other == json.loads(look_at(load_table(folder)).to_json(orient="records"))
+    facts = {row["path"]: (row["reason"], row["peak"]) for row in found}
+    assert facts["a/4.png"] == ("", 4000) and facts["a/2.png"] == ("the file is empty", None)
+    assert facts["b/3.png"] == ("it is no picture", None)
+
+
 # ---- What does not need a second process -----------------------------------------------------------
 
 
 def as_one_of(monkeypatch, index: int, number: int) -> None:
     monkeypatch.setattr(processes, "index", lambda: index)
     monkeypatch.setattr(processes, "number", lambda: number)
+
+
+def test_a_process_looks_at_no_picture_of_the_others(monkeypatch, small_npz):
+    table, looked = load_table(small_npz).take([0, 1, 2, 3]), []
+
+    def look(part):
+        looked.append(len(part))
+        return look_at(part)
+
+    monkeypatch.setattr(processes, "look_at", look)
+    for index, count in ((0, 2), (1, 2), (2, 0)):  # the last one of three has nothing to do
+        as_one_of(monkeypatch, index, 3)
+        monkeypatch.setattr(processes, "gather_texts", lambda text: [text])
+        assert len(processes.look_together(table)) == count and looked[-1] == count
 
 
 def test_own_rows_are_parts_of_the_whole(monkeypatch):
@@ -213,6 +266,7 @@ def test_only_lost_processes_are_reported_as_such(monkeypatch):
 
 def test_an_ordinary_process_is_the_only_one(small_npz):
     assert (processes.index(), processes.number(), processes.leads(), processes.agree(2)) == (0, 1, True, 2)
+    assert processes.gather_texts("one") == ["one"]
     part = np.ones((3, 2))
     assert processes.join_parts(part, 3) is part
     processes.leave()  # has no effect
