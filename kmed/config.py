@@ -125,6 +125,7 @@ class DataConfig(Section):
     cluster: str | None = None  # what intervals resample, given in the same ways; none: the group
     splits: str | None = None  # a splits.csv to read instead of drawing a split
     fold: Annotated[int, pydantic.Field(ge=0)] | None = None  # of that splits.csv, the fold that is tested on
+    unlabelled: bool = False  # the images have no labels, which `kmed recalibrate --method prior` can use
     corrections: Files = None  # a labels.csv of `kmed data labels` with edited labels, or several, which count in turn
     val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # share of what is not test, if there is no val
     test_fraction: Fraction = 0.2  # share of all images, if there is no test split; 0: none

@@ -15,9 +15,11 @@ from kmed.data.pixel_range import with_range
 from kmed.data.readable import check_readable, look_at, peaks
 from kmed.data.readers.load import load_table
 from kmed.data.readers.npz import pack
+from kmed.data.readers.source import DataSource
+from kmed.data.readers.unlabelled import why_unlabelled
 from kmed.data.splits import assign_splits, check_known, check_no_leak, read_splits
 from kmed.data.table import SPLITS, Table
-from kmed.errors import ConfigError, KmedError, suggest
+from kmed.errors import ConfigError, DataError, KmedError, suggest
 from kmed.metrics.intervals import check_clusters
 from kmed.progress import say
 from kmed.tasks import check_labels, get_task
@@ -42,7 +44,7 @@ def open_table(config) -> Table:
         path,
         name=settings.name,
         task=None if config.task == "auto" else config.task,
-        class_names=settings.class_names if settings.class_map is None else None,
+        class_names=settings.class_names if settings.class_map is None or settings.unlabelled else None,
         split_folders=settings.split_folders,
         labels_csv=settings.labels_csv,
         path_column=settings.path_column,
@@ -54,8 +56,11 @@ def open_table(config) -> Table:
         no_finding=settings.no_finding,
         not_findings=settings.not_findings,
         mapped=settings.class_map is not None,
+        unlabelled=settings.unlabelled,
     )
-    if settings.class_map is not None:
+    if settings.unlabelled and settings.class_map:
+        raise DataError(f"The map names {next(iter(settings.class_map))!r}, but {path} is read without labels.")
+    if settings.class_map is not None and not settings.unlabelled:
         table = _with_classes(table, config)
     for file in settings.corrections or ():
         table = apply_corrections(table, file)
@@ -71,6 +76,18 @@ def _with_classes(table: Table, config) -> Table:
         named = [config.data.class_map.get(name, name) for name in table.class_names]
         names = list(dict.fromkeys(name for name in named if name is not None))
     return apply_class_map(table, config.data.class_map, names, table.task if config.task == "auto" else config.task)
+
+
+def explain_unlabelled(config) -> str:
+    """Returns a sentence that says why the data of `config.data` have no labels for its classes, or "".
+
+    Raises: DataError: as `kmed.data.readers.unlabelled.why_unlabelled` does.
+    """
+    settings = config.data
+    keys = ("split_folders", "labels_csv", "path_column", "label_column", "label_columns", "split_column", "unlabelled")
+    given = {key: getattr(settings, key) for key in keys}
+    source = DataSource(pathlib.Path(settings.path).expanduser(), **given)
+    return why_unlabelled(source, [*settings.class_names, *(settings.class_map or ())])
 
 
 def prepare_table(table: Table, config, look: Callable[[Table], pd.DataFrame] = look_at) -> tuple[Table, pd.DataFrame]:

@@ -24,7 +24,7 @@ class Table:
         a patient, a field of view), `cluster` (what intervals resample, inside a group), `split`
         ("train", "val", "test", another name, or "" if undecided); all other columns are metadata.
       labels: float32 (N, K) in {0, 1}, NaN where unknown; exactly one 1 per row if `task` is
-        "multiclass".
+        "multiclass", unless the pictures have no labels: then all are NaN.
       class_names: K names, in the order of the columns of `labels`.
       task: "multiclass" or "multilabel".
       name: the name of the data set in results, such as "blood_cells".

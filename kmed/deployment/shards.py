@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from kmed.data.readers.csv_file import read_csv
+from kmed.data.readers.lists import named_paths, read_list
 from kmed.errors import ConfigError, DataError
 from kmed.files import replacing
 
@@ -45,16 +46,10 @@ def listed_pictures(manifest) -> list[str]:
         frame = read_csv(file, [])
         if "path" not in frame.columns:
             raise DataError(f"{file} has no column 'path'; it has {', '.join(frame.columns)}.")
-        lines = frame["path"].fillna("").astype(str).tolist()
+        lines = named_paths(file, frame["path"].fillna("").astype(str).tolist())
     else:
-        try:
-            lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror}.") from error
-    found = [str(file.parent / line.strip()) for line in lines if line.strip()]
-    if not found:
-        raise DataError(f"{file} lists no pictures. Give one path per line, or a CSV with a column path.")
-    return found
+        lines = read_list(file)
+    return [str(file.parent / line) for line in lines]
 
 
 def merge_shards(out) -> pathlib.Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -85,7 +86,7 @@ def read_labels_csv(source: DataSource, files: list[pathlib.Path], root: pathlib
     labels = read(frame[chosen], frame[path_column], source)
     frame = with_ids(frame, path_column, files[0], source, notes)
     paths, found = locate(list(frame[path_column]), root, files[0])
-    groups = _groups(frame, paths, source, where)
+    groups = find_row_groups(frame, paths, source, where)
     splits = _splits(frame, path_column, source, files[0], paths, notes)
     used = [chosen] if isinstance(chosen, str) else chosen
     metadata = frame.drop(columns=[*used, path_column, *COLUMNS], errors="ignore").map(plain).reset_index(drop=True)
@@ -115,7 +116,7 @@ def _finished(labels, cells, source):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Groups:
+class RowGroups:
     """The group and the cluster of each row, whether they are known, and lines to show to the user."""
 
     group: list[str]
@@ -124,7 +125,16 @@ class _Groups:
     notes: tuple[str, ...] = ()
 
 
-def _groups(frame, paths, source, where):
+def find_row_groups(frame: pd.DataFrame, paths: Sequence[str], source: DataSource, where: str) -> RowGroups:
+    """Returns the groups of the rows: a column that is named or has a usual name, folders of patients, or the paths.
+
+    Args:
+      frame: (N, ...) the rows of a CSV.
+      paths: (N,) the picture of each.
+      source: what the user says about the groups.
+      where: what messages call the CSV.
+    Raises: DataError: the column of the groups has empty cells.
+    """
     group_column, cluster_column = group_columns(frame, source)
     folders = [PATIENT_FOLDER.search(path) for path in paths]
     known, notes = group_column is not None, []
@@ -137,7 +147,7 @@ def _groups(frame, paths, source, where):
     else:
         groups = list(paths)
     clusters, more = _filled(frame, cluster_column, where, paths) if cluster_column else (groups, [])
-    return _Groups(groups, clusters, known, (*notes, *more))
+    return RowGroups(groups, clusters, known, (*notes, *more))
 
 
 def _filled(frame, column, where, paths):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kmed.data.readers.levels import Found, Levels, read_levels
-from kmed.data.readers.masks import find_masks
+from kmed.data.readers.masks import find_masks, mask_note
 from kmed.data.readers.source import DataSource, find_groups_csv, refuse
 from kmed.data.readers.text import unite_spellings
 from kmed.data.readers.walk import IMAGE_SUFFIXES, Walk, few, repeated_note, subfolders, walk
@@ -68,7 +68,7 @@ def read_class_folders(
         *(_group_note(kept) if by_folder else _inner_note(levels)),
         *_left_out_notes(levels, pictures, root),
         *repeated_note(repeated),
-        *_mask_note(masks),
+        *mask_note(masks),
         *found.notes(),
         *_others_note(found),
     ]
@@ -157,12 +157,6 @@ def _left_out_notes(levels, pictures, root):
     if loose:
         notes.append(f"Pictures outside the class folders are left out ({len(loose):,}): {few(loose)}.")
     return notes
-
-
-def _mask_note(masks):
-    if not masks:
-        return []
-    return [f"Masks of other pictures are left out, as their names say ({len(masks):,}): {few(masks)}."]
 
 
 def _others_note(found):

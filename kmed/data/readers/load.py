@@ -12,6 +12,7 @@ from kmed.data.readers.groups import resolve_groups
 from kmed.data.readers.npz import read_npz
 from kmed.data.readers.source import GROUPS_CSV, NOT_FINDINGS, DataSource
 from kmed.data.readers.text import plain
+from kmed.data.readers.unlabelled import read_unlabelled
 from kmed.data.readers.walk import few
 from kmed.data.table import Table
 from kmed.errors import DataError, suggest
@@ -87,6 +88,7 @@ def load_table(
     no_finding: str = "label",
     not_findings=NOT_FINDINGS,
     mapped: bool = False,
+    unlabelled: bool = False,
 ) -> Table:
     """Returns the Table of a data set on disk. No picture is opened, except those of an .npz file.
 
@@ -109,6 +111,8 @@ def load_table(
       mapped: whether the names will be mapped to the classes of a finished model, by `kmed.data.class_map`. Then class
         folders are legal for task="multilabel" (each picture has the label of its folder, and none of the other
         folders'), and a class may be in any split.
+      unlabelled: whether the pictures have no labels, as `kmed.data.readers.unlabelled` reads them; `task` and
+        `class_names` are then those of a finished model.
     Raises: DataError: one line that says what is wrong with which file, and what to do.
     Example:
       >>> table = load_table("data/blood_cells")
@@ -133,11 +137,12 @@ def load_table(
         no_finding=no_finding,
         not_findings=not_findings,
         mapped=mapped,
+        unlabelled=unlabelled,
     )
-    table = _read(source)
+    table = read_unlabelled(source) if unlabelled else _read(source)
     if len(table) == 0:
         raise DataError(f"{path} holds no pictures.")
-    if table.exclusive and not mapped:
+    if table.exclusive and not (mapped or unlabelled):
         _check_learnable(table)
     table = table.replace(name=name or _name(path, table))
     known = apply_map(table) if group is None and cluster is None and not table.grouped else None

@@ -5,6 +5,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from kmed.data.readers.walk import few
+
 _WORDS = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|annotations?|annot|labels?|superpixels|contours?"
 # benign (1)_mask.png, benign (1)_mask_1.png, x-GT.tif, x_segmentation2.png: the name of a picture and more.
 _MASK_NAME = re.compile(rf"(?P<picture>.+?)[ _.\-]+(?:{_WORDS})(?:[ _.\-]*\d+)?", re.IGNORECASE)
@@ -33,6 +35,13 @@ def find_masks(pictures: Sequence[str]) -> list[str]:
             below["/".join(folders[:depth])].add(folder)
     masked = {folder for folder in _mask_folders(below) if _is_of_masks(folder, stems, below)}
     return [path for path in pictures if _has_picture(path, stems) or _is_inside(path, masked)]
+
+
+def mask_note(masks: Sequence[str]) -> list[str]:
+    """Returns a line about masks that are left out; none without masks."""
+    if not masks:
+        return []
+    return [f"Masks of other pictures are left out, as their names say ({len(masks):,}): {few(masks)}."]
 
 
 def _mask_folders(below):

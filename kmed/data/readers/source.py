@@ -33,6 +33,7 @@ class DataSource:
     no_finding: str = "label"
     not_findings: Sequence[str] = NOT_FINDINGS
     mapped: bool = False
+    unlabelled: bool = False
 
     @property
     def columns(self) -> dict:
