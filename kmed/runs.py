@@ -246,8 +246,7 @@ def check_vacant(folder: pathlib.Path, wanted: str = "") -> None:
 
 def held(run: Run):
     """Keeps other processes from training the run for the duration of a block. Raises RunError if one does."""
-    where = run.folder
-    return exclusive(where, taken=f"Another process is training {where}. Wait for it, or stop it first.")
+    return exclusive(run.folder, taken=f"Another process is training {run.folder}. Wait for it, or stop it first.")
 
 
 @contextlib.contextmanager
@@ -292,7 +291,7 @@ def written_whole(out: pathlib.Path):
 
 def has_ended(run: Run) -> bool:
     """Returns whether a run has its scores and figures; only its row in a table or its page may be missing."""
-    return run.result.exists() and not run.checkpoints.exists()
+    return (run.result.exists() or run.recalibration.exists()) and not run.checkpoints.exists()
 
 
 def clear_run(run: Run) -> None:
@@ -333,12 +332,29 @@ def finished_run(folder) -> Run:
     return run
 
 
-def judged_run(folder) -> Run:
-    """Returns the Run in `folder`, which must have final scores; its weights may be missing."""
+def judged_run(folder, *, unlabelled: bool = False) -> Run:
+    """Returns the Run in `folder`, which must have final scores or, with `unlabelled`, be recalibrated without labels.
+
+    Its weights may be missing.
+    """
     run = open_run(folder)
-    if not run.result.exists():
-        raise RunError(f"{folder} has no result.csv: it is not finished. Finish it with: kmed train --resume {folder}")
+    if not run.result.exists() and not (unlabelled and without_labels(run)):
+        raise unscored(run)
     return run
+
+
+def without_labels(run: Run) -> bool:
+    """Returns whether a run was recalibrated with pictures without labels, so that it has no scores."""
+    return run.recalibration.exists() and run.read_json(run.metrics).get("without_labels", False)
+
+
+def unscored(run: Run) -> RunError:
+    """Returns the error for what needs the scores of a run that has none."""
+    if not without_labels(run):
+        hint = f"Finish it with: kmed train --resume {run.folder}"
+        return RunError(f"{run.folder} has no result.csv: it is not finished. {hint}")
+    hint = f"Judge it on pictures with labels: kmed evaluate {shlex.quote(str(run.folder))} --on DATA"
+    return RunError(f"{run.folder} was recalibrated with pictures without labels, so it has no scores. {hint}")
 
 
 def is_crossval(folder) -> bool:
@@ -350,9 +366,8 @@ def judged_crossval(folder) -> Run:
     """Returns the pooled results of a finished cross-validation, which have the names of a run's files."""
     run = Run(pathlib.Path(folder))
     if not run.result.exists():
-        raise RunError(
-            f"{folder} has no result.csv: it is not finished. Finish it with: kmed crossval --resume {folder}"
-        )
+        hint = f"Finish it with: kmed crossval --resume {folder}"
+        raise RunError(f"{folder} has no result.csv: it is not finished. {hint}")
     return run
 
 
@@ -364,11 +379,6 @@ def judged(folder) -> Run:
 def judged_split(splits) -> str:
     """Returns the split by which a run is judged: "test" if it is among `splits`, else "val"."""
     return "test" if "test" in splits else "val"
-
-
-def hint_at_page(run: Run) -> str:
-    """Returns a sentence with the command that draws the run's page, or "" if the page exists."""
-    return "" if run.report.exists() else f" Draw its page with: kmed report {shlex.quote(str(run.folder))}"
 
 
 def write_classes(run: Run, config: Config, class_names) -> None:

@@ -98,7 +98,7 @@ def report(run_folder, **arguments):
       kmed report saved_models/blood --data /mnt/blood_cells
     """
     with one_line_errors():
-        run = open_judged(run_folder)
+        run = open_judged(run_folder, unlabelled=True)
         from kmed.report.run_page import write_report
 
         write_report(run_folder, **arguments)
@@ -177,7 +177,12 @@ def ensemble(runs, out, **arguments):
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=PATH)
-@click.option("--on", metavar="DATA", required=True, help="A folder, CSV or npz with local images and labels.")
+@click.option(
+    "--on",
+    metavar="DATA",
+    required=True,
+    help="A folder, CSV or npz with local images and labels; with --method prior also without labels, or a list.",
+)
 @click.option("--out", metavar="DIR", type=PATH, required=True, help="The output folder.")
 @click.option(
     "--method",
@@ -186,7 +191,7 @@ def ensemble(runs, out, **arguments):
     metavar="HOW",
     help="labels: calibration and thresholds from labels; prior: the shares of the classes, without labels.",
 )
-@click.option("--fit-fraction", default=0.5, show_default=True, help="Share of the groups that is fitted to.")
+@click.option("--fit-fraction", type=float, help="Share of the groups that is fitted to.  [0.5; without labels all]")
 @CLASS_MAP
 @COPIES
 @DATA
@@ -202,13 +207,16 @@ def recalibrate(run_folder, **arguments):
     gives the gain with its interval. A learning curve says how many labelled groups would have been enough.
 
     With --method prior, no labels of the first part are used: the shares of the classes are found from the model's
-    probabilities (Saerens et al., 2002), on the assumption that nothing but the shares differs.
+    probabilities (Saerens et al., 2002), on the assumption that nothing but the shares differs. The images may then
+    have no labels at all: DATA is a folder of images, a CSV with a column of paths, or a text file with one path per
+    line. All of them are fitted to, nothing checks the result, and the new run has no scores.
 
     \b
     Examples:
       kmed recalibrate saved_models/xrays --on our_xrays.csv --out saved_models/xrays_here
       kmed recalibrate saved_models/xrays --on ours --map Normal="No Finding" --out here --set data.group=patient
       kmed recalibrate saved_models/xrays --on our_xrays.csv --method prior --out saved_models/xrays_shifted
+      kmed recalibrate saved_models/xrays --on archive/2024 --method prior --out saved_models/xrays_2024
     """
     with one_line_errors():
         open_finished(run_folder)

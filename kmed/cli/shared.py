@@ -102,12 +102,15 @@ def open_finished(run_folder):
     return run
 
 
-def open_judged(run_folder):
-    """Returns the Run of a folder with scores, and loads the backend; its weights may be gone."""
+def open_judged(run_folder, *, unlabelled: bool = False):
+    """Returns the Run of a folder with scores, and loads the backend; its weights may be gone.
+
+    `unlabelled` says whether it may also be a run that was recalibrated without labels, which has none.
+    """
     from kmed.runs import judged_run
     from kmed.runtime import load_backend
 
-    run = judged_run(run_folder)
+    run = judged_run(run_folder, unlabelled=unlabelled)
     load_backend()
     return run
 

@@ -131,7 +131,7 @@ def _content(description: dict, title: str, level: float, size: int) -> dict:
         "description": description,
         "multiclass": exclusive,
         "verdict": description["verdict"],
-        "score": _describe_score(description["test_score"], level),
+        "score": description["test_score"] and _describe_score(description["test_score"], level),
         "fit": _FITS[description["fit"]],
         "size": f"{size / 1e6:,.1f} MB",
         "litert": packages["@litertjs/core"]["version"],

@@ -29,7 +29,7 @@ from kmed.files import replacing, size_of, temporary_folder, write_json
 from kmed.formats import graph, registry
 from kmed.formats.registry import FORMATS, check_format, either, exported_formats
 from kmed.metrics.calibration import Calibration
-from kmed.metrics.intervals import Bootstrap, Score
+from kmed.metrics.intervals import Bootstrap, Score, draw_resamples, mean_score
 from kmed.models.keras_file import load_run_model
 from kmed.progress import say
 from kmed.runs import Run, finished_run, judged_split
@@ -226,29 +226,55 @@ def _compare(original: _Original, probs: np.ndarray, *, exact: bool) -> dict:
     expected = original.calibration.apply(original.predictions.probs)
     distance = np.abs(probs - expected)
     same = (rule.decide(probs) == rule.decide(expected)).all(axis=1)
-    # Both are turned back from calibrated float32, so that what calibration takes away counts for neither side.
-    pair = (expected.astype(np.float32), probs)
-    scored = (dataclasses.replace(original.predictions, probs=original.calibration.invert(each)) for each in pair)
-    before, after = (score_predictions(each, None, bootstrap) for each in scored)
-    main, *others = rule.task.exported_scores
-    change = {name: after.resamples.difference(after.scores[name], before.scores[name]) for name in (main, *others)}
-    reasons = _reasons(change[main], main, original.tolerance, float(distance.max()) if exact else 0.0)
+    if np.isnan(original.predictions.labels).all():
+        scored = _compare_decisions(original.predictions, same, bootstrap)
+    else:
+        scored = _compare_scores(original, expected, probs, bootstrap)
+    change = scored["change"]
+    reasons = _reasons(change, scored["score"], original.tolerance, float(distance.max()) if exact else 0.0)
     return {
         "split": original.predictions.rows["split"][0],
         "num_images": len(probs),
-        "num_clusters": before.num_clusters,
+        "num_clusters": len(set(original.predictions.clusters)),
         "largest_difference": float(distance.max()),
         "mean_difference": float(distance.mean()),
         "agreement": float(same.mean()),
-        "score": main,
-        "keras": before.scores[main].value,
-        "exported": after.scores[main].value,
-        "change": change[main].to_dict(),
-        "other_changes": {name: change[name].to_dict() for name in others},
+        **scored,
+        "change": change.to_dict(),
         "tolerance_points": original.tolerance,
         "passed": not reasons,
         "reasons": reasons,
     }
+
+
+def _compare_scores(original: _Original, expected: np.ndarray, probs: np.ndarray, bootstrap: Bootstrap) -> dict:
+    """Returns how scores change: "score", the main one's name, "keras" and "exported", its values, and the changes."""
+    # Both are turned back from calibrated float32, so that what calibration takes away counts for neither side.
+    pair = (expected.astype(np.float32), probs)
+    scored = (dataclasses.replace(original.predictions, probs=original.calibration.invert(each)) for each in pair)
+    before, after = (score_predictions(each, None, bootstrap) for each in scored)
+    main, *others = original.predictions.task.exported_scores
+    change = {name: after.resamples.difference(after.scores[name], before.scores[name]) for name in (main, *others)}
+    return {
+        "score": main,
+        "keras": before.scores[main].value,
+        "exported": after.scores[main].value,
+        "change": change[main],
+        "other_changes": {name: change[name].to_dict() for name in others},
+    }
+
+
+def _compare_decisions(predictions: Predictions, same: np.ndarray, bootstrap: Bootstrap) -> dict:
+    """Returns what `_compare_scores` does where there are no labels: decisions that change are taken for lost.
+
+    Args:
+      predictions: those of the Keras model.
+      same: bool (N,), the pictures for which the exported file decides the same.
+      bootstrap: the settings of the interval.
+    """
+    lost = same.astype(float) - 1
+    change = mean_score(draw_resamples(predictions.clusters, bootstrap), float(lost.mean()), lost)
+    return {"score": "agreement", "keras": 1.0, "exported": float(same.mean()), "change": change, "other_changes": {}}
 
 
 def _reasons(change: Score, name: str, tolerance: float, largest: float) -> list[str]:

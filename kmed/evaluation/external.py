@@ -21,6 +21,7 @@ from kmed.evaluation.cases import CASE_ROWS
 from kmed.evaluation.decisions import decision_rule, read_fitted
 from kmed.evaluation.external_text import describe_external
 from kmed.evaluation.inference import predict, predict_with_distances
+from kmed.evaluation.lineage import scored_run
 from kmed.evaluation.novelty import false_alarms, feature_model, run_novelty
 from kmed.evaluation.predictions import Predictions, make_predictions, stored_predictions
 from kmed.evaluation.result_rows import LAST, read_results, score_columns, with_scores
@@ -65,6 +66,11 @@ class Foreign:
         """The pictures that may judge the run."""
         return self.table.take(~self.seen.left_out)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any label of these pictures is known."""
+        return not np.isnan(self.judging.labels).all()
+
 
 @dataclasses.dataclass(frozen=True)
 class External:
@@ -78,6 +84,7 @@ class External:
       assessment: their Assessment.
       internal_split: the run's own split that it is compared with, "test" or "val".
       beside: both sides and the changes.
+      home: the run at its home: the run itself, or the one that it was made of if it was recalibrated without labels.
       novelty: {"threshold", "wanted", "internal", "external"}: the share of pictures that is flagged as unlike the
         training pictures, as Scores or dicts of them; None if the run has no novelty.npz.
     """
@@ -89,7 +96,20 @@ class External:
     assessment: Assessment
     internal_split: str
     beside: SideBySide
+    home: Run
     novelty: dict | None
+
+    @property
+    def is_home(self) -> bool:
+        """Whether the run itself stands on the internal side."""
+        return self.home.folder == self.folder.parent.parent
+
+    def home_sentence(self) -> str:
+        """Returns what stands on the internal side of a run that was recalibrated without labels."""
+        return (
+            f"The run was recalibrated without labels and has no scores of its own: at home stands {self.home.folder}, "
+            "of which it was made, with the calibration and thresholds of home."
+        )
 
     def to_dict(self) -> dict:
         """Returns the content of metrics.json."""
@@ -97,6 +117,7 @@ class External:
         return {
             "name": self.name,
             "data": {"path": data.path, "name": table.name, "class_map": data.class_map, "notes": list(table.notes)},
+            "home": "" if self.is_home else self.home_sentence(),
             "internal_split": self.internal_split,
             "external": {"task": table.task, **self.assessment.to_dict()},
             "side_by_side": self.beside.to_dict(),
@@ -180,7 +201,8 @@ def read_foreign(
     if seen.left_out.all():
         raise DataError(f"The run has learnt from all {len(table)} pictures in {on}, so they cannot judge it.")
     foreign = Foreign(config, table, seen)
-    check_clusters(foreign.judging.rows["cluster"])
+    if foreign.labelled:
+        check_clusters(foreign.judging.rows["cluster"])
     return foreign
 
 
@@ -224,10 +246,16 @@ def judge_on(
       fit. ConfigError: a setting is not legal. ScoreError: there is nothing to score.
     """
     run = finished_run(run_folder)
-    stored = stored_predictions(run)
+    home = scored_run(run)
+    stored = stored_predictions(home)
     internal_split = judged_split(stored.rows["split"].unique())
     reading = {"class_map": class_map, "settings": settings, "split": split, "copies": copies, "data": data}
     foreign = read_foreign(run, on, internal_split, **reading)
+    if not foreign.labelled:
+        raise DataError(
+            f"All labels of the {len(foreign.judging):,} pictures in {on} are unknown, so they cannot judge a run. "
+            "Give pictures with labels."
+        )
     name, folder = choose_folder(run, name, foreign)
     say(f"Scoring {len(foreign.judging):,} pictures of {foreign.table.name!r} ...")
     predictions, flagged, record = predict_foreign(run, foreign)
@@ -239,7 +267,8 @@ def judge_on(
     if flagged is not None and record is not None:
         share = false_alarms(flagged, predictions.clusters, outer)
         novelty = {key: record.get(key) for key in ("threshold", "wanted")}
-        novelty |= {"internal": record.get(internal_split), "external": share}
+        own = home.read_json(home.metrics).get("novelty") or {}
+        novelty |= {"internal": own.get(internal_split), "external": share}
     return External(
         name=name,
         folder=folder,
@@ -247,7 +276,15 @@ def judge_on(
         predictions=predictions,
         assessment=assess(predictions, Prior.from_dict(metrics["training"]), outer, scored),
         internal_split=internal_split,
-        beside=set_side_by_side(stored.split(internal_split), predictions, fitted, decision_rule(run), bootstrap),
+        beside=set_side_by_side(
+            stored.split(internal_split),
+            predictions,
+            fitted,
+            decision_rule(run),
+            bootstrap,
+            (read_fitted(home), decision_rule(home)),
+        ),
+        home=home,
         novelty=novelty,
     )
 
@@ -288,7 +325,7 @@ def write_external(run: Run, external: External, draw=None) -> pathlib.Path:
         write_frame(folder / "predictions.csv", external.predictions.to_frame())
         write_json(folder / "metrics.json", stamped(external.to_dict()))
         write_text(folder / "summary.txt", describe_external(external))
-        write_frame(folder / "result.csv", pd.DataFrame([external_row(run, external)]))
+        write_frame(folder / "result.csv", pd.DataFrame([external_row(external)]))
         if len(external.foreign.seen.rows):
             write_frame(folder / "seen.csv", external.foreign.seen.rows)
         if draw is not None:
@@ -296,7 +333,7 @@ def write_external(run: Run, external: External, draw=None) -> pathlib.Path:
     return external.folder
 
 
-def external_row(run: Run, external: External) -> dict:
+def external_row(external: External) -> dict:
     """Returns the results as one row of a results table: the run's, with these scores and their changes."""
     changes: dict[str, float] = {}
     for name in external.assessment.task.paired_scores:
@@ -308,7 +345,7 @@ def external_row(run: Run, external: External) -> dict:
         }
     scored = score_columns(external.assessment) | changes
     own = {"data": external.foreign.table.name, "split": SPLIT, "command": command_line()}
-    return with_scores(run.read_result(LAST), scored, **own)
+    return with_scores(external.home.read_result(LAST), scored, **own)
 
 
 def append_external(external: External, path) -> None:

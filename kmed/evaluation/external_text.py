@@ -18,6 +18,7 @@ def describe_external(external) -> str:
     lines = [
         f"{external.name}: {len(external.predictions):,} pictures of {table.name} judge the run.",
         *external.foreign.seen.sentences(),
+        *([] if external.is_home else [external.home_sentence()]),
         "",
         f"Side by side over {len(beside.classes)} of {len(table.class_names)} classes, which both sides have: "
         f"{sizes['internal']} of the run's own {external.internal_split} split, and {sizes['external']} here; {level} "

@@ -11,7 +11,7 @@ from kmed.data.table import Table
 from kmed.errors import RunError
 from kmed.models.weight_files import is_earlier_run
 from kmed.progress import warn
-from kmed.runs import Run
+from kmed.runs import Run, without_labels
 from kmed.schemas.records import EnsembleFile
 
 
@@ -88,6 +88,22 @@ def _is_of_same_data(run: Run, source: Run) -> bool:
             "images of the same names. If they are the same images, the scores may be too good."
         )
     return False
+
+
+def scored_run(run: Run) -> Run:
+    """Returns the run, or the one with scores that it was made of if it was recalibrated without labels.
+
+    Raises: RunError: that run is gone.
+    """
+    while without_labels(run):
+        source = Run(run.folder / run.read_json(run.recalibration)["source"])
+        if not source.config.exists():
+            raise RunError(
+                f"{run.folder} was recalibrated without labels, and the run that it was made of, {source.folder}, is "
+                "gone, so there are no scores to set beside. Restore it."
+            )
+        run = source
+    return run
 
 
 def read_members(run: Run) -> EnsembleFile:

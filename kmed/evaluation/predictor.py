@@ -23,6 +23,8 @@ from kmed.schemas.records import stamped
 if typing.TYPE_CHECKING:
     import keras
 
+UNSCORED = "It was recalibrated with pictures without labels: no scores are known."
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
@@ -63,17 +65,14 @@ def describe_run(run: Run) -> dict:
 
     Keys: version, kmed_version, model, task, class_names, image_size [height, width], fit, interpolation, input,
     output, calibrated, thresholds (class name -> calibrated probability; None: the most probable class), test_score
-    (name, value, low, high, num_images, num_clusters, split) and verdict, one sentence; range [low, high], what
+    (name, value, low, high, num_images, num_clusters, split; None of a run that was recalibrated without labels) and
+    verdict, one sentence; range [low, high], what
     becomes 0 and 255 in pictures with more than 8 bits per value, unless it is 0 to 65535; decode, "reduced", if JPEG
     files are decoded as `kmed.data.images.Resizing` says of that; and for findings that are
     decided together, constant (names that are reported whatever the picture shows, or None) and exclusion (a
     `kmed.metrics.thresholds.Exclusion`, or None).
     """
     config, rule, metrics = run.read_config(), decision_rule(run), run.read_json(run.metrics)
-    split = judged_split(metrics)
-    assessed, main = metrics[split], rule.task.exported_scores[0]
-    score = {key: assessed["scores"][main][key] for key in ("value", "low", "high")}
-    sizes = {key: assessed[key] for key in ("num_images", "num_clusters")}
     height, width = config.data.image_size
     limits = parse_range(config.data.range) or FULL
     thresholds = None if rule.thresholds is None else dict(zip(rule.class_names, rule.thresholds.tolist(), strict=True))
@@ -91,10 +90,20 @@ def describe_run(run: Run) -> dict:
         "calibrated": True,
         "thresholds": thresholds,
         **_together(rule),
-        "test_score": {"name": main, **score, **sizes, "split": split},
-        "verdict": assessed["verdict"]["sentence"],
+        **_judgement(metrics, rule.task.exported_scores[0]),
     }
     return stamped(fields)
+
+
+def _judgement(metrics: dict, main: str) -> dict:
+    """Returns the score by which a run is known, and the verdict on it, for the description."""
+    split = judged_split(metrics)
+    if split not in metrics:
+        return {"test_score": None, "verdict": UNSCORED}
+    assessed = metrics[split]
+    score = {key: assessed["scores"][main][key] for key in ("value", "low", "high")}
+    sizes = {key: assessed[key] for key in ("num_images", "num_clusters")}
+    return {"test_score": {"name": main, **score, **sizes, "split": split}, "verdict": assessed["verdict"]["sentence"]}
 
 
 def _together(rule: DecisionRule) -> dict:

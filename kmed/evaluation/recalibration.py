@@ -2,6 +2,7 @@
 
 The output is a run folder like any other. Its validation split are the local pictures that were fitted to, its test
 split those that it was checked on, and it has no training split: those pictures belong to the run that it was made of.
+Without labels all pictures are fitted to, and the run has no scores.
 """
 
 import dataclasses
@@ -12,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from kmed import runtime
+from kmed.data.prepare import explain_unlabelled
 from kmed.data.splits import JUDGED_BY, write_splits
 from kmed.data.table import Table
-from kmed.errors import ConfigError, suggest
+from kmed.errors import ConfigError, DataError, suggest
 from kmed.evaluation.decisions import Fitted, read_fitted
-from kmed.evaluation.external import Foreign, predict_foreign, read_foreign
+from kmed.evaluation.external import Foreign, foreign_config, predict_foreign, read_foreign
+from kmed.evaluation.lineage import scored_run
 from kmed.evaluation.local_fit import (
     Gain,
     few_labels,
@@ -31,22 +34,23 @@ from kmed.evaluation.local_fit import (
 from kmed.evaluation.members import read_members, relative_path
 from kmed.evaluation.novelty import false_alarms
 from kmed.evaluation.predictions import Predictions, stored_predictions
+from kmed.evaluation.recalibration_text import describe, describe_flagged
 from kmed.evaluation.result_rows import LAST, score_columns, with_scores
 from kmed.evaluation.run_evaluation import FITTED_BY, write_figures, write_scores
-from kmed.evaluation.summary import aligned, cell
 from kmed.files import write_frame, write_json, write_text
 from kmed.metrics.baselines import Prior
-from kmed.metrics.intervals import Bootstrap
+from kmed.metrics.intervals import FEW_CLUSTERS, Bootstrap
 from kmed.metrics.prior_shift import ASSUMPTION
 from kmed.progress import say
 from kmed.reading import read_text
-from kmed.runs import Run, finished_run, judged_split, write_classes, written_whole
+from kmed.runs import Run, finished_run, judged_split, without_labels, write_classes, written_whole
 from kmed.schemas.records import stamped
 
 METHODS = ("labels", "prior")
 SCORING = (*FITTED_BY, "num_resamples", "level", "subgroups", "batch_size")
 _COPIED = ("model", "history", "novelty")  # files of the source that stay as they are
-SHOWN = ("brier_calibrated", "ece_calibrated")
+HALF = 0.5  # the share of the groups that is fitted to
+ONLY_PRIOR = "Pictures without labels can be used with --method prior alone, which finds the shares of the classes."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +65,9 @@ class Recalibration:
       flagged: bool (N,), the pictures unlike the training pictures; None if the source cannot say.
       novelty: the source's record of that; None.
       home, local: what was fitted at home and here.
-      shares: {"home", "found", "true"} -> (K,); None for "labels".
+      shares: {"home", "found", "true"} -> (K,), without "true" if there are no labels; None for "labels".
       kept: labels that keep what was fitted at home.
-      gains: name -> Gain on the pictures that nothing was fitted to.
+      gains: name -> Gain on the pictures that nothing was fitted to; None without labels.
       curve: see `kmed.evaluation.local_fit.learning_curve`; None for "prior".
     """
 
@@ -77,36 +81,59 @@ class Recalibration:
     local: Fitted
     shares: dict[str, np.ndarray] | None
     kept: tuple[str, ...]
-    gains: dict[str, Gain]
+    gains: dict[str, Gain] | None
     curve: dict | None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether local pictures have labels, by which the fit is checked."""
+        return self.gains is not None
 
     def sentences(self) -> list[str]:
         """Returns what was fitted to what, and what it is worth."""
         sizes = self.sizes("group")
+        if not self.labelled:
+            return self._unchecked(sizes["fit"])
         how = "calibration and thresholds, with the labels of" if self.method == "labels" else "shares of the classes, "
         how += "" if self.method == "labels" else "without the labels of"
         lines = [
             f"Recalibrated ({self.method}): {how} {sizes['fit']} groups; checked on {sizes['check']} others.",
             *([ASSUMPTION] if self.method == "prior" else []),
         ]
-        if self.kept:
-            why = "Too few positives or negatives to fit" if self.method == "labels" else "Shares not told from home's"
-            lines.append(f"{why}, so these stay as at home: {', '.join(self.kept)}.")
+        lines += self._stayed()
         if self.curve is not None:
             lines.append(_enough(self.curve))
         return lines
 
-    def sizes(self, column: str | None = None) -> dict[str, int]:
-        """Returns how many pictures, or different values of a column, were fitted to and checked on."""
+    def _unchecked(self, num_groups: int | None) -> list[str]:
+        return [
+            f"Recalibrated (prior): shares of the classes, from {len(self.predictions):,} pictures of {num_groups:,} "
+            "groups without labels.",
+            "Nothing checks it: without labels there are no scores, no gain and no learning curve. Judge it on other "
+            "pictures, with labels: kmed evaluate RUN --on DATA.",
+            ASSUMPTION,
+            *self._stayed(),
+        ]
+
+    def _stayed(self) -> list[str]:
+        if not self.kept:
+            return []
+        why = "Too few positives or negatives to fit" if self.method == "labels" else "Shares not told from home's"
+        return [f"{why}, so these stay as at home: {', '.join(self.kept)}."]
+
+    def sizes(self, column: str | None = None) -> dict[str, int | None]:
+        """Returns how many pictures, or different values of a column, were fitted to and checked on; None: no check."""
         parts = {"fit": self.predictions.split("val"), "check": self.predictions.split("test")}
-        return {name: len(part) if column is None else part.rows[column].nunique() for name, part in parts.items()}
+        sizes = {name: len(part) if column is None else part.rows[column].nunique() for name, part in parts.items()}
+        return sizes if self.labelled else sizes | {"check": None}
 
     def to_dict(self, folder: pathlib.Path) -> dict:
         """Returns the content of recalibration.json in `folder`."""
         names = self.predictions.class_names
-        shares = None
+        shares: dict[str, dict | None] | None = None
         if self.shares is not None:
             shares = {kind: dict(zip(names, values.tolist(), strict=True)) for kind, values in self.shares.items()}
+            shares |= {} if "true" in shares else {"true": None}
         return {
             "source": relative_path(self.source.folder, folder),
             "method": self.method,
@@ -115,7 +142,7 @@ class Recalibration:
             "pictures": self.sizes(),
             "kept": list(self.kept),
             "shares": shares,
-            "gains": {name: gain.to_dict() for name, gain in self.gains.items()},
+            "gains": self.gains and {name: gain.to_dict() for name, gain in self.gains.items()},
             "curve": self.curve,
             "sentences": self.sentences(),
         }
@@ -134,61 +161,110 @@ def _enough(curve: dict) -> str:
 
 
 def fit_to_sample(
-    run_folder, on, *, method="labels", fit_fraction=0.5, class_map=(), settings=(), copies="pixels", data=None, seed=0
+    run_folder, on, *, method="labels", fit_fraction=None, class_map=(), settings=(), copies="pixels", data=None, seed=0
 ) -> Recalibration:
     """Returns the Recalibration of a run for a local sample; nothing is written.
 
     Args:
       run_folder: what `kmed train` made.
-      on: the folder, CSV or npz with the local pictures and labels.
+      on: the folder, CSV or npz with the local pictures and labels; with "prior" they may lack labels, and be a list.
       method: "labels", or "prior", which uses no labels of the pictures that it fits to.
-      fit_fraction: the share of the groups that is fitted to.
+      fit_fraction: the share of the groups that is fitted to; None: half of them, and all without labels.
       class_map, settings, copies, data: as for `kmed.evaluation.external.judge_on`.
       seed: random seed of the split and of the learning curve.
     Raises: ConfigError: an argument is not legal. Else as `kmed.evaluation.external.judge_on`.
     """
     if method not in METHODS:
         raise ConfigError(f"method must be {' or '.join(METHODS)}. Received: {method!r}." + suggest(method, METHODS))
-    if not 0 < fit_fraction < 1:
+    if fit_fraction is not None and not 0 < fit_fraction < 1:
         raise ConfigError(f"fit_fraction must be between 0 and 1. Received: {fit_fraction}.")
     run = finished_run(run_folder)
     own = stored_predictions(run)
     internal = judged_split(own.rows["split"].unique())
-    reading = {"class_map": class_map, "settings": settings, "copies": copies, "data": data, "scoring": SCORING}
-    foreign = read_foreign(run, on, internal, **reading)
+    reading = {"class_map": class_map, "settings": tuple(settings), "copies": copies, "data": data}
+    foreign = _read_sample(run, on, internal, method, reading)
+    if not foreign.labelled:
+        _check_unlabelled(foreign, on, method, fit_fraction)
     say(f"Predicting {len(foreign.judging):,} pictures ...")
     predictions, flagged, novelty = predict_foreign(run, foreign)
-    chosen = split_groups(predictions, fit_fraction, seed)
+    chosen = np.ones(len(predictions), bool)
+    if foreign.labelled:
+        chosen = split_groups(predictions, HALF if fit_fraction is None else fit_fraction, seed)
     splits = np.where(chosen, "val", "test").astype(object)
     predictions = dataclasses.replace(predictions, rows=predictions.rows.assign(split=splits))
-    fit, check, home = predictions.split("val"), predictions.split("test"), read_fitted(run)
-    shares = curve = None
-    kept: tuple[str, ...] = ()
-    evaluate, bootstrap = foreign.config.evaluate, Bootstrap.from_config(foreign.config)
+    home, bootstrap = read_fitted(run), Bootstrap.from_config(foreign.config)
     if method == "labels":
-        local = fit_labels(fit, home, evaluate, foreign.config.data.not_findings)
-        if not fit.task.exclusive:
-            kept = tuple(name for name, few in zip(fit.class_names, few_labels(fit), strict=True) if few)
-        curve = learning_curve(
-            fit, check, home.calibration, lambda part: fit_calibration(part, home.calibration), seed
-        )  # fmt: skip
+        local, found = _fit_labels(predictions, home, foreign.config, seed)
     else:
-        at_home = home_shares(run, own)
-        local, found, used = fit_shares(fit, home, at_home, bootstrap)
-        kept = tuple(name for name, moved in zip(fit.class_names, used, strict=True) if not moved)
-        shares = {"home": at_home, "found": found, "true": known_shares(predictions.labels)}
+        local, found = _fit_prior(predictions, home, home_shares(run, own), bootstrap)
     local = dataclasses.replace(local, cases=None)
-    gains = measure_gains(check, home, local, bootstrap)
-    return Recalibration(
-        run, method, foreign, predictions, flagged, novelty, home, local, shares, kept, gains, curve
-    )  # fmt: skip
+    gains = measure_gains(predictions.split("test"), home, local, bootstrap) if foreign.labelled else None
+    return Recalibration(run, method, foreign, predictions, flagged, novelty, home, local, gains=gains, **found)
+
+
+def _read_sample(run: Run, on, internal: str, method: str, reading: dict) -> Foreign:
+    """Returns the local data, without labels if they have none and the method needs none."""
+    reading = reading | {"scoring": SCORING}
+    reason = explain_unlabelled(foreign_config(run, on, reading["class_map"], reading["settings"], SCORING))
+    if reason and method == "prior":
+        say(reason)
+        reading["settings"] += ("data.unlabelled=true",)
+    try:
+        return read_foreign(run, on, internal, **reading)
+    except DataError as error:
+        raise DataError(f"{error} {ONLY_PRIOR}") if reason and method == "labels" else error from None
+
+
+def _check_unlabelled(foreign: Foreign, on, method: str, fit_fraction: float | None) -> None:
+    """Raises DataError or ConfigError unless a run can be recalibrated with pictures without labels."""
+    judging = foreign.judging
+    if method == "labels":
+        raise DataError(f"None of the {len(judging):,} pictures in {on} has a known label. {ONLY_PRIOR}")
+    if fit_fraction is not None:
+        raise ConfigError(
+            "fit_fraction leaves pictures to check on, which needs labels; without labels all are fitted to. Leave it "
+            f"out. Received: {fit_fraction}."
+        )
+    if (num_groups := judging.rows["cluster"].nunique()) < FEW_CLUSTERS:
+        raise DataError(
+            f"Shares that are found in fewer than {FEW_CLUSTERS} groups of pictures are mostly chance, and without "
+            f"labels nothing would show it. Received: {len(judging):,} pictures of {num_groups} groups in {on}. Add "
+            "pictures of others."
+        )
+
+
+def _fit_labels(sample: Predictions, home: Fitted, config, seed: int) -> tuple[Fitted, dict]:
+    """Returns (what is fitted to labels, the attributes of Recalibration that say more of it)."""
+    fit, check, few = sample.split("val"), sample.split("test"), few_labels(sample.split("val"))
+    local = fit_labels(fit, home, config.evaluate, config.data.not_findings)
+    kept = () if fit.task.exclusive else tuple(np.array(fit.class_names, dtype=object)[few])
+    curve = learning_curve(fit, check, home.calibration, lambda part: fit_calibration(part, home.calibration), seed)
+    return local, {"shares": None, "kept": kept, "curve": curve}
+
+
+def _fit_prior(sample: Predictions, home: Fitted, at_home: np.ndarray, bootstrap: Bootstrap) -> tuple[Fitted, dict]:
+    """Returns (what is fitted without labels, the attributes of Recalibration that say more of it)."""
+    local, found, used = fit_shares(sample.split("val"), home, at_home, bootstrap)
+    kept = tuple(np.array(sample.class_names, dtype=object)[~used])
+    shares = {"home": at_home, "found": found}
+    if not np.isnan(sample.labels).all():
+        shares["true"] = known_shares(sample.labels)
+    return local, {"shares": shares, "kept": kept, "curve": None}
 
 
 def home_shares(run: Run, own: Predictions) -> np.ndarray:
-    """Returns (K,), the shares that a run's calibration is for: of its validation labels, else of those in training."""
+    """Returns (K,), the shares that a run's calibration is for: of its validation labels, else of those in training.
+
+    Of a run that was recalibrated without labels they are those that were found.
+    """
     validation = own.split("val")
     prior = Prior.from_dict(run.read_json(run.metrics)["training"])
-    shares = known_shares(validation.labels) if len(validation) else prior.shares
+    if without_labels(run):
+        record = run.read_json(run.recalibration)
+        kinds = {name: "home" if name in record["kept"] else "found" for name in own.class_names}
+        shares = np.array([record["shares"][kind][name] for name, kind in kinds.items()])
+    else:
+        shares = known_shares(validation.labels) if len(validation) else prior.shares
     shares = np.where((shares > 0) & (shares < 1), shares, prior.shares)
     return np.clip(shares, 1e-4, 1 - 1e-4)
 
@@ -226,11 +302,22 @@ def _write(run: Run, recalibration: Recalibration, out: pathlib.Path) -> None:
     write_frame(run.predictions, recalibration.predictions.to_frame())
     prior = Prior.from_dict(source.read_json(source.metrics)["training"])
     stored = {"novelty": _novelty(recalibration, config)} if recalibration.flagged is not None else {}
+    if not recalibration.labelled:
+        _write_unscored(run, recalibration, prior, stored, out)
+        return
     assessments = write_scores(run, config, recalibration.predictions, prior, recalibration.local, stored)
     write_json(run.recalibration, stamped(recalibration.to_dict(out)))
     write_text(run.summary, read_text(run.summary) + "\n" + describe(recalibration))
     write_frame(run.result, pd.DataFrame([_row(recalibration, assessments["test"])]))
     write_figures(run, assessments)
+
+
+def _write_unscored(run: Run, recalibration: Recalibration, prior: Prior, stored: dict, out: pathlib.Path) -> None:
+    """Writes what is known of a run without labels: no scores, and therefore no result.csv and no figures."""
+    write_json(run.fitted, stamped(recalibration.local.to_dict()))
+    write_json(run.metrics, stamped({"training": prior.to_dict(), **stored, "without_labels": True}))
+    write_json(run.recalibration, stamped(recalibration.to_dict(out)))
+    write_text(run.summary, describe(recalibration) + describe_flagged(stored.get("novelty")))
 
 
 def _table(recalibration: Recalibration) -> Table:
@@ -255,7 +342,7 @@ def _novelty(recalibration: Recalibration, config) -> dict:
     record, flagged = recalibration.novelty or {}, np.asarray(recalibration.flagged)
     rows, bootstrap = recalibration.predictions.rows, Bootstrap.from_config(config)
     found = {key: record[key] for key in ("wanted", "threshold", "num_reference") if key in record}
-    for split in ("val", "test"):
+    for split in ("val", "test") if recalibration.labelled else ("val",):
         part = (rows["split"] == split).to_numpy()
         found[split] = false_alarms(flagged[part], rows["cluster"].to_numpy()[part], bootstrap).to_dict()
     return found
@@ -264,27 +351,4 @@ def _novelty(recalibration: Recalibration, config) -> dict:
 def _row(recalibration: Recalibration, assessment) -> dict:
     """Returns result.csv: the source's row with the local scores."""
     own = {"data": recalibration.foreign.table.name, "split": "test", "command": runtime.command_line()}
-    return with_scores(recalibration.source.read_result(LAST), score_columns(assessment), **own)
-
-
-def describe(recalibration: Recalibration) -> str:
-    """Returns what the summary says of a recalibration."""
-    names = [*SHOWN, *(name for name in recalibration.gains if name not in SHOWN)]
-    rows: list[tuple[str, ...]] = [("score of the check", "fitted at home", "fitted here", "gain")]
-    for name in names:
-        gain = recalibration.gains[name]
-        rows.append((name, cell(gain.home), cell(gain.local), cell(gain.gain)))
-    lines = [*recalibration.sentences(), "", *aligned(rows)]
-    if recalibration.shares is not None:
-        shares: list[tuple[str, ...]] = [("class", "share at home", "found here", "true here")]
-        columns = [recalibration.shares[kind] for kind in ("home", "found", "true")]
-        for name, *values in zip(recalibration.predictions.class_names, *columns, strict=True):
-            shares.append((name, *(f"{value:.3f}" for value in values)))
-        lines += ["", *aligned(shares)]
-    if recalibration.curve is not None:
-        points: list[tuple[str, ...]] = [("labelled groups", "log loss of the check", "range of draws")]
-        points.append(("0 (home)", f"{recalibration.curve['home']:.4f}", ""))
-        for point in recalibration.curve["points"]:
-            points.append((str(point["groups"]), f"{point['mean']:.4f}", f"{point['low']:.4f} to {point['high']:.4f}"))
-        lines += ["", *aligned(points)]
-    return "\n".join(lines) + "\n"
+    return with_scores(scored_run(recalibration.source).read_result(LAST), score_columns(assessment), **own)

@@ -76,7 +76,12 @@ def _plain(values):
 
 
 def set_side_by_side(
-    internal: Predictions, external: Predictions, fitted: Fitted, rule: DecisionRule, bootstrap: Bootstrap
+    internal: Predictions,
+    external: Predictions,
+    fitted: Fitted,
+    rule: DecisionRule,
+    bootstrap: Bootstrap,
+    at_home: tuple[Fitted, DecisionRule] | None = None,
 ) -> SideBySide:
     """Returns the SideBySide of a model's predictions for its own pictures and for somebody else's.
 
@@ -89,15 +94,19 @@ def set_side_by_side(
       fitted: the run's calibration and thresholds.
       rule: how the run reports classes.
       bootstrap: the settings of the intervals of the internal side; the other side has the next seed.
+      at_home: what was fitted on the internal side, and how classes are reported there; None: the same as on the other.
     Raises: ScoreError: a side has no picture of a class that both have.
     """
     seeds = [bootstrap, dataclasses.replace(bootstrap, seed=bootstrap.seed + 1)]
     shares = [_shares(side, each) for side, each in zip((internal, external), seeds, strict=True)]
     shared = _shared(internal) & _shared(external)
     sides = [_only(side, shared) for side in (internal, external)]
-    scored = [score_predictions(side, fitted, each) for side, each in zip(sides, seeds, strict=True)]
-    lines = _with_means([_lines(side, scores, rule) for side, scores in zip(sides, scored, strict=True)], scored)
-    points = [_points(side, scores, rule) for side, scores in zip(sides, scored, strict=True)]
+    ways = [at_home or (fitted, rule), (fitted, rule)]
+    scored = [score_predictions(side, way[0], each) for side, way, each in zip(sides, ways, seeds, strict=True)]
+    lines = _with_means(
+        [_lines(side, scores, way[1]) for side, scores, way in zip(sides, scored, ways, strict=True)], scored
+    )
+    points = [_points(side, scores, way[1]) for side, scores, way in zip(sides, scored, ways, strict=True)]
     names = [name for name, held in zip(internal.class_names, shared, strict=True) if held]
 
     def beside(both: Iterable[Score]) -> Beside:

@@ -15,7 +15,7 @@ def recalibrate(
     on: str | pathlib.Path,
     out: str | pathlib.Path,
     method: str = "labels",
-    fit_fraction: float = 0.5,
+    fit_fraction: float | None = None,
     class_map: Mapping | str | pathlib.Path | Iterable[str] = (),
     copies: str = "pixels",
     data: str | pathlib.Path | None = None,
@@ -29,11 +29,13 @@ def recalibrate(
 
     Args:
       run_folder: what `kmed train` made; it stays as it is.
-      on: a folder, CSV or npz with local pictures and labels.
+      on: a folder, CSV or npz with local pictures and labels. With method "prior" the pictures may have no labels: a
+        folder of them, a CSV with a column of paths, or a text file with one path per line.
       out: the folder to write, which must not exist yet or be empty.
       method: "labels" fits calibration and thresholds to labels. "prior" finds the shares of the classes without
         labels (Saerens et al., 2002) and corrects the probabilities, which assumes that only the shares differ.
-      fit_fraction: the share of the groups that is fitted to, in (0, 1).
+      fit_fraction: the share of the groups that is fitted to, in (0, 1); None: half of them. Without labels all are
+        fitted to, nothing is checked, and the new run has no scores.
       class_map: what the data's class names stand for, as for `kmed.evaluate`.
       copies: how pictures that the run knows are looked for: "pixels", "bytes" or "none".
       data: where the run's own pictures are now, if they have moved.

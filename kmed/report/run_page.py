@@ -25,7 +25,8 @@ from kmed.report import gallery
 from kmed.report.checklist.facts import Facts
 from kmed.report.checklist.filled import count_status, write_checklist
 from kmed.report.page import Cited, inline_figure, picture, render_page, words
-from kmed.runs import Run, judged_run, judged_split
+from kmed.report.unlabelled_page import write_unlabelled
+from kmed.runs import Run, judged_run, judged_split, unscored, without_labels
 from kmed.tasks import LOWER_IS_BETTER, Task, get_task
 
 _SHOWN = ("data", "epochs", "best_epoch", "parameters", "minutes", "device", "versions", "command")  # of result.csv
@@ -37,7 +38,8 @@ def write_report(
 ) -> pathlib.Path:
     """Writes a finished run's report.html from what is in its folder; returns its path.
 
-    Images and explanations need the data and the model. If these are gone, the page says so.
+    Images and explanations need the data and the model. If these are gone, the page says so. A run that was
+    recalibrated without labels has no scores; its page shows what was found.
 
     Args:
       run_folder: what `kmed train` made, or its Run.
@@ -48,7 +50,11 @@ def write_report(
       model: the run's keras.Model, if it is already loaded; None loads it.
     Raises: RunError: the run is not finished, or its folder is damaged or cannot be written.
     """
-    run = judged_run(getattr(run_folder, "folder", run_folder))
+    run = judged_run(getattr(run_folder, "folder", run_folder), unlabelled=True)
+    if without_labels(run):
+        if checklist:
+            raise unscored(run)
+        return write_unlabelled(run)
     metrics = Cited(run.metrics.name, run.read_json(run.metrics))
     content = _content(run, metrics, table, model, data)
     checklists = write_checklist(_facts(run, content)) if checklist or run.checklist.exists() else []

@@ -251,6 +251,7 @@ class MetricsFile(File):
     val: SplitRecord | None = None
     test: SplitRecord | None = None
     novelty: NoveltyRecord | None = None
+    without_labels: bool = False  # of a run that was recalibrated without labels, which has no scores
 
     @property
     def class_names(self) -> list[str]:
@@ -258,14 +259,17 @@ class MetricsFile(File):
         return self.training.class_names
 
     @property
-    def task(self) -> str:
-        """The task of the scores."""
-        return next(part.task for part in (self.test, self.val) if part is not None)
+    def task(self) -> str | None:
+        """The task of the scores; None if there are none."""
+        return next((part.task for part in (self.test, self.val) if part is not None), None)
 
     @model_validator(mode="after")
     def _one_per_class(self):
-        if self.val is None and self.test is None:
+        missing = self.val is None and self.test is None
+        if missing and not self.without_labels:
             raise ValueError("val and test are both missing")
+        if self.without_labels and not missing:
+            raise ValueError("without_labels is true, so there must be neither val nor test")
         if self.val is not None and self.val.task != self.task:
             raise ValueError(f"val.task is {self.val.task!r}, but test.task is {self.task!r}")
         for name, part in (("val", self.val), ("test", self.test)):

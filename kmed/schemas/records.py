@@ -281,7 +281,7 @@ class Description(Interface):
     thresholds: dict[str, Share] | None
     constant: list[Name] | None = None
     exclusion: ExclusionRecord | None = None
-    test_score: TestScore
+    test_score: TestScore | None  # none of a run that was recalibrated without labels
     verdict: str
 
     @model_validator(mode="after")

@@ -110,9 +110,9 @@ def _is_share(values, empty) -> np.ndarray:
 
 
 def _check_exclusive(path, labels: np.ndarray, probs: np.ndarray) -> None:
-    """Raises RunError unless each row has one class, and probabilities that sum to 1."""
+    """Raises RunError unless each row has one class, or none has a label, and probabilities that sum to 1."""
     wrong = (labels == 1).sum(axis=1) != 1
-    if wrong.any():
+    if wrong.any() and not np.isnan(labels).all():
         row = wrong.argmax()
         number = int((labels[row] == 1).sum())
         raise damaged(f"{path}: one label_ column must be 1 in each row. Received: {number} in row {row + 1}.")

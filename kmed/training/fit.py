@@ -34,7 +34,6 @@ from kmed.runs import (
     default_folder,
     has_ended,
     held,
-    hint_at_page,
     open_run,
     write_classes,
 )
@@ -44,6 +43,7 @@ from kmed.training import processes
 from kmed.training.distillation import check_lessons, check_same_teacher, check_teacher, record_teacher
 from kmed.training.fine_tuning import describe_recipe, with_recipe
 from kmed.training.loop import quick_scores, remove_leftovers, train
+from kmed.training.plans import hint_at_page
 from kmed.training.trackers import catch_up, check_trackers
 
 # Settings with the value for which a run stores another one, found from its data or its weights.
@@ -160,7 +160,7 @@ def resume(folder, *, table: Table | None = None, after_epoch: Callable[[list[di
         clear_run(run)
         if has_ended(run):
             raise RunError(
-                f"{folder} has already ended; its scores are in {run.summary}. Start a new run instead."
+                f"{folder} has already ended; its results are in {run.summary}. Start a new run instead."
                 f"{hint_at_page(run)}"
             )
         if run.result.exists():

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 import typing
 from collections.abc import Callable, Iterator
 
 from kmed.errors import ConfigError, RunError, shorten
 from kmed.files import clear_leftovers, write_json
 from kmed.reading import damaged, read_json
-from kmed.runs import check_vacant
+from kmed.runs import Run, check_vacant
 from kmed.schemas.records import File, check, stamped
 
 Fields = typing.TypeVar("Fields", bound=File)
@@ -99,3 +100,8 @@ def first_difference(stored: dict, wanted: dict) -> str:
         if stored.get(name, missing) != wanted.get(name, missing):
             return f"with {name}={shorten(stored[name])}" if name in stored else f"without {name}"
     return ""
+
+
+def hint_at_page(run: Run) -> str:
+    """Returns a sentence with the command that draws the page of a run that has ended, or "" if the page exists."""
+    return "" if run.report.exists() else f" Draw its page with: kmed report {shlex.quote(str(run.folder))}"

@@ -14,10 +14,10 @@ from kmed.errors import ConfigError, shorten
 from kmed.models.build import model_facts
 from kmed.models.registry import resolve_name
 from kmed.progress import format_time, say
-from kmed.runs import SWEEP, Run, has_ended, hint_at_page
+from kmed.runs import SWEEP, Run, has_ended
 from kmed.runtime import Terminated
 from kmed.schemas.records import SweepFile
-from kmed.training.plans import PlanFile
+from kmed.training.plans import PlanFile, hint_at_page
 
 PLAN = PlanFile(SWEEP, "sweep", SweepFile)
 

@@ -142,7 +142,7 @@ def find_row_groups(frame: pd.DataFrame, paths: Sequence[str], source: DataSourc
         groups, notes = _filled(frame, group_column, where, paths)
         notes.insert(0, f"Groups are taken from the column {group_column!r} of {where}.")
     elif source.group is None and all(folders):
-        groups, known = [match[1] for match in folders], True
+        groups, known = [match[1] for match in folders if match], True
         notes.append(f"Groups are the folders of patients in the paths, such as {groups[0]}.")
     else:
         groups = list(paths)

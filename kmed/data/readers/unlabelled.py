@@ -57,17 +57,17 @@ def why_unlabelled(source: DataSource, names: Iterable[str]) -> str:
 
 def _why_folder(source: DataSource, known: set[str]) -> str:
     path = source.path
-    if source.split_folders:
+    pictures = walk(path).pictures
+    folders = {name for picture in pictures for name in picture.split("/")[:-1]}
+    if source.split_folders or not pictures:
         return ""
     if source.labels_csv is not None or source.columns:
         files = choose_csv(source)
         labelled = any(_has_labels(read_csv(file), source, known) for file in files)
         return "" if labelled else f"{_no_column(files[0])}: its pictures have no labels."
-    if any(_has_labels(read_csv(file), source, known) for file in find_labels_csv(path)):
+    if any(spelling_key(name) in known for name in folders):
         return ""
-    pictures = walk(path).pictures
-    folders = {name for picture in pictures for name in picture.split("/")[:-1]}
-    if not pictures or any(spelling_key(name) in known for name in folders):
+    if any(_has_labels(read_csv(file), source, known) for file in find_labels_csv(path)):
         return ""
     if not folders:
         return f"{path} has no class folders and no CSV of labels: its pictures are read without labels."
@@ -138,7 +138,7 @@ def _read_folder(source: DataSource) -> Table:
     unread = [file.name for file in list_csv(path) if file.name != GROUPS_CSV]
     notes = [
         f"Layout: {len(kept):,} pictures without labels in {path} and the folders in it.",
-        *([f"CSV files beside them are not read: {few(unread)}. Give the CSV as the data to use it."] if unread else []),
+        *([f"CSV files beside them are not read: {few(unread)}. Give one as the data to use it."] if unread else []),
         *repeated_note(repeated),
         *mask_note(masks),
         *found.notes(),

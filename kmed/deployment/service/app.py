@@ -122,9 +122,9 @@ class Service:
 def describe_service(run: Run, format: str, quantize: str, limits: Limits) -> dict:
     """Returns what GET /v1/model tells: the run's description, its scores with intervals, and the limits."""
     metrics = run.read_json(run.metrics)
-    assessed = metrics[judged_split(metrics)]
+    stored = metrics.get(judged_split(metrics), {}).get("scores", {})  # none without labels
     keys = ("value", "low", "high")
-    scores = {name: {key: score.get(key) for key in keys} for name, score in assessed["scores"].items()}
+    scores = {name: {key: score.get(key) for key in keys} for name, score in stored.items()}
     fields = {
         "notice": NOT_CLINICAL,
         "run": run.folder.name,
