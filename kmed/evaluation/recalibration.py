@@ -69,6 +69,7 @@ class Recalibration:
       kept: labels that keep what was fitted at home.
       gains: name -> Gain on the pictures that nothing was fitted to; None without labels.
       curve: see `kmed.evaluation.local_fit.learning_curve`; None for "prior".
+      doubts: reasons not to trust shares that no labels check.
     """
 
     source: Run
@@ -83,6 +84,7 @@ class Recalibration:
     kept: tuple[str, ...]
     gains: dict[str, Gain] | None
     curve: dict | None
+    doubts: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -113,11 +115,14 @@ class Recalibration:
             "pictures, with labels: kmed evaluate RUN --on DATA.",
             ASSUMPTION,
             *self._stayed(),
+            *self.doubts,
         ]
 
     def _stayed(self) -> list[str]:
         if not self.kept:
             return []
+        if self.method == "prior" and len(self.kept) == len(self.predictions.class_names):
+            return ["No share is told from home's, so the run answers as the one that it was made of."]
         why = "Too few positives or negatives to fit" if self.method == "labels" else "Shares not told from home's"
         return [f"{why}, so these stay as at home: {', '.join(self.kept)}."]
 
@@ -198,7 +203,11 @@ def fit_to_sample(
     else:
         local, found = _fit_prior(predictions, home, home_shares(run, own), bootstrap)
     local = dataclasses.replace(local, cases=None)
-    gains = measure_gains(predictions.split("test"), home, local, bootstrap) if foreign.labelled else None
+    gains = None
+    if foreign.labelled:
+        gains = measure_gains(predictions.split("test"), home, local, bootstrap)
+    else:
+        found["doubts"] = _find_doubts(run, predictions, found["shares"]["found"], found["kept"])
     return Recalibration(run, method, foreign, predictions, flagged, novelty, home, local, gains=gains, **found)
 
 
@@ -250,6 +259,22 @@ def _fit_prior(sample: Predictions, home: Fitted, at_home: np.ndarray, bootstrap
     if not np.isnan(sample.labels).all():
         shares["true"] = known_shares(sample.labels)
     return local, {"shares": shares, "kept": kept, "curve": None}
+
+
+def _find_doubts(run: Run, sample: Predictions, found: np.ndarray, kept: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns reasons not to trust the shares (K,) that were found without labels."""
+    source, doubts = scored_run(run), []
+    metrics = source.read_json(source.metrics)
+    verdict = metrics[judged_split(metrics)]["verdict"]
+    if not verdict["learnt"]:
+        doubts.append(f"At home: {verdict['sentence']} Shares that such a model finds mean nothing: do not use them.")
+    none = found * len(sample) < 1
+    absent = [name for name, gone in zip(sample.class_names, none, strict=True) if gone and name not in kept]
+    if absent:
+        doubts.append(
+            f"By the shares found, none of these pictures shows {', '.join(absent)}. If one does, do not use this run."
+        )
+    return tuple(doubts)
 
 
 def home_shares(run: Run, own: Predictions) -> np.ndarray:

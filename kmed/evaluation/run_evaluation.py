@@ -29,7 +29,7 @@ from kmed.models.combined import with_views
 from kmed.models.keras_file import load_run_model
 from kmed.progress import optional, say
 from kmed.reading import read_text
-from kmed.runs import Run, finished_run, judged_run, judged_split
+from kmed.runs import Run, finished_run, judged_run, judged_split, unscored, without_labels
 from kmed.schemas.records import stamped
 from kmed.schemas.tables import PREDICTED
 from kmed.tasks import get_task
@@ -301,6 +301,8 @@ def evaluate_split(
       differ, or the split does not exist.
     """
     run = finished_run(run_folder)
+    if without_labels(run):
+        raise unscored(run)
     check_format(format, quantize)
     predictor = open_model(run, format, quantize)
     config, table = open_run_table(run, data)

@@ -12,7 +12,7 @@ def write_unlabelled(run: Run) -> pathlib.Path:
 
     Raises: RunError: the folder is damaged or cannot be written.
     """
-    config, metrics = run.read_config(), Cited(run.metrics.name, run.read_json(run.metrics))
+    config, metrics = run.read_config(), run.read_json(run.metrics)
     found = Cited(run.recalibration.name, run.read_json(run.recalibration))
     return render_page(
         run.report,
@@ -23,6 +23,6 @@ def write_unlabelled(run: Run) -> pathlib.Path:
         task=get_task(config.task),
         found=found,
         kept=found["kept"].raw,
-        novelty=metrics["novelty"] if "novelty" in metrics else None,
+        novelty=Cited(run.metrics.name, metrics)["novelty"] if metrics.get("novelty") else None,
         environment=run.read_json(run.environment),
     )

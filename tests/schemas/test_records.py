@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 KEPT = ROOT / "fixtures" / "runs_0_1_0"
 VALUES = (None, True, "", "x", -1, 1e308, math.nan, math.inf, 10**400, [], {}, [[1]], {"a": {"b": 1}}, "y" * 5000)
 
+SCORE = {"value": 0.3, "low": 0.2, "high": 0.4, "num_clusters": 33, "num_undefined": 0, "few_clusters": False}
 # Files that kmed 0.1.0 did not have.
 NEW = {
     "ensemble.json": {
@@ -34,10 +35,10 @@ NEW = {
         "groups": {"fit": 32, "check": 33},
         "pictures": {"fit": 37, "check": 34},
         "kept": [],
-        "shares": {"home": {"a": 0.4}, "found": {"a": 0.3}, "true": {"a": None}},
-        "gains": {},
-        "curve": {"home": 0.34, "points": [{"groups": 10, "mean": 0.6, "low": 0.3, "high": 2.2}], "enough": 20},
-        "sentences": ["Labels of 20 groups would have been enough."],
+        "shares": None,
+        "gains": {"brier_calibrated": {"home": SCORE, "local": SCORE, "gain": SCORE}},
+        "curve": {"home": 0.34, "points": [{"groups": 32, "mean": 0.6, "low": 0.3, "high": 2.2}], "enough": 32},
+        "sentences": ["Labels of 32 groups would have been enough."],
     },
     "teacher.json": {"folder": "saved_models/teacher", "model": "vit", "sha256": "0" * 64},
     "trackers.json": {"trackers": {"mlflow": {"id": "0" * 32, "failed": False}}},
