@@ -282,14 +282,13 @@ def home_shares(run: Run, own: Predictions) -> np.ndarray:
 
     Of a run that was recalibrated without labels they are those that were found.
     """
-    validation = own.split("val")
-    prior = Prior.from_dict(run.read_json(run.metrics)["training"])
     if without_labels(run):
         record = run.read_json(run.recalibration)
         kinds = {name: "home" if name in record["kept"] else "found" for name in own.class_names}
-        shares = np.array([record["shares"][kind][name] for name, kind in kinds.items()])
-    else:
-        shares = known_shares(validation.labels) if len(validation) else prior.shares
+        return np.array([record["shares"][kind][name] for name, kind in kinds.items()])
+    validation = own.split("val")
+    prior = Prior.from_dict(run.read_json(run.metrics)["training"])
+    shares = known_shares(validation.labels) if len(validation) else prior.shares
     shares = np.where((shares > 0) & (shares < 1), shares, prior.shares)
     return np.clip(shares, 1e-4, 1 - 1e-4)
 
