@@ -197,6 +197,7 @@ OTHER_TESTS = {"docs", "fixtures", "reference", "scripts", "types"}
 ACROSS_MODULES = {"cli/test_cli.py", "cli/test_public.py", "data/readers/test_public_csv_layouts.py"} | {
     "data/readers/test_public_folder_layouts.py",
     "data/test_reduced.py",
+    "evaluation/test_unlabelled.py",
 }
 
 
