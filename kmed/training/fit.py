@@ -169,7 +169,7 @@ def resume(folder, *, table: Table | None = None, after_epoch: Callable[[list[di
             catch_up(run)
             remove_leftovers(run)
             return run
-        config, begun = run.read_config(), run.splits.exists()
+        config, begun = run.read_config(), processes.agree(run.splits.exists())
         if begun:
             check_same_task(run, config.task, f"in {run.config}")
             check_before(run)
@@ -183,7 +183,7 @@ def resume_beside(run: Run, table: Table | None, after_epoch=None) -> Run:
     """Takes part in `resume` as a process that does not write the run folder."""
     if run.result.exists():
         return run
-    config, begun = run.read_config(), run.splits.exists()
+    config, begun = run.read_config(), processes.agree(run.splits.exists())
     check_settings(config)
     table = open_table(config) if table is None else table
     with scratch_run() as own:

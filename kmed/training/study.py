@@ -131,7 +131,9 @@ def claim_trial(study: optuna.Study, folder: pathlib.Path, space: Space, *, tria
     with exclusive(folder):
         known = study.get_trials(deepcopy=False)
         for frozen in known:
-            if not frozen.state.is_finished() and (lock := _try(folder, frozen.number)):
+            if frozen.state.is_finished():  # a process that was killed before it had removed its lock file
+                _lock_file(folder, frozen.number).unlink(missing_ok=True)
+            elif lock := _try(folder, frozen.number):
                 study.sampler = _make_sampler(seed, frozen.number)
                 return _begin(optuna.Trial(study, frozen._trial_id), space, lock, again=True)
         if len(known) >= trials:

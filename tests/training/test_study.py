@@ -92,6 +92,14 @@ def test_a_trial_in_training_is_nobody_elses_and_one_without_a_process_is_taken_
     assert claim(current, tmp_path).number == 1  # whose process has ended
 
 
+def test_a_lock_file_that_a_killed_process_left_of_a_finished_trial_is_removed(tmp_path):
+    current, lock = open_study(tmp_path), tmp_path / ".trial0.lock"
+    finish(current, tmp_path, claim(current, tmp_path))
+    assert not lock.exists()
+    lock.touch()  # the process was killed when the journal knew the end of the trial
+    assert claim(current, tmp_path, trials=1) is None and not lock.exists()
+
+
 def test_a_process_killed_at_any_write_of_the_journal_loses_and_doubles_nothing(tmp_path):
     """The child is killed before its first, second, ... record, until it comes to its end by itself."""
     for count in itertools.count():
