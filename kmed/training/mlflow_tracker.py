@@ -18,7 +18,7 @@ from kmed.version import __version__
 
 STORE, ARTIFACTS, EXPERIMENT = "mlflow.db", "mlartifacts", "kmed"
 LONGEST = 6000  # characters of a parameter, by MLflow's limit
-STOPPED = "kmed.stopped"  # the tag with the reason why a run was stopped on purpose
+REASON = "kmed.stopped"  # the tag with the reason why a run was stopped on purpose
 AT_ONCE = 100  # parameters per request, by MLflow's limit
 # A server that does not answer must not hold up a run for minutes, and nothing is sent to MLflow's makers.
 _DEFAULTS = {
@@ -72,7 +72,7 @@ class MlflowTracker:
     def stop(self, error: BaseException) -> None:
         """Notes that the run has stopped before its end; a tag holds why it was stopped on purpose."""
         if isinstance(error, Stopped):
-            self.client.set_tag(self.id, STOPPED, str(error))
+            self.client.set_tag(self.id, REASON, str(error))
         self.client.set_terminated(self.id, "KILLED" if isinstance(error, (Stopped, KeyboardInterrupt)) else "FAILED")
 
     def _write_metrics(self, values: dict, step: int) -> None:
@@ -125,8 +125,8 @@ def _continues(client, id: str) -> bool:
         return False  # the run was begun in another store
     if known.info.status in ("KILLED", "FAILED"):
         client.update_run(id, status="RUNNING")
-    if STOPPED in known.data.tags:
-        client.delete_tag(id, STOPPED)
+    if REASON in known.data.tags:
+        client.delete_tag(id, REASON)
     return True
 
 
