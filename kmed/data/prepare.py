@@ -109,20 +109,20 @@ def prepare_table(table: Table, config, look: Callable[[Table], pd.DataFrame] = 
         raise
 
 
-def prepare_folds(table: Table, config, draw: Callable[[Table], Table]) -> tuple[Table, pd.DataFrame]:
+def prepare_folds(table: Table, config, draw: Callable[[Table, pd.DataFrame], Table]) -> tuple[Table, pd.DataFrame]:
     """Returns (table, unreadable) as `prepare_table` does, with folds in place of splits.
 
     Args:
       table: from `open_table`.
       config: the settings; the splits of `data.splits`, if it is set, replace those of the data.
-      draw: function that gives the pictures their folds.
+      draw: function (readable pictures, the others with their path and reason) that gives the former their folds.
     """
     try:
         settings = config.data
         table, unreadable, facts = _readable(table, config)
         if settings.splits is not None:
             table = read_splits(table, settings.splits, unreadable=tuple(unreadable["path"]))
-        table = draw(table)
+        table = draw(table, unreadable)
         return with_range(table, peaks(facts), settings.range), unreadable
     except KmedError:
         _print_notes(table)

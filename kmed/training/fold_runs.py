@@ -6,6 +6,7 @@ import functools
 import pathlib
 
 import keras
+import pandas as pd
 
 from kmed import runtime
 from kmed.config import Config, load_config
@@ -15,7 +16,7 @@ from kmed.data.pictures import decode_table
 from kmed.data.prepare import open_table, prepare_folds
 from kmed.data.splits import check_same_labels, choose_fold, read_splits, write_splits
 from kmed.data.table import Table
-from kmed.errors import RunError
+from kmed.errors import DataError, RunError
 from kmed.evaluation.cases import check_columns
 from kmed.evaluation.lineage import leak_of_weights
 from kmed.evaluation.pooling import Part, part_name, write_pooled
@@ -141,11 +142,17 @@ def _check_fold(config: Config, table: Table) -> None:
         )
 
 
-def _draw_folds(table: Table, plan: Plan) -> Table:
+def _draw_folds(table: Table, unreadable: pd.DataFrame, plan: Plan) -> Table:
     return draw_folds(table, plan.folds, plan.config.seed, all_splits=plan.all_splits)
 
 
-def _read_folds(table: Table, plan: Plan) -> Table:
+def _read_folds(table: Table, unreadable: pd.DataFrame, plan: Plan) -> Table:
+    lost = unreadable[unreadable["path"].isin(tables.read_splits(plan.folds_file())["path"])]
+    if len(lost):
+        raise DataError(
+            f"{len(lost)} pictures of {plan.folds_file()} cannot be read any more, such as {lost['path'].iloc[0]} "
+            f"({lost['reason'].iloc[0]}). Restore them, or begin a new cross-validation."
+        )
     table = read_splits(table, plan.folds_file())
     check_same_labels(table, plan.folds_file())
     return table

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import kmed
 from kmed.cli.main import main
-from kmed.errors import ConfigError
+from kmed.config import load_config
+from kmed.errors import ConfigError, DataError
 from kmed.runs import Run
 from kmed.training import crossval as validation
+from kmed.training import fold_runs
 
 FOLDS = 2
 # Starts the command anew for each line that it reads, in a process forked from this one, which has imported TensorFlow
@@ -271,6 +274,24 @@ def test_a_damaged_plan_is_one_line(whole, tmp_path):
         (folder / "crossval.json").write_text(json.dumps(stored | change))
         result = CliRunner().invoke(main, ["crossval", "--resume", str(folder)])
         assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output, result.output
+
+
+def test_pictures_that_cannot_be_read_any_more_are_named_with_the_reason(tmp_path):
+    for number in range(24):
+        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(path)
+    (tmp_path / "pictures" / "a" / "00.png").write_bytes(b"")
+    given = [f"data.path={tmp_path / 'pictures'}", "data.image_size=16x16", "data.skip_unreadable=true"]
+    plan = fold_runs.make_plan(tmp_path / "folds", 3, 1, False, load_config(overrides=given))
+    with fold_runs.working_on(plan):
+        table, _ = fold_runs.open_pictures(plan)
+        assert len(table) == 23 and len(fold_runs.open_pictures(plan)[0]) == 23  # one was so from the beginning
+        (tmp_path / "pictures" / "b" / "01.png").write_bytes(b"")
+        with pytest.raises(
+            DataError, match=r"1 pictures of .*folds.csv cannot be read any more, such as b/01.png \(the"
+        ):
+            fold_runs.open_pictures(plan)
 
 
 def test_the_module_is_light():
