@@ -216,7 +216,8 @@ class _Search:
         lists = [[] for _ in batch]
         words = [self.pictures.words[row] for row in batch]
         for variants, wanted in FIRST_ROUND if len(self.index) else ():
-            for row, pairs, near in zip(batch, lists, nearest_entries(self.index, words, variants), strict=True):
+            entries = nearest_entries(self.index, words, variants, 2 * MAX_REPRESENTATIVES * wanted)
+            for row, pairs, near in zip(batch, lists, entries, strict=True):
                 pairs += self._candidates(row, near, variants, wanted)
         return lists
 
