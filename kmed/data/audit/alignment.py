@@ -1,11 +1,12 @@
 """Aligns two fingerprints: do they show the same scene, how much of it, and do the pixels agree?"""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from kmed.data.audit.fingerprints import Fingerprint, Variant, products, squared_distances
-from kmed.data.audit.residual import SMALL_BLUR, WIDE_BLUR, compare_tiles, fine_detail, verdict
+from kmed.data.audit.fingerprints import Fingerprint, Variant, squared_distances
+from kmed.data.audit.residual import SMALL_BLUR, WIDE_BLUR, blurred, compare_tiles, smooth_and_fine, verdict
 
 # Lowe's ratio; 0.8 is usual. The geometric check below is strict, so a looser ratio can find small overlaps.
 RATIO = 0.85
@@ -68,12 +69,19 @@ class Least:
     detail_at_first: float = -1.0
 
 
-def align(first: Fingerprint, second: Fingerprint, variant: Variant, least: Least = Least()) -> Alignment | None:
+def align(
+    first: Fingerprint,
+    second: Fingerprint,
+    variant: Variant,
+    least: Least = Least(),
+    enough: Callable[[Alignment], bool] | None = None,
+) -> Alignment | None:
     """Returns how `first` maps onto `second`, or None if too few features agree on one affine map.
 
     Args:
       variant: whether to look for `first` in a mirror image or a negative of `second`; a call looks for one case only.
       least: None is returned too if the pixels agree by less.
+      enough: if it is true of the Alignment that follows from the features, the pixels do not refine it.
     """
     import cv2
 
@@ -86,9 +94,13 @@ def align(first: Fingerprint, second: Fingerprint, variant: Variant, least: Leas
     )
     if matrix is None or inlying.sum() < MIN_INLIERS or not _plausible(matrix, variant.mirrored):
         return None
-    inlying = inlying.ravel() > 0
-    hull = cv2.convexHull(target[inlying])  # (P, 1, 2)
-    return _compare(first, second, matrix, variant, hull, int(inlying.sum()), least)
+    overlap = _Overlap(first, second, variant, target[inlying.ravel() > 0])
+    mapped = overlap.map(matrix)
+    if mapped.detail < least.detail_at_first:
+        return None
+    if enough is not None and (found := overlap.measure(mapped, least)) is not None and enough(found):
+        return found
+    return overlap.measure(overlap.map(overlap.refine(matrix)), least)
 
 
 def align_either(first: Fingerprint, second: Fingerprint) -> Alignment | None:
@@ -102,13 +114,14 @@ def _matches(first, second):
     if len(first) < 2 or len(second) < 2:
         return np.zeros(0, int), np.zeros(0, int)
     squared = squared_distances(first.astype(np.float32), second.astype(np.float32))  # (F, G)
-    rows = np.arange(len(first))
     nearest = squared.argmin(axis=1)
-    back = squared.argmin(axis=0)
-    best = squared[rows, nearest].copy()
+    rows = np.arange(len(first))
+    best = squared[rows, nearest]
     squared[rows, nearest] = np.inf
-    kept = (best < RATIO**2 * squared.min(axis=1)) & (back[nearest] == rows)
-    return rows[kept], nearest[kept]
+    kept = np.flatnonzero(best < RATIO**2 * squared.min(axis=1))
+    squared[rows, nearest] = best
+    kept = kept[squared[:, nearest[kept]].argmin(axis=0) == kept]
+    return kept, nearest[kept]
 
 
 def _plausible(matrix, mirrored):
@@ -118,50 +131,78 @@ def _plausible(matrix, mirrored):
     return (area < 0) == mirrored and 1 / MAX_ZOOM < abs(area) < MAX_ZOOM and large < MAX_STRETCH * small
 
 
-def _compare(first, second, matrix, variant, hull, inliers, least):
-    import cv2
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mapped:
+    """The first picture as the second one should show it.
 
-    grey = 255 - first.grey if variant.inverted else first.grey
-    height, width = second.grey.shape
-    region = cv2.fillConvexPoly(np.zeros((height, width), np.uint8), np.round(hull).astype(np.int32), 1)
-    region = cv2.dilate(region, np.ones((REACH, REACH), np.uint8))
-    fine = fine_detail(second.grey)
-    if _detail(first, second, grey, fine, matrix, region)[0] < least.detail_at_first:
-        return None
-    matrix = _refine(grey, second.grey, matrix, first.inside, second.inside & region)
-    detail, warped_fine, warped, shown, clear = _detail(first, second, grey, fine, matrix, region)
-    if detail < least.detail:
-        return None
-    smooth = [cv2.GaussianBlur(picture.astype(np.float32), (0, 0), SMALL_BLUR) for picture in (warped, second.grey)]
-    agreement = _agreement(*smooth, _within(shown, SMALL_BLUR) & region)
-    if agreement < least.agreement:
-        return None
-    smaller = max(min(float(second.inside.sum()), first.inside.sum() * abs(np.linalg.det(matrix[:, :2]))), 1.0)
-    tile_detail, drift = compare_tiles(warped_fine, fine, clear)
-    back = cv2.transform(hull, cv2.invertAffineTransform(matrix))
-    outlines = tuple(
-        np.float32(points.reshape(-1, 2) / np.array(picture.grey.shape[::-1]))
-        for points, picture in ((back, first), (hull, second))
-    )
-    return Alignment(
-        inliers, min(float(shown.sum()) / smaller, 1.0), min(cv2.contourArea(hull) / smaller, 1.0), agreement, detail,
-        tile_detail, drift, variant.mirrored, variant.inverted, outlines,
-    )  # fmt: skip
+    Attributes:
+      matrix: float64 (2, 3), the affine map.
+      smooth, fine: float32 (H, W), what `smooth_and_fine` returns.
+      shown: uint8 (H, W), 1 where both pictures show something.
+      clear: the same without a margin.
+      detail: see Alignment.
+    """
+
+    matrix: np.ndarray
+    smooth: np.ndarray
+    fine: np.ndarray
+    shown: np.ndarray
+    clear: np.ndarray
+    detail: float
 
 
-def _detail(first, second, grey, fine, matrix, region):
-    """Returns how fine detail agrees under an affine map, and what was compared.
+class _Overlap:
+    """What two pictures share, as far as it lies around matched features.
 
     Args:
-      grey: `first.grey`, or its negative.
-      fine: the fine detail of the second picture.
-    Returns: (detail, fine detail of the mapped first picture, its pixels, where both show something, the same without
-      a margin).
+      points: float32 (inliers, 2), the features in the second picture.
     """
-    warped = _warp(grey, matrix, second.grey.shape)
-    shown = _warp(first.inside, matrix, second.grey.shape, nearest=True) & second.inside
-    clear, warped_fine = _within(shown, WIDE_BLUR), fine_detail(warped)
-    return _agreement(warped_fine, fine, clear & region), warped_fine, warped, shown, clear
+
+    def __init__(self, first, second, variant, points):
+        import cv2
+
+        self.first, self.second, self.variant, self.inliers = first, second, variant, len(points)
+        self.grey = 255 - first.grey if variant.inverted else first.grey
+        self.smooth, self.fine = smooth_and_fine(second.grey)
+        self.hull = cv2.convexHull(points)  # (P, 1, 2)
+        region = cv2.fillConvexPoly(np.zeros(second.grey.shape, np.uint8), np.round(self.hull).astype(np.int32), 1)
+        self.region = cv2.dilate(region, np.ones((REACH, REACH), np.uint8))
+
+    def map(self, matrix):
+        """Returns the first picture under an affine map."""
+        shape = self.second.grey.shape
+        shown = _warp(self.first.inside, matrix, shape, nearest=True) & self.second.inside
+        clear = _within(shown, WIDE_BLUR)
+        smooth, fine = smooth_and_fine(_warp(self.grey, matrix, shape))
+        return _Mapped(matrix, smooth, fine, shown, clear, _correlation(fine, self.fine, clear & self.region))
+
+    def refine(self, matrix):
+        """Returns a better affine map."""
+        return _refine(self.grey, self.smooth, matrix, self.first.inside, self.second.inside & self.region)
+
+    def measure(self, mapped, least):
+        """Returns the Alignment, or None if the pixels agree by less than the least."""
+        import cv2
+
+        if mapped.detail < least.detail:
+            return None
+        agreement = _correlation(mapped.smooth, self.smooth, _within(mapped.shown, SMALL_BLUR) & self.region)
+        if agreement < least.agreement:
+            return None
+        zoom = abs(np.linalg.det(mapped.matrix[:, :2]))
+        smaller = max(min(cv2.countNonZero(self.second.inside), cv2.countNonZero(self.first.inside) * zoom), 1.0)
+        areas = cv2.countNonZero(mapped.shown), cv2.contourArea(self.hull)
+        share, spread = (min(area / smaller, 1.0) for area in areas)
+        tile_detail, drift = compare_tiles(mapped.fine, self.fine, mapped.clear)
+        back = cv2.transform(self.hull, cv2.invertAffineTransform(mapped.matrix))
+        outlines = tuple(
+            np.float32(points.reshape(-1, 2) / np.array(picture.grey.shape[::-1]))
+            for points, picture in ((back, self.first), (self.hull, self.second))
+        )
+        return Alignment(
+            self.inliers, share, spread, agreement, mapped.detail, tile_detail, drift,
+            self.variant.mirrored, self.variant.inverted, outlines,
+        )  # fmt: skip
 
 
 def _warp(picture, matrix, shape, nearest=False):
@@ -178,37 +219,51 @@ def _refine(moving, fixed, matrix, moving_inside, region):
     Features locate a picture to within about half a pixel, which is too coarse to tell two exposures of one
     spot from two copies of one exposure. The method is inverse compositional (Baker & Matthews, 2004);
     brightness and contrast are normalised in each step.
+
+    Args:
+      moving: uint8, the pixels of the first picture.
+      fixed: float32, the second picture, smooth.
     """
     import cv2
 
-    def blurred(picture):
-        return cv2.GaussianBlur(picture, (0, 0), SMALL_BLUR).astype(np.float32)
-
-    fixed, moving = blurred(fixed), blurred(moving)
-    slope_x, slope_y = cv2.Sobel(fixed, -1, 1, 0, scale=1 / 8), cv2.Sobel(fixed, -1, 0, 1, scale=1 / 8)
-    y, x = (axis[::4].astype(np.float32) for axis in np.nonzero(region))  # a quarter of the pixels is enough
-    rows, columns = y.astype(int), x.astype(int)
+    moving = blurred(moving)
+    # Every second pixel of every second row is enough.
+    slopes = [cv2.Sobel(fixed, -1, *order, scale=1 / 8)[::2, ::2] for order in ((1, 0), (0, 1))]
+    fixed, region = np.ascontiguousarray(fixed[::2, ::2]), region[::2, ::2]
+    y, x = (2 * axis for axis in np.indices(fixed.shape, np.float32))
+    descent = np.stack([slope * by for slope in slopes for by in (x, y, np.ones_like(x))])  # (6, H, W)
     start = matrix
     best, kept = -1.0, matrix
     for _ in range(REFINEMENTS):
-        inside = _warp(moving_inside, start, fixed.shape, nearest=True)[rows, columns] > 0
-        if inside.sum() < MIN_PIXELS:
+        halved = start / 2
+        inside = _warp(moving_inside, halved, fixed.shape, nearest=True) & region
+        count = cv2.countNonZero(inside)
+        if count < MIN_PIXELS:
             break
-        wanted, found = fixed[rows, columns][inside], _warp(moving, start, fixed.shape)[rows, columns][inside]
-        spread = max(float(wanted.std()), 1e-6)
-        error = (found - found.mean()) / max(float(found.std()), 1e-6) - (wanted - wanted.mean()) / spread
-        agreement = 1 - float((error**2).mean()) / 2
+        mask = inside.astype(np.float32)
+        (found, _), (wanted, spread) = (
+            _standardized(picture, inside) for picture in (_warp(moving, halved, fixed.shape), fixed)
+        )
+        error = (found - wanted) * mask
+        agreement = 1 - float((error**2).sum()) / count / 2
         if agreement <= best + 1e-5:
             break
         best, kept = agreement, start
-        gx, gy = slope_x[rows, columns][inside] / spread, slope_y[rows, columns][inside] / spread
-        px, py = x[inside], y[inside]
-        descent = np.stack([gx * px, gx * py, gx, gy * px, gy * py, gy], axis=1)  # (P, 6)
-        curvature = products(np.concatenate([descent.T, error[None]]).astype(np.float32))  # (7, 7)
+        terms = np.concatenate([descent * (mask / spread), error[None]])
+        curvature = cv2.mulTransposed(terms.reshape(7, -1), False)  # (7, 7)
         step = np.linalg.lstsq(curvature[:6, :6], curvature[:6, 6], rcond=None)[0]
         # `start` maps moving -> fixed. The step moves the fixed picture by (I + step), so the map follows it.
         start = _compose(np.eye(2, 3) + step.reshape(2, 3), start)
     return kept
+
+
+def _standardized(picture, wanted):
+    """Returns (the picture with mean 0 and deviation 1 where `wanted` is 1, its deviation before)."""
+    import cv2
+
+    mean, spread = (float(one[0, 0]) for one in cv2.meanStdDev(picture, mask=wanted))
+    spread = max(spread, 1e-6)
+    return (picture - mean) / spread, spread
 
 
 def _compose(outer, inner):
@@ -225,13 +280,12 @@ def _within(shown, blur):
     return cv2.erode(framed, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))[1:-1, 1:-1]
 
 
-def _agreement(first, second, wanted):
+def _correlation(first, second, wanted):
     """Returns the correlation of the pixels where `wanted` is 1; 0 if there are too few."""
-    wanted = wanted > 0
-    return _correlation(first[wanted], second[wanted]) if wanted.sum() >= MIN_PIXELS else 0.0
+    import cv2
 
-
-def _correlation(first, second):
-    first, second = first - first.mean(), second - second.mean()
-    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    if cv2.countNonZero(wanted) < MIN_PIXELS:
+        return 0.0
+    first, second = ((part - cv2.mean(part, wanted)[0]) * wanted for part in (first, second))
+    scale = cv2.norm(first) * cv2.norm(second)
     return float((first * second).sum()) / scale if scale > 1e-6 else 0.0

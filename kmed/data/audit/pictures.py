@@ -82,7 +82,7 @@ def compare(task: tuple) -> list[list[Alignment | None]]:
     for pairs in lists:
         found.append([])
         for first, second, variant in pairs:
-            alignment = align(load_fingerprint(*first), load_fingerprint(*second), variant, least)
+            alignment = align(load_fingerprint(*first), load_fingerprint(*second), variant, least, stop)
             found[-1].append(alignment)
             if stop is not None and alignment is not None and stop(alignment):
                 break

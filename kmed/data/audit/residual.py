@@ -43,7 +43,8 @@ def compare_tiles(first: np.ndarray, second: np.ndarray, shown: np.ndarray) -> t
     distance in pixels by which the tiles would have to move to agree best.
 
     Args:
-      first, second: float32 (H, W), fine detail as `fine_detail` returns it, the first already mapped onto the second.
+      first, second: float32 (H, W), the fine detail that `smooth_and_fine` returns, the first already mapped onto the
+        second.
       shown: uint8 (H, W), 1 where both can be compared.
     """
     import cv2
@@ -74,18 +75,25 @@ def compare_tiles(first: np.ndarray, second: np.ndarray, shown: np.ndarray) -> t
     return float(np.percentile(correlation, 25)), float(np.median(drift))
 
 
-def fine_detail(picture: np.ndarray) -> np.ndarray:
-    """Returns float32 (H, W): a grey picture without its noise and without light and shade."""
+def smooth_and_fine(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a grey picture without its noise, and its fine detail: without light and shade too; float32 (H, W)."""
+    smooth = blurred(picture)
+    return smooth, smooth - blurred(picture, WIDE_BLUR)
+
+
+def blurred(picture: np.ndarray, sigma: float = SMALL_BLUR) -> np.ndarray:
+    """Returns a grey picture, blurred by so many pixels, float32 (H, W)."""
     import cv2
 
-    picture = picture.astype(np.float32)
-    return cv2.GaussianBlur(picture, (0, 0), SMALL_BLUR) - cv2.GaussianBlur(picture, (0, 0), WIDE_BLUR)
+    return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
 
 
 def _tiles(values):
-    """Returns float64 (R, C), the mean of each tile; pixels beyond the last whole cell are left out."""
+    """Returns float32 (R, C), the mean of each tile; pixels beyond the last whole cell are left out."""
+    import cv2
+
     rows, columns = values.shape[0] // CELL, values.shape[1] // CELL
     if rows < 2 or columns < 2:
-        return np.zeros((0, 0))
-    cells = values[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL).mean(axis=(1, 3), dtype=float)
+        return np.zeros((0, 0), np.float32)
+    cells = cv2.resize(values[: rows * CELL, : columns * CELL], (columns, rows), interpolation=cv2.INTER_AREA)
     return (cells[1:, 1:] + cells[1:, :-1] + cells[:-1, 1:] + cells[:-1, :-1]) / 4

@@ -8,7 +8,7 @@ from drawn_scenes import draw_scene, find_in, turn
 
 from kmed.data.audit.alignment import align, align_either
 from kmed.data.audit.fingerprints import Variant, fingerprint, products, shrink, squared_distances
-from kmed.data.audit.near_duplicates import components
+from kmed.data.audit.near_duplicates import components, is_same_exposure
 
 WAYS = {
     "turned": {"angle": 17},
@@ -49,6 +49,18 @@ def test_a_mirror_image_is_not_taken_for_a_turn():
     original, mirrored = (fingerprint(grey(turn(small(1), flip=flip))) for flip in (False, True))
     assert align(original, mirrored, Variant.PLAIN) is None
     assert align(original, mirrored, Variant.MIRRORED) is not None
+
+
+def test_a_map_that_is_good_enough_is_not_refined(monkeypatch):
+    original, copy = fingerprint(grey(small(1))), fingerprint(grey(turn(small(1), angle=3)))
+    refined = align(original, copy, Variant.PLAIN)
+    assert is_same_exposure(refined)
+    asked = []
+    found = align(original, copy, Variant.PLAIN, enough=lambda one: asked.append(one))
+    assert found.agreement == refined.agreement != asked[0].agreement
+    monkeypatch.setattr("kmed.data.audit.alignment._refine", None)
+    found = align(original, copy, Variant.PLAIN, enough=lambda one: True)
+    assert (found.inliers, found.agreement) == (refined.inliers, asked[0].agreement)
 
 
 def test_mirrored_descriptors_are_those_of_the_mirror_image():

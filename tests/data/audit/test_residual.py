@@ -15,7 +15,7 @@ from kmed.data.audit.alignment import align_either
 from kmed.data.audit.fingerprints import fingerprint, shrink
 from kmed.data.audit.leaks import audit
 from kmed.data.audit.report import list_pairs, summarize, to_json
-from kmed.data.audit.residual import compare_tiles, fine_detail, verdict
+from kmed.data.audit.residual import compare_tiles, smooth_and_fine, verdict
 from kmed.data.audit.sheet import headline, worst_pairs
 from kmed.data.readers.load import load_table
 
@@ -122,13 +122,15 @@ def test_drift_is_measured_in_pixels():
     for shift in (0.0, 0.3, 0.6):
         matrix = np.array([[1, 0, shift], [0, 1, 0]])
         moved = cv2.warpAffine(scene, matrix, scene.shape[::-1], flags=cv2.INTER_CUBIC)
-        assert compare_tiles(fine_detail(moved), fine_detail(scene), shown)[1] == pytest.approx(shift, abs=0.12)
+        drift = compare_tiles(smooth_and_fine(moved)[1], smooth_and_fine(scene)[1], shown)[1]
+        assert drift == pytest.approx(shift, abs=0.12)
 
 
 @pytest.mark.parametrize("shape", [(240, 320), (20, 20), (3, 400)])
 def test_nothing_to_compare_is_no_agreement(shape):
     flat = np.full(shape, 90, np.uint8)
-    assert compare_tiles(fine_detail(flat), fine_detail(flat), np.ones(shape, np.uint8)) == (0.0, float("inf"))
+    fine = smooth_and_fine(flat)[1]
+    assert compare_tiles(fine, fine, np.ones(shape, np.uint8)) == (0.0, float("inf"))
 
 
 def patients(pictures, names, labels, splits=None):
