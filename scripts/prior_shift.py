@@ -49,9 +49,9 @@ def measure(test: Predictions, calibration: Calibration, shares: np.ndarray, dra
     for factor in FACTORS:
         for k, name in enumerate(test.class_names):
             known = test.take(~np.isnan(test.labels[:, k]))
-            one = Calibration(
-                "platt", (name,), slopes=(calibration.slopes[k],), intercepts=(calibration.intercepts[k],)
-            )
+            not_fitted = {name: calibration.not_fitted[name]} if name in calibration.not_fitted else {}
+            fitted = {"slopes": (calibration.slopes[k],), "intercepts": (calibration.intercepts[k],)}
+            one = Calibration("platt", (name,), not_fitted=not_fitted, **fitted)
             drawn = [compare(known, k, factor, one, shares[k], np.random.default_rng(seed)) for seed in range(draws)]
             if kept := [each for each in drawn if each is not None]:
                 rows.append(
@@ -72,7 +72,7 @@ def compare(test: Predictions, k: int, factor: float, calibration: Calibration, 
     before = calibration.apply(probs[half, None])
     found = shifted_shares(before, np.array([share]), exclusive=False)
     draws = draw_resamples(groups[half], Bootstrap(200))
-    used = are_shifted(before, np.array([share]), draws, exclusive=False)
+    used = are_shifted(before, np.array([share]), draws, exclusive=False) & (not calibration.not_fitted)
     corrected = shift_calibration(calibration, np.array([share]), np.where(used, found, share))
     refitted = fit_platt(labels[half, None], probs[half, None], calibration.class_names)
     errors = {

@@ -101,7 +101,8 @@ def fit_shares(
 ) -> tuple[Fitted, np.ndarray, np.ndarray]:
     """Returns (what is fitted without labels, the new shares (K,), which are used), by `kmed.metrics.prior_shift`.
 
-    A share is used where the pictures tell it from that at home; the others stay. A finding is reported from the same
+    A share is used where the pictures tell it from that at home; the others stay, and so do those of findings that had
+    too few positives at home to be calibrated, which the correction needs. A finding is reported from the same
     calibrated probability on as at home; exclusive classes move with their probabilities. Prediction sets stay as they
     are.
 
@@ -116,6 +117,8 @@ def fit_shares(
     likeliest = shifted_shares(probs, shares, exclusive=task.exclusive)
     draws = dataclasses.replace(bootstrap, num_resamples=min(bootstrap.num_resamples, 200))
     used = are_shifted(probs, shares, draw_resamples(sample.clusters, draws), exclusive=task.exclusive)
+    if not task.exclusive:
+        used &= ~np.isin(sample.class_names, list(before.not_fitted))
     found = np.where(used, likeliest, shares)
     calibration = shift_calibration(before, shares, found)
     values = np.array(home.thresholds.values)

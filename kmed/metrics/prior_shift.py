@@ -85,7 +85,9 @@ def are_shifted(probs: np.ndarray, shares: np.ndarray, resamples: Resamples, *, 
     """Returns bool (K,): the classes whose share is not that at home; the interval of the new share excludes it.
 
     Where a model hardly tells a label from the others, the likeliest share is mostly noise, and moving the
-    probabilities to it does harm. Of exclusive classes, all are moved if one of them has to be.
+    probabilities to it does harm. Of exclusive classes, all are moved if one of them has to be. Of other labels, one
+    whose likeliest share is none or all of the pictures is not moved: that likelihood has no maximum in between, as
+    where calibration made the label constant, or where the probabilities are a little too low or too high.
 
     Args:
       probs, shares, exclusive: as for `shifted_shares`.
@@ -94,7 +96,10 @@ def are_shifted(probs: np.ndarray, shares: np.ndarray, resamples: Resamples, *, 
     drawn = shifted_shares(probs, shares, exclusive=exclusive, weights=resamples.counts[:, resamples.index])
     low, high = resamples.bounds(drawn, resamples.num_clusters)
     shifted = (low > shares) | (high < shares)
-    return np.full(len(shifted), shifted.any()) if exclusive else shifted
+    if exclusive:
+        return np.full(len(shifted), shifted.any())
+    likeliest, one = shifted_shares(probs, shares, exclusive=False), 1 / len(probs)
+    return shifted & (likeliest >= one) & (likeliest <= 1 - one)
 
 
 def shift_calibration(calibration: Calibration, shares: np.ndarray, new: np.ndarray) -> Calibration:

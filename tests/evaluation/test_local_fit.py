@@ -129,6 +129,15 @@ def test_shares_are_moved_without_looking_at_labels(home):
     assert gain.gain.high < 0
 
 
+def test_a_finding_that_was_not_calibrated_at_home_is_not_moved(home):
+    shares = np.array([0.4, 0.01, 0.3])
+    calibration = dataclasses.replace(home.calibration, not_fitted={"common": "7 positives on validation"})
+    known = dataclasses.replace(home, calibration=calibration)
+    local, found, used = fit_shares(draw(shares * [2, 1, 0.4], seed=7), known, shares, BOOTSTRAP)
+    assert used.tolist() == [False, False, True] and found[0] == pytest.approx(0.8, abs=0.06)
+    assert local.calibration.intercepts[0] == calibration.intercepts[0]
+
+
 def test_exclusive_classes_move_with_their_probabilities():
     home_shares, here = (0.3, 0.3, 0.4), (0.7, 0.2, 0.1)
     home = fit_on_validation(draw(home_shares, seed=1, task="multiclass"), EvaluateConfig())

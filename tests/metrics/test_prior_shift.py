@@ -109,6 +109,15 @@ def test_only_shares_that_the_pictures_tell_from_home_are_moved():
     assert are_shifted(probs, SHARES, resamples, exclusive=False).tolist() == [True, False, False]
 
 
+def test_a_label_that_hardly_varies_is_not_moved_to_none_or_all_of_the_pictures():
+    """Its likelihood rises up to one end, though the pictures say nothing, and each draw of them agrees."""
+    resamples = draw_resamples(np.arange(500), Bootstrap(100))
+    for factor in (0.99, 1.0, 1.01):
+        probs = np.tile(factor * SHARES, (500, 1))
+        assert not np.isclose(shifted_shares(probs, SHARES, exclusive=False), SHARES, atol=0.05).any()
+        assert not are_shifted(probs, SHARES, resamples, exclusive=False).any()
+
+
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_draws_weigh_pictures_as_copies_of_them_would(exclusive):
     _, probs = draw_classes((0.5, 0.3, 0.2), 300, seed=6)
