@@ -5,7 +5,7 @@ are then split into two halves. On the first, the new share is found without lab
 labels; on the second, the expected calibration error is measured: of the run's calibration, the corrected one and the
 refitted one. Findings with too few pictures for a fit are left out.
 
-    python scripts/prior_shift.py saved_models/nih_cxr --out results/prior_shift_nih.csv
+    python scripts/prior_shift.py results/nih_cxr_lite/lite0_seed0 --draws 20 --out results/prior_shift_nih.csv
 """
 
 import pathlib
