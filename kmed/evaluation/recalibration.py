@@ -123,8 +123,11 @@ class Recalibration:
             return []
         if self.method == "prior" and len(self.kept) == len(self.predictions.class_names):
             return ["No share is told from home's, so the run answers as the one that it was made of."]
-        why = "Too few positives or negatives to fit" if self.method == "labels" else "Shares not told from home's, or not to be found by this model"
-        return [f"{why}, so these stay as at home: {', '.join(self.kept)}."]
+        why = {
+            "labels": "Too few positives or negatives to fit",
+            "prior": "Shares not told from home's, or not to be found by this model",
+        }
+        return [f"{why[self.method]}, so these stay as at home: {', '.join(self.kept)}."]
 
     def sizes(self, column: str | None = None) -> dict[str, int | None]:
         """Returns how many pictures, or different values of a column, were fitted to and checked on; None: no check."""
