@@ -21,9 +21,12 @@ from kmed.runtime import num_cores
 
 PICTURES_EACH = 250  # fewer pictures do not repay the start of one more process
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-# glibc takes the pages of a large array back when it is freed, and to get them again takes a quarter of the time of a
-# fingerprint. These processes keep up to so many bytes; other C libraries ignore the names.
-_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**28))
+# glibc takes the pages of a large array back when it is freed, and to get them again takes a third of the time of a
+# fingerprint. These processes keep up to so many bytes, in large pages; other C libraries ignore the names.
+_MEMORY = {
+    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**28)),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from kmed.data.audit.workers import serve; serve()"

@@ -28,6 +28,15 @@ def test_the_work_is_done_elsewhere(two):
         assert alone.run(eval, "__import__('os').getpid()") == os.getpid()
 
 
+def test_a_process_keeps_its_memory_unless_the_caller_says_otherwise(two, monkeypatch):
+    names = "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "OMP_NUM_THREADS"
+    asked = f"[__import__('os').environ[name] for name in {names}]"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    with Workers(2, 0) as others:
+        assert others.run(eval, asked) == ["268435456", "glibc.malloc.hugetlb=0", "1"]
+    assert two.run(eval, asked) == ["268435456", "glibc.malloc.hugetlb=1", "1"]
+
+
 def test_what_a_library_prints_is_no_answer(two):
     assert two.run(print, "a line") is None
 
