@@ -97,14 +97,24 @@ class Service:
             uploads = await loop.run_in_executor(self.pool, split_body, content_type, body, self.limits)
         else:
             uploads = split_body(content_type, body, self.limits)
-        jobs = [loop.run_in_executor(self.pool, self._read, upload) for upload in uploads]
-        return await asyncio.gather(*(self._one(upload.name, job) for upload, job in zip(uploads, jobs, strict=True)))
+        return await asyncio.gather(*map(self._one, uploads))
 
-    async def _one(self, name: str, job: asyncio.Future) -> Answer:
-        picture = await job
-        if isinstance(picture, KmedError):
-            return Answer(name, error=str(picture))
-        return await asyncio.wrap_future(self.batcher.submit(name, picture))
+    async def _one(self, upload: Upload) -> Answer:
+        answer: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        self.pool.submit(self._classify, upload, answer)
+        return await asyncio.wrap_future(answer)
+
+    def _classify(self, upload: Upload, answer: concurrent.futures.Future) -> None:
+        """Reads a picture and hands it to the batcher: the event loop, which all requests share, wakes only once."""
+        try:
+            picture = self._read(upload)
+            if isinstance(picture, np.ndarray):
+                self.batcher.submit(upload.name, picture, answer)
+            elif answer.set_running_or_notify_cancel():
+                answer.set_result(Answer(upload.name, error=str(picture)))
+        except Exception as error:  # a defect, which the guard reports
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
 
     def _read(self, upload: Upload) -> np.ndarray | KmedError:
         try:

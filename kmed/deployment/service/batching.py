@@ -1,10 +1,10 @@
 """Micro-batching: pictures of several requests go through the model together."""
 
 import collections
-import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 
@@ -48,19 +48,21 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="kmed-model", daemon=True)
         self._thread.start()
 
-    def submit(self, name: str, picture: np.ndarray) -> "concurrent.futures.Future[Answer]":
+    def submit(self, name: str, picture: np.ndarray, future: Future[Answer] | None = None) -> Future[Answer]:
         """Returns the future Answer to one picture.
 
         Args:
           name: what the answer calls it.
           picture: uint8 (H, W, 3) of the model's size.
+          future: what gets the answer; None: a new one.
         """
-        future: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        future = Future() if future is None else future
         with self._changed:
             if self._stopping:
                 raise RuntimeError("The batcher has been stopped.")
             self._waiting.append((name, picture, future))
-            self._changed.notify()
+            if len(self._waiting) == 1 or len(self._waiting) >= self._expected:
+                self._changed.notify()  # for any other picture, the thread would only wake to wait again
         return future
 
     @property

@@ -233,9 +233,7 @@ def test_too_many_pixels_are_refused_and_the_limit_ends_with_the_service(short_r
 
 def test_a_full_queue_gets_429_and_others_are_answered_later(service, client, monkeypatch):
     waiting = []
-    monkeypatch.setattr(
-        service.batcher, "submit", lambda *_: waiting.append(concurrent.futures.Future()) or waiting[-1]
-    )
+    monkeypatch.setattr(service.batcher, "submit", lambda name, picture, answer: waiting.append(answer))
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         held = [pool.submit(client.post, "/v1/predict", content=PICTURES["1.png"]) for _ in range(3)]
         while len(waiting) < 3:
@@ -251,11 +249,11 @@ def test_a_full_queue_gets_429_and_others_are_answered_later(service, client, mo
 
 def test_no_answer_in_time_is_503_and_the_picture_is_dropped(short_run, monkeypatch):
     slow = make(short_run, timeout=0.2)
-    future = concurrent.futures.Future()
-    monkeypatch.setattr(slow.batcher, "submit", lambda *_: future)
+    waiting = []
+    monkeypatch.setattr(slow.batcher, "submit", lambda name, picture, answer: waiting.append(answer))
     with TestClient(create_app(slow)) as client:
         response = client.post("/v1/predict", content=PICTURES["1.png"])
-    assert response.status_code == 503 and response.headers["Retry-After"] == "1" and future.cancelled()
+    assert response.status_code == 503 and response.headers["Retry-After"] == "1" and waiting[0].cancelled()
 
 
 def test_a_defect_is_one_line_without_the_message(service, client, monkeypatch, caplog):
