@@ -326,8 +326,7 @@ def write_external(run: Run, external: External, draw=None) -> pathlib.Path:
         write_json(folder / "metrics.json", stamped(external.to_dict()))
         write_text(folder / "summary.txt", describe_external(external))
         write_frame(folder / "result.csv", pd.DataFrame([external_row(external)]))
-        if len(external.foreign.seen.rows):
-            write_frame(folder / "seen.csv", external.foreign.seen.rows)
+        external.foreign.seen.write(folder)
         if draw is not None:
             draw(folder)
     return external.folder

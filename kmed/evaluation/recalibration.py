@@ -327,6 +327,7 @@ def _write(run: Run, recalibration: Recalibration, out: pathlib.Path) -> None:
         table = _write_members(run, recalibration, table, out)
     write_splits(table, run.splits, labels=True)
     write_frame(run.predictions, recalibration.predictions.to_frame())
+    recalibration.foreign.seen.write(run.folder)
     prior = Prior.from_dict(source.read_json(source.metrics)["training"])
     stored = {"novelty": _novelty(recalibration, config)} if recalibration.flagged is not None else {}
     if not recalibration.labelled:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from kmed.data.table import Table
 from kmed.errors import ConfigError, DataError, suggest
 from kmed.evaluation.inference import open_run_table
 from kmed.evaluation.lineage import family
+from kmed.files import write_frame
 from kmed.labels import join_names
 from kmed.progress import say, warn
 from kmed.runs import Run
@@ -54,6 +56,11 @@ class Seen:
             "found": self.rows[learnt]["found"].value_counts().to_dict(),
             "in_internal_split": int((~learnt).sum()),
         }
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Writes seen.csv, which `sentences` names, into a folder if any picture is known."""
+        if len(self.rows):
+            write_frame(folder / "seen.csv", self.rows)
 
     def sentences(self) -> list[str]:
         """Returns what was looked for, what was found, and what was left out."""

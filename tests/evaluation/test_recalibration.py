@@ -1,5 +1,6 @@
 """A recalibrated run is a run like any other: it predicts, is evaluated and scored again, and knows its source."""
 
+import dataclasses
 import re
 import shutil
 
@@ -102,6 +103,16 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(made, tmp_path, option
     assert done.exit_code in (1, 2) and isinstance(done.exception, SystemExit)
     assert re.search(message, done.output), done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_the_source_knows_are_named(made, tmp_path):
+    fitted = recalibration.fit_to_sample(made[0].folder, made[2], class_map=["crimson=red"], copies="none")
+    assert not (made[1].folder / "seen.csv").exists()
+    known = {"path": "green/copy.png", "label": "green", "found": "one photograph", "known": "7", "split": "train"}
+    seen = dataclasses.replace(fitted.foreign.seen, rows=pd.DataFrame([known]))
+    fitted = dataclasses.replace(fitted, foreign=dataclasses.replace(fitted.foreign, seen=seen))
+    run = recalibration.write_run(fitted, tmp_path / "out")
+    assert (run.folder / "seen.csv").read_text().splitlines()[1] == "green/copy.png,green,one photograph,7,train"
 
 
 def test_a_folder_that_is_taken_is_left_alone(made):
