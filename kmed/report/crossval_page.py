@@ -10,10 +10,10 @@ from kmed.evaluation.pooling import SPREAD, chosen_on_fold, fitted_on_others, sp
 from kmed.metrics.intervals import FEW_CLUSTERS, Score
 from kmed.progress import optional
 from kmed.reading import numbers, read_csv
-from kmed.report.page import Cited, inline_figure, render_page, words
+from kmed.report.page import Cited, inline_figure, render_page, run_content, words
 from kmed.report.run_page import describe_cases, pick_headline, score_sections
 from kmed.runs import COMBINED, Run, judged_split
-from kmed.tasks import LOWER_IS_BETTER, Task, get_task
+from kmed.tasks import LOWER_IS_BETTER, Task
 
 _SHOWN = ("data", "folds", "repeats", "epochs", "parameters", "minutes", "device", "versions", "command")
 _FOLDS, _WIDE = ("repeat", "fold", "pictures", "clusters", "best_epoch", "minutes"), 10.5
@@ -27,17 +27,14 @@ def write_crossval_report(pooled: Run) -> pathlib.Path:
     Raises: RunError: the folder is damaged or cannot be written.
     """
     metrics = Cited(pooled.metrics.name, pooled.read_json(pooled.metrics))
-    config, result = pooled.read_config(), pooled.read_result(_SHOWN)
-    split, task = judged_split(metrics), get_task(config.task)
+    content, result = run_content(pooled), pooled.read_result(_SHOWN)
+    split, task = judged_split(metrics), content["task"]
     table, assessed = _read_folds(pooled), metrics[split]
     sections = score_sections(task, assessed)
     return render_page(
         pooled.report,
         "crossval.html.j2",
-        name=pooled.folder.resolve().name,
-        config=config,
-        config_text=pooled.config.read_text(encoding="utf-8"),
-        task=task,
+        **content,
         result=result,
         numbers=Cited(pooled.result.name, {name: _number(text) for name, text in result.items()}),
         assessed=assessed,

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from kmed.files import write_text
+from kmed.runs import Run
+from kmed.tasks import get_task
 
 PICTURE_SIDE = 320  # pixels of a thumbnail's longer side: sharp on a phone, and a dozen take less than half a megabyte
 _SHORT = {"auroc": "AUROC", "f1": "F1", "ece": "ECE", "brier": "Brier score", "hamming": "Hamming", "val": "validation"}
@@ -126,6 +128,17 @@ def picture(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def run_content(run: Run) -> dict:
+    """Returns what every page of a run shows: its name, its settings, also as they are written, and its task."""
+    config = run.read_config()
+    return {
+        "name": run.folder.resolve().name,
+        "config": config,
+        "config_text": run.config.read_text(encoding="utf-8"),
+        "task": get_task(config.task),
+    }
 
 
 def render_page(path: pathlib.Path, template: str, **content) -> pathlib.Path:

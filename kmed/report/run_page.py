@@ -24,10 +24,10 @@ from kmed.progress import optional
 from kmed.report import gallery
 from kmed.report.checklist.facts import Facts
 from kmed.report.checklist.filled import count_status, write_checklist
-from kmed.report.page import Cited, inline_figure, picture, render_page, words
+from kmed.report.page import Cited, inline_figure, picture, render_page, run_content, words
 from kmed.report.unlabelled_page import write_unlabelled
 from kmed.runs import Run, judged_run, judged_split, unscored, without_labels
-from kmed.tasks import LOWER_IS_BETTER, Task, get_task
+from kmed.tasks import LOWER_IS_BETTER, Task
 
 _SHOWN = ("data", "epochs", "best_epoch", "parameters", "minutes", "device", "versions", "command")  # of result.csv
 _PANEL = (4.0, 3.2)  # inches: text of 10 points stays readable where a phone shows the figure 330 pixels wide
@@ -65,14 +65,11 @@ def _content(run: Run, metrics: Cited, table, model, data) -> dict:
     """Returns what the page's templates show."""
     names = run.read_classes().class_names
     split = judged_split(metrics)
-    config, result = run.read_config(), run.read_result(_SHOWN)
-    task, assessed, fitted = get_task(config.task), metrics[split], run.read_json(run.fitted)
+    content, result = run_content(run), run.read_result(_SHOWN)
+    task, assessed, fitted = content["task"], metrics[split], run.read_json(run.fitted)
     others = ["val"] if split == "test" and "val" in metrics else []
     return {
-        "name": run.folder.resolve().name,
-        "config": config,
-        "config_text": run.config.read_text(encoding="utf-8"),
-        "task": task,
+        **content,
         "result": result,
         "class_names": names,
         "negative": negative_label(names),

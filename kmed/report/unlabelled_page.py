@@ -2,9 +2,8 @@
 
 import pathlib
 
-from kmed.report.page import Cited, render_page
+from kmed.report.page import Cited, render_page, run_content
 from kmed.runs import Run
-from kmed.tasks import get_task
 
 
 def write_unlabelled(run: Run) -> pathlib.Path:
@@ -12,15 +11,12 @@ def write_unlabelled(run: Run) -> pathlib.Path:
 
     Raises: RunError: the folder is damaged or cannot be written.
     """
-    config, metrics = run.read_config(), run.read_json(run.metrics)
+    metrics = run.read_json(run.metrics)
     found = Cited(run.recalibration.name, run.read_json(run.recalibration))
     return render_page(
         run.report,
         "unlabelled.html.j2",
-        name=run.folder.resolve().name,
-        config=config,
-        config_text=run.config.read_text(encoding="utf-8"),
-        task=get_task(config.task),
+        **run_content(run),
         found=found,
         kept=found["kept"].raw,
         novelty=Cited(run.metrics.name, metrics)["novelty"] if metrics.get("novelty") else None,
