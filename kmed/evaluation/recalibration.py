@@ -217,14 +217,19 @@ def fit_to_sample(
 def _read_sample(run: Run, on, internal: str, method: str, reading: dict) -> Foreign:
     """Returns the local data, without labels if they have none and the method needs none."""
     reading = reading | {"scoring": SCORING}
-    reason = explain_unlabelled(foreign_config(run, on, reading["class_map"], reading["settings"], SCORING))
-    if reason and method == "prior":
+
+    def explain() -> str:  # walks the folder, so it is asked only where the answer matters
+        return explain_unlabelled(foreign_config(run, on, reading["class_map"], reading["settings"], SCORING))
+
+    if method == "prior" and (reason := explain()):
         say(reason)
         reading["settings"] += ("data.unlabelled=true",)
     try:
         return read_foreign(run, on, internal, **reading)
     except DataError as error:
-        raise DataError(f"{error} {ONLY_PRIOR}") if reason and method == "labels" else error from None
+        if method == "labels" and explain():
+            raise DataError(f"{error} {ONLY_PRIOR}") from None
+        raise
 
 
 def _check_unlabelled(foreign: Foreign, on, method: str, fit_fraction: float | None) -> None:

@@ -57,14 +57,13 @@ def why_unlabelled(source: DataSource, names: Iterable[str]) -> str:
 
 def _why_folder(source: DataSource, known: set[str]) -> str:
     path = source.path
-    pictures = walk(path).pictures
-    folders = {name for picture in pictures for name in picture.split("/")[:-1]}
-    if source.split_folders or not pictures:
+    if source.split_folders or not (pictures := walk(path).pictures):
         return ""
     if source.labels_csv is not None or source.columns:
         files = choose_csv(source)
         labelled = any(_has_labels(read_csv(file), source, known) for file in files)
         return "" if labelled else f"{_no_column(files[0])}: its pictures have no labels."
+    folders = {name for picture in pictures for name in picture.split("/")[:-1]}
     if any(spelling_key(name) in known for name in folders):
         return ""
     if any(_has_labels(read_csv(file), source, known) for file in find_labels_csv(path)):
@@ -199,6 +198,5 @@ def _build(
         notes = [*notes, f"{len(paths):,} rows name {len(united):,} pictures, each of which counts once."]
     unknown = unknown[: len(united)]
     name = root.resolve().name or "data"
-    return Table(
-        rows, unknown, names, task, name, root=root, grouped=groups.known, notes=(*notes, *groups.notes)
-    )  # fmt: skip
+    notes = [*notes, *groups.notes]
+    return Table(rows, unknown, names, task, name, root=root, grouped=groups.known, notes=tuple(notes))
